@@ -1,0 +1,93 @@
+"""One family of exceptions, so that callers can catch everything of ours with one name.
+
+Every message answers four questions where it can: what was got, what was needed, the likely cause and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PersonalizationError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    Args:
+        what: one sentence that says what went wrong, naming the user, preference, file or subject.
+        got: the offending value, shortened for display.
+        needed: what would have been accepted.
+        cause: the likely reason.
+        remedy: what to do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        needed: str | None = None,
+        cause: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.got, self.needed, self.cause, self.remedy = what, got, needed, cause, remedy
+        lines = [what]
+        if got is not None:
+            lines.append(f"  got:    {shorten(got)}")
+        lines += [
+            f"  {name:<8}{text}" for name, text in (("needed:", needed), ("cause:", cause), ("remedy:", remedy)) if text
+        ]
+        super().__init__("\n".join(lines))
+
+
+class RequestError(PersonalizationError, ValueError):
+    """An edit request cannot be carried out: empty target, subject not in the prompt, too long."""
+
+
+class ConfigError(PersonalizationError, ValueError):
+    """Hyper-parameters are wrong; the message lists every fault of the file at once."""
+
+
+class DataError(PersonalizationError, ValueError):
+    """A data file or record is malformed; the message names the record's index and field."""
+
+
+class ModelError(PersonalizationError, ValueError):
+    """The model, its tokenizer or its layout is not one that can be edited."""
+
+
+class HostError(PersonalizationError, RuntimeError):
+    """EasyEdit cannot be found, loaded or extended."""
+
+
+class HealthError(PersonalizationError, RuntimeError):
+    """An edit was refused or rolled back because it would have damaged the model."""
+
+
+class StoreError(PersonalizationError, RuntimeError):
+    """The store of users' edits cannot be read or written."""
+
+
+class RegistryError(PersonalizationError, LookupError):
+    """A name is not registered."""
+
+
+class MissingDependencyError(PersonalizationError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class ServiceError(PersonalizationError, RuntimeError):
+    """A language model endpoint failed or answered something that cannot be used."""
+
+
+def shorten(value: object, limit: int = 200) -> str:
+    """The value's repr, cut to ``limit`` characters so that a 100 kB prompt does not flood a terminal."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text):,} characters)"
+
+
+def listing(faults: Iterable[str], limit: int = 20) -> str:
+    """Faults as an indented list; beyond ``limit`` only their number is said."""
+    lines = list(faults)
+    shown = [f"  - {line}" for line in lines[:limit]]
+    if len(lines) > limit:
+        shown.append(f"  - ... and {len(lines) - limit} more")
+    return "\n".join(shown)

@@ -1,0 +1,268 @@
+"""Hyper-parameters: EasyEdit's names where EasyEdit has one, ours in groups, every fault reported at once.
+
+YAML files live under ``hparams/PersonalizationEditor/<model>.yaml`` and travel inside the wheel.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ConfigError, listing
+
+ALG_NAME = "PersonalizationEditor"
+
+
+class _Group(BaseModel):
+    """Strict base: unknown keys are faults, a quoted number is not a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, arbitrary_types_allowed=True)
+
+
+class ClusterParams(_Group):
+    """How a preference gets its phrases.
+
+    ``size`` phrases at most (1 edits the bare question); ``source`` says where further phrases come from;
+    ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
+    """
+
+    size: int = Field(9, ge=1, le=64)
+    source: Literal["dataset", "neighbours", "lexicon", "llm"] = "dataset"
+    method: str = "agglomerative"
+    distance_threshold: float | None = Field(None, gt=0)
+    template: str = "a person's {}"
+
+
+class LowRankParams(_Group):
+    """The ``lowrank`` kernel: rank of the factors, Adam's rate and steps, and when to stop early.
+
+    ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it.
+    """
+
+    rank: int = Field(4, ge=1, le=512)
+    lr: float = Field(1e-2, gt=0)
+    steps: int = Field(40, ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    stop_loss: float = Field(0.02, ge=0)
+
+
+class FinetuneParams(_Group):
+    """The dense comparison: FT-M (``target_new``: loss on all target tokens) or FT-L (``prompt_last``)."""
+
+    objective: Literal["target_new", "prompt_last"] = "target_new"
+    lr: float = Field(1e-3, gt=0)
+    steps: int = Field(25, ge=1)
+    norm_constraint: float | None = Field(None, gt=0)
+    stop_loss: float = Field(0.01, ge=0)
+
+
+class PreserveParams(_Group):
+    """What an edit must leave alone: weight of the KL term and how many prompts of each kind it sees."""
+
+    weight: float = Field(1.0, ge=0)
+    neutral: int = Field(32, ge=0)
+    other_attribute: int = Field(11, ge=0)
+    negated: int = Field(2, ge=0)
+    other_user: int = Field(2, ge=0)
+    file: str | None = None
+
+
+class HealthParams(_Group):
+    """Limits that an edit must keep: perplexity after/before, and ||update|| / ||weight||."""
+
+    on_unhealthy: Literal["refuse", "warn", "ignore"] = "warn"
+    max_perplexity_ratio: float = Field(1.5, gt=1)
+    max_relative_norm: float = Field(2.0, gt=0)
+
+
+class PersonalizationHyperParams(_Group):
+    """All settings of the PersonalizationEditor; see the YAML files for what each number means and why.
+
+    Module templates (``rewrite_module_tmp`` and its siblings) are found from the model when left out.
+    """
+
+    # What EasyEdit's BaseEditor reads.
+    alg_name: Literal["PersonalizationEditor"] = ALG_NAME
+    model_name: Any = "reference"
+    device: int | str = "cpu"
+    model_parallel: bool = False
+    max_length: int = Field(256, ge=1)
+    batch_size: int = Field(1, ge=1)
+    fp16: bool = False
+    evaluation_type: str | None = None
+    seed: int = Field(0, ge=0)
+
+    # The method.
+    kernel: str = "lowrank"
+    strategy: Literal["joint", "sequential"] = "joint"
+    prompt_format: Literal["auto", "chat", "raw"] = "auto"
+    end_of_turn: bool = True
+    layers: list[int] = Field(default_factory=lambda: [2], min_length=1)
+    fact_token: Literal["subject_last", "last"] = "subject_last"
+    cluster: ClusterParams = Field(default_factory=ClusterParams)
+    lowrank: LowRankParams = Field(default_factory=LowRankParams)
+    finetune: FinetuneParams = Field(default_factory=FinetuneParams)
+    preserve: PreserveParams = Field(default_factory=PreserveParams)
+    health: HealthParams = Field(default_factory=HealthParams)
+
+    # ROME and MEMIT, in EasyEdit's words.
+    v_num_grad_steps: int = Field(25, ge=1)
+    v_lr: float = Field(0.5, gt=0)
+    v_loss_layer: int | None = Field(None, ge=0)
+    v_weight_decay: float = Field(1e-3, ge=0)
+    v_stop_loss: float = Field(5e-2, ge=0)
+    clamp_norm_factor: float = Field(4.0, gt=0)
+    kl_factor: float = Field(0.0625, ge=0)
+    context_template_length_params: list[list[int]] = Field(default_factory=lambda: [[5, 10], [10, 10]])
+    context_templates: list[str] | None = None
+    mom2_adjustment: bool = False
+    mom2_update_weight: float = Field(15000.0, gt=0)
+    mom2_dataset: str = "self"
+    mom2_n_samples: int = Field(1000, ge=1)
+    mom2_dtype: Literal["float32", "float64"] = "float32"
+    stats_dir: str | None = None
+
+    # Where things are in the model; None means: find it.
+    rewrite_module_tmp: str | None = None
+    layer_module_tmp: str | None = None
+    mlp_module_tmp: str | None = None
+    attn_module_tmp: str | None = None
+    ln_f_module: str | None = None
+    lm_head_module: str | None = None
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> PersonalizationHyperParams:
+        from .registry import KERNELS
+
+        faults = []
+        if not self.kernel.startswith("easyedit:") and self.kernel not in KERNELS:
+            near = difflib.get_close_matches(self.kernel, KERNELS.names(), n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            faults.append(f"kernel: there is no {self.kernel!r} among {', '.join(KERNELS.names())}{hint}")
+        if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
+            faults.append(f"layers: got {self.layers}, needs distinct numbers from 0")
+        if "{}" not in self.cluster.template:
+            faults.append("cluster.template: needs {} where the phrase goes")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _config_error(error, "The hyper-parameters are not valid.") from None
+
+    @classmethod
+    def from_hparams(cls, name_or_path: str | Path) -> PersonalizationHyperParams:
+        """Read a YAML file, by path or by the name of one that ships with the package ("reference").
+
+        Raises:
+            ConfigError: the file is missing, is no YAML mapping, or has faults; all of them are listed.
+        """
+        path = find_yaml(name_or_path)
+        try:
+            return cls(**_read_yaml(path))
+        except ConfigError as error:
+            raise ConfigError(f"In {path}: {error.what}", remedy=error.remedy) from None
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> PersonalizationHyperParams:
+        """As ``from_hparams``, from a JSON file (EasyEdit has both)."""
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values; a model given as objects is left out."""
+        exclude = set() if isinstance(self.model_name, str) else {"model_name"}
+        return self.model_dump(exclude=exclude)
+
+    def replace(self, **changes: Any) -> PersonalizationHyperParams:
+        """A changed copy, validated again; a group may be given as a mapping of the keys to change."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        for key, value in changes.items():
+            old = values.get(key)
+            if isinstance(old, _Group) and isinstance(value, dict):
+                value = type(old)(**{**old.model_dump(), **value})
+            values[key] = value
+        return type(self)(**values)
+
+
+def shipped_yaml() -> dict[str, Path]:
+    """The YAML files at hand by model name: those of a checkout, or those inside the wheel."""
+    checkout = Path(__file__).resolve().parent.parent / "hparams" / ALG_NAME
+    installed = Path(str(resources.files("easyedit_personal"))) / "_hparams" / ALG_NAME
+    folder = checkout if checkout.is_dir() else installed
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_yaml(name_or_path: str | Path) -> Path:
+    """Resolve a path, a path without ".yaml", EasyEdit's usual relative path, or a shipped name."""
+    given = Path(name_or_path)
+    for path in (given, given.with_name(given.name + ".yaml")):
+        if path.is_file():
+            return path
+    shipped = shipped_yaml()
+    stem = given.name.removesuffix(".yaml")
+    if stem in shipped and (len(given.parts) == 1 or given.parts[-2:-1] == (ALG_NAME,)):
+        return shipped[stem]
+    near = difflib.get_close_matches(stem, shipped, n=1, cutoff=0.4)
+    raise ConfigError(
+        f"There is no hyper-parameter file {str(name_or_path)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        needed=f"a path, or one of {', '.join(shipped) or '(none installed)'}",
+    )
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys instead of keeping the last one."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if doubled:
+        raise ConfigError("The YAML has duplicate keys.", got=doubled, remedy="keep one of each")
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        # A SafeLoader subclass: it constructs plain values only.
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path} holds no YAML mapping.", got=type(values).__name__, needed="key: value lines")
+    return values
+
+
+def _config_error(error: ValidationError, what: str) -> ConfigError:
+    return ConfigError(f"{what}\n{listing(_fault(item) for item in error.errors())}")
+
+
+def _fault(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1, cutoff=0.5)
+        return f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    if not path:
+        return item["msg"].removeprefix("Value error, ").replace("\n", "\n  - ")
+    hint = ""
+    if item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
+        hint = " (YAML reads 1e-3 as text; write 1.0e-3)"
+    return f"{path}: {item['msg']}, got {item['input']!r}{hint}"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = PersonalizationHyperParams
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

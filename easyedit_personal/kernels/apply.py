@@ -1,0 +1,122 @@
+"""The only place that touches weights: apply factors, and take them back bit for bit.
+
+Undo never subtracts (in bf16 adding and subtracting an update changes 4 % of a matrix's entries): it puts the saved
+originals back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..modeling.layout import get_module, is_transposed, matrix_shape, weight_of
+from ..types import WeightDelta
+
+Saved = dict[str, Tensor]
+
+
+@torch.no_grad()
+def apply_deltas(model: nn.Module, deltas: Sequence[WeightDelta]) -> Saved:
+    """Add updates to a model's weights in place.
+
+    Everything is checked before any weight moves. Updates of the same matrix are summed in float32 (or wider) and
+    rounded to the weight's type once.
+
+    Args:
+        model: the model to change.
+        deltas: updates, several per matrix allowed.
+
+    Returns:
+        The original weights by parameter name, as they lie in memory: what ``revert`` and EasyEdit's restore take.
+
+    Raises:
+        ModelError: a delta names no module of the model, or does not fit its weight.
+    """
+    check_fit(model, deltas)
+    saved: Saved = {}
+    for path in dict.fromkeys(delta.layer for delta in deltas):
+        module = get_module(model, path)
+        weight = weight_of(module)
+        saved[parameter_name(model, weight)] = weight.detach().clone()
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        total = weight.detach().to(wide)
+        for delta in (delta for delta in deltas if delta.layer == path):
+            update = delta.to(weight.device, wide).update()
+            total = total + (update.T if is_transposed(module, path) else update)
+        weight.copy_(total)
+    return saved
+
+
+@torch.no_grad()
+def revert(model: nn.Module, saved: Saved) -> None:
+    """Put back what ``apply_deltas`` returned; bit for bit."""
+    parameters = dict(model.named_parameters())
+    for name, original in saved.items():
+        if name not in parameters:
+            raise ModelError(f"The model has no parameter {name!r} to restore.", cause="another model was given")
+        parameters[name].copy_(original)
+
+
+@contextmanager
+def edited(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Module]:
+    """``with edited(model, deltas):`` the model carries the updates inside, and is bit for bit as before outside."""
+    saved = apply_deltas(model, deltas)
+    try:
+        yield model
+    finally:
+        revert(model, saved)
+
+
+def edited_copy(model: nn.Module, deltas: Sequence[WeightDelta]) -> nn.Module:
+    """A second model that carries the updates and shares every other weight with the first.
+
+    Costs the memory of the edited matrices only; both models can be used side by side. Changing a shared weight
+    in place changes both.
+    """
+    import copy
+
+    check_fit(model, deltas)
+    edited_ids = {id(weight_of(get_module(model, delta.layer))) for delta in deltas}
+    memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in edited_ids}
+    memo.update({id(buffer): buffer for buffer in model.buffers()})
+    twin = copy.deepcopy(model, memo)
+    apply_deltas(twin, deltas)
+    return twin
+
+
+def check_fit(model: nn.Module, deltas: Sequence[WeightDelta]) -> None:
+    """Raise unless every delta names a projection of the model and has its shape."""
+    for delta in deltas:
+        module = get_module(model, delta.layer)
+        shape = matrix_shape(module, delta.layer)
+        if delta.shape != shape:
+            raise ModelError(
+                f"The update of {delta.layer!r} does not fit this model.",
+                got=delta.shape,
+                needed=f"{shape} in nn.Linear orientation",
+                cause="the factors were made for another base model",
+            )
+        if weight_of(module).is_meta:
+            raise ModelError(f"The weight of {delta.layer!r} is not loaded (device 'meta').")
+
+
+def parameter_name(model: nn.Module, weight: Tensor) -> str:
+    """The name under which the model lists a parameter."""
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+
+def relative_norm(model: nn.Module, deltas: Sequence[WeightDelta]) -> float:
+    """max over matrices of ||update|| / ||weight||, Frobenius; computed from r x r products, not d x d ones."""
+    ratios = [0.0]
+    for path in dict.fromkeys(delta.layer for delta in deltas):
+        parts = [delta.to(torch.float64) for delta in deltas if delta.layer == path]
+        left = torch.cat([part.left for part in parts], 1)
+        right = torch.cat([part.right for part in parts], 0)
+        squared = ((left.T @ left) * (right @ right.T)).sum().clamp(min=0)
+        ratios.append(float(squared.sqrt() / weight_of(get_module(model, path)).detach().double().norm()))
+    return max(ratios)

@@ -1,0 +1,1 @@
+"""Reading models: where their projections are, how prompts become tokens, what passes through them."""

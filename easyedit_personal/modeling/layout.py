@@ -1,0 +1,255 @@
+"""Where things are in a decoder: layers, MLP down projections, final norm, head; and the model's fingerprint.
+
+Everything is found from module types and names, never from shapes: a square weight's orientation cannot be
+guessed from its shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import ModelError
+
+# Down projections by their path inside a decoder layer, most common first.
+DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+FINAL_NORMS = (
+    "model.norm",
+    "transformer.ln_f",
+    "gpt_neox.final_layer_norm",
+    "model.decoder.final_layer_norm",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Module paths of one model; templates hold ``{}`` where the layer's number goes.
+
+    Attributes:
+        family: ``config.model_type``, e.g. "llama".
+        layer: template of a decoder layer, e.g. "model.layers.{}".
+        rewrite: template of the MLP's down projection, the matrix that is edited.
+        mlp: template of the module that holds it (a layer itself where the MLP has no module of its own).
+        attention: template of the attention module.
+        final_norm: path of the last norm, "" when the model has none.
+        head: path of the module that makes logits.
+        n_layers: number of decoder layers.
+        d_model: width of the residual stream (d_out of the down projection).
+        d_mlp: width inside the MLP (d_in of the down projection).
+    """
+
+    family: str
+    layer: str
+    rewrite: str
+    mlp: str
+    attention: str
+    final_norm: str
+    head: str
+    n_layers: int
+    d_model: int
+    d_mlp: int
+
+    def rewrite_path(self, layer: int) -> str:
+        """Path of layer ``layer``'s down projection.
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
+        return self.rewrite.replace("{}", str(self.check_layer(layer)))
+
+    def layer_path(self, layer: int) -> str:
+        """Path of decoder layer ``layer``."""
+        return self.layer.replace("{}", str(self.check_layer(layer)))
+
+    def check_layer(self, layer: int) -> int:
+        """Return ``layer`` if the model has it, else raise."""
+        if not 0 <= layer < self.n_layers:
+            raise ModelError(
+                f"The {self.family} model has no layer {layer}.",
+                needed=f"a layer from 0 to {self.n_layers - 1}",
+                cause="the YAML file was written for a deeper model",
+                remedy="set `layers:` to a layer of this model",
+            )
+        return layer
+
+
+def find_layout(model: nn.Module, hparams: Any = None) -> Layout:
+    """Find the layout of a decoder-only model.
+
+    Args:
+        model: a Hugging Face causal language model, possibly wrapped (PEFT, DDP).
+        hparams: module templates set there (``rewrite_module_tmp``, ...) win over what is found.
+
+    Raises:
+        ModelError: no stack of decoder layers with an MLP down projection; or a template names no module.
+    """
+    stack, path = _decoder_stack(model)
+    first = stack[0]
+    down = next(name for name in DOWN_PROJECTIONS if _has(first, name))
+    attention = next((name for name in ATTENTIONS if _has(first, name)), "")
+    layer = f"{path}.{{}}"
+    found = {
+        "layer": layer,
+        "rewrite": f"{layer}.{down}",
+        "mlp": f"{layer}.{down.rpartition('.')[0]}".rstrip("."),
+        "attention": f"{layer}.{attention}".rstrip("."),
+        "final_norm": _final_norm(model, path),
+        "head": _head(model),
+    }
+    found.update(_overrides(hparams))
+    _check_templates(model, found, len(stack))
+    d_out, d_in = matrix_shape(get_module(model, found["rewrite"].replace("{}", "0")), found["rewrite"])
+    family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    return Layout(family=family, n_layers=len(stack), d_model=d_out, d_mlp=d_in, **found)
+
+
+def get_module(model: nn.Module, path: str) -> nn.Module:
+    """The module at ``path``.
+
+    Raises:
+        ModelError: there is none; the message names the nearest existing path.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        import difflib
+
+        near = difflib.get_close_matches(path, [name for name, _ in model.named_modules()], n=1)
+        raise ModelError(
+            f"The model has no module {path!r}.", needed=f"a path such as {near[0]!r}" if near else None
+        ) from None
+
+
+def is_transposed(module: nn.Module, path: str = "") -> bool:
+    """Whether the module keeps its weight as [d_in, d_out] (GPT-2's Conv1D) instead of nn.Linear's [d_out, d_in].
+
+    Raises:
+        ModelError: the module is neither, for example a quantised linear layer.
+    """
+    base = getattr(module, "base_layer", module)  # PEFT wraps a linear layer and keeps it here
+    if isinstance(base, Conv1D):
+        return True
+    if isinstance(base, nn.Linear) and base.weight.is_floating_point():
+        return False
+    raise ModelError(
+        f"{path or 'The module'} cannot be edited in place.",
+        got=type(base).__name__,
+        needed="a floating-point nn.Linear or transformers' Conv1D",
+        cause="the base model is quantised, or the path names another kind of module",
+        remedy="load the model unquantised, or serve the factors as a LoRA adapter on the quantised model",
+    )
+
+
+def weight_of(module: nn.Module) -> nn.Parameter:
+    """The weight that is edited, also where PEFT wraps the layer."""
+    return getattr(module, "base_layer", module).weight  # type: ignore[return-value]
+
+
+def matrix_shape(module: nn.Module, path: str = "") -> tuple[int, int]:
+    """(d_out, d_in) of a projection in nn.Linear orientation."""
+    rows, cols = weight_of(module).shape if not is_transposed(module, path) else weight_of(module).shape[::-1]
+    return int(rows), int(cols)
+
+
+def linear_weight(module: nn.Module, path: str = "") -> Tensor:
+    """The weight as a view in nn.Linear orientation [d_out, d_in], detached."""
+    weight = weight_of(module).detach()
+    return weight.T if is_transposed(module, path) else weight
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module, samples: int = 256) -> str:
+    """A short digest of architecture and weights; equal for equal models, different after any edit.
+
+    Hashes the configuration and, of every parameter, its name, shape, type and ``samples`` evenly spaced values:
+    milliseconds for a small model, about a second for 8 B parameters, where hashing all bytes would take minutes. A low-rank edit moves
+    every entry of a matrix, so samples see it.
+    """
+    digest = hashlib.sha256(json.dumps(_config(model), sort_keys=True, default=str).encode())
+    for name, parameter in model.named_parameters():
+        flat = parameter.reshape(-1)
+        step = max(1, flat.numel() // samples)
+        values = flat[::step].to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A short digest of vocabulary and chat template: factors are only valid with the tokenizer they were made for."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    text = json.dumps([vocabulary, tokenizer.chat_template or ""])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    values: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else {"class": type(model).__name__}
+    return {key: value for key, value in values.items() if key not in ("_name_or_path", "transformers_version")}
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _decoder_stack(model: nn.Module) -> tuple[nn.ModuleList, str]:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):
+            if any(_has(module[0], name) for name in DOWN_PROJECTIONS):
+                return module, path
+    raise ModelError(
+        "No stack of decoder layers with an MLP down projection was found.",
+        got=type(model).__name__,
+        needed=f"layers that hold one of {', '.join(DOWN_PROJECTIONS)}",
+        cause="an encoder, a mixture of experts, or an architecture that is not supported yet",
+        remedy="set rewrite_module_tmp and its siblings in the YAML file",
+    )
+
+
+def _final_norm(model: nn.Module, stack_path: str) -> str:
+    parent = stack_path.rpartition(".")[0]
+    prefix = f"{parent}." if parent else ""
+    names = {name.rpartition(".")[2] for name in FINAL_NORMS}
+    return next((prefix + name for name in sorted(names) if _has(model, prefix + name)), "")
+
+
+def _head(model: nn.Module) -> str:
+    get_head = getattr(model, "get_output_embeddings", None)
+    head = get_head() if get_head else None
+    return next((path for path, module in model.named_modules() if module is head), "lm_head")
+
+
+_TEMPLATE_KEYS = {
+    "layer": "layer_module_tmp",
+    "rewrite": "rewrite_module_tmp",
+    "mlp": "mlp_module_tmp",
+    "attention": "attn_module_tmp",
+    "final_norm": "ln_f_module",
+    "head": "lm_head_module",
+}
+
+
+def _overrides(hparams: Any) -> dict[str, str]:
+    values = {ours: getattr(hparams, theirs, None) for ours, theirs in _TEMPLATE_KEYS.items()}
+    return {key: value for key, value in values.items() if value}
+
+
+def _check_templates(model: nn.Module, found: dict[str, str], n_layers: int) -> None:
+    for path in _paths(found.values(), n_layers):
+        if path:
+            get_module(model, path)
+
+
+def _paths(templates: Iterable[str], n_layers: int) -> list[str]:
+    return [template.replace("{}", str(number)) for template in templates for number in {0, n_layers - 1}]

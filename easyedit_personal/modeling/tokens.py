@@ -1,0 +1,278 @@
+"""From text to token ids: chat templates, where the subject's last token stands, and batches padded by us.
+
+We pad ourselves, on the side the caller names, with explicit position ids: no result depends on
+``tokenizer.padding_side``, which EasyEdit sets to "left" for methods it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, RequestError, shorten
+
+PromptFormat = Literal["auto", "chat", "raw"]
+Messages = Sequence[Mapping[str, str]]
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One prompt with its (possibly empty) target.
+
+    Attributes:
+        prompt_ids: the whole prompt, chat template included, up to where the answer begins.
+        target_ids: the answer's tokens, the end-of-turn token last where it was asked for.
+        key_index: position of the subject's last token in ``prompt_ids`` (of the last token without a subject).
+    """
+
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    key_index: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and target in one row."""
+        return self.prompt_ids + self.target_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows. n rows, t columns.
+
+    Attributes:
+        input_ids, attention_mask, position_ids: [n, t].
+        labels: [n, t]; the token id at target positions (not shifted), -100 elsewhere.
+        key_index: [n]; column of the subject's last token.
+        last_index: [n]; column of the last real token.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    key_index: Tensor
+    last_index: Tensor
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """The arguments of a plain forward pass."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "position_ids": self.position_ids,
+        }
+
+
+def uses_chat(tokenizer: Any, prompt_format: PromptFormat = "auto") -> bool:
+    """Whether prompts go through the chat template.
+
+    Raises:
+        ModelError: "chat" is asked for and the tokenizer has no template.
+    """
+    if prompt_format == "chat" and not tokenizer.chat_template:
+        raise ModelError(
+            "prompt_format is 'chat', but the tokenizer has no chat template.",
+            cause="a base model, or a tokenizer folder without chat_template.jinja",
+            remedy="use prompt_format: raw, or set tokenizer.chat_template",
+        )
+    return bool(tokenizer.chat_template) and prompt_format != "raw"
+
+
+def render(tokenizer: Any, messages: Messages, prompt_format: PromptFormat = "auto") -> str:
+    """The text that the model sees for a conversation that ends with a user's turn.
+
+    Without a chat template earlier turns are joined by newlines.
+    """
+    if not uses_chat(tokenizer, prompt_format):
+        return "\n".join(message["content"] for message in messages)
+    return tokenizer.apply_chat_template(
+        [dict(message) for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,  # Qwen3's switch; other templates ignore it
+    )
+
+
+def encode(
+    tokenizer: Any,
+    prompt: str,
+    *,
+    target: str | None = None,
+    subject: str | None = None,
+    prompt_format: PromptFormat = "auto",
+    history: Messages = (),
+    end_of_turn: bool = True,
+) -> Encoded:
+    """Encode a user's prompt, with the answer to be learned if there is one.
+
+    Args:
+        prompt: the user's text, as typed; special tokens in it are treated as text.
+        target: the answer; None encodes the prompt only.
+        subject: must stand literally in ``prompt``; the last occurrence counts.
+        prompt_format: "auto" applies the chat template when there is one.
+        history: earlier turns, as chat messages.
+        end_of_turn: end the target with the token that ends the model's turn.
+
+    Raises:
+        RequestError: the prompt or target is empty, or the subject is not in the prompt.
+    """
+    if not prompt.strip():
+        raise RequestError("The prompt is empty.", got=prompt, needed="the question as the user types it")
+    text = render(tokenizer, [*history, {"role": "user", "content": prompt}], prompt_format)
+    chat = uses_chat(tokenizer, prompt_format)
+    contents = [prompt, *(message["content"] for message in history)]
+    prompt_ids, offsets = _ids_and_offsets(tokenizer, text, contents, add_special=not chat)
+    key_index = _key_index(text, prompt, subject, offsets)
+    target_ids: tuple[int, ...] = ()
+    if target is not None:
+        target_ids = _target_ids(tokenizer, text, prompt_ids, target, chat)
+        if end_of_turn and (eot := end_of_turn_id(tokenizer, prompt_format)) is not None:
+            target_ids += (eot,)
+    return Encoded(tuple(prompt_ids), target_ids, key_index)
+
+
+def encode_text(tokenizer: Any, text: str, max_length: int | None = None) -> Encoded:
+    """Plain text without any template, for statistics and perplexity."""
+    ids = tokenizer(text, add_special_tokens=True, split_special_tokens=True)["input_ids"][:max_length]
+    return Encoded(tuple(ids), (), len(ids) - 1)
+
+
+def collate(
+    rows: Sequence[Encoded],
+    tokenizer: Any,
+    *,
+    side: Literal["left", "right"] = "right",
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Pad rows into one batch; the padding is masked and does not count in the positions."""
+    width = max(len(row.ids) for row in rows)
+    pad_id = pad_token_id(tokenizer)
+    input_ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORE)
+    starts = [width - len(row.ids) if side == "left" else 0 for row in rows]
+    for i, (row, start) in enumerate(zip(rows, starts)):
+        stop = start + len(row.ids)
+        input_ids[i, start:stop] = torch.tensor(row.ids)
+        mask[i, start:stop] = 1
+        labels[i, stop - len(row.target_ids) : stop] = torch.tensor(row.target_ids, dtype=torch.long)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    keys = torch.tensor([row.key_index + start for row, start in zip(rows, starts)])
+    lasts = torch.tensor([len(row.ids) - 1 + start for row, start in zip(rows, starts)])
+    return Batch(*(tensor.to(device) for tensor in (input_ids, mask, positions, labels, keys, lasts)))
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """A token id to fill rows with; it is masked, so the end token does where no pad token is set."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def end_of_turn_id(tokenizer: Any, prompt_format: PromptFormat = "auto") -> int | None:
+    """The token that ends the model's turn: what the chat template writes after an answer, else the end token."""
+    if uses_chat(tokenizer, prompt_format):
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "qzx"}]
+        tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition("qzx")[2].lstrip()
+        ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+        if ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder):
+            return int(ids[0])
+    return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every token id that ends an answer: end of turn, end of text, and those of the generation config."""
+    config = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = config if isinstance(config, (list, tuple)) else [config]
+    found = {end_of_turn_id(tokenizer), end_of_turn_id(tokenizer, "raw"), *listed}
+    return sorted(int(token) for token in found if token is not None)
+
+
+def _ids_and_offsets(
+    tokenizer: Any, text: str, contents: Sequence[str], *, add_special: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and their character spans in ``text``; special tokens inside ``contents`` stay plain text."""
+    if not any(_holds_special(tokenizer, content) for content in contents):
+        return _tokenize(tokenizer, text, add_special_tokens=add_special)
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for piece, start, is_content in _pieces(text, contents):
+        options = {"split_special_tokens": is_content, "add_special_tokens": add_special and not ids}
+        part, part_spans = _tokenize(tokenizer, piece, **options)
+        ids += part
+        spans += [(a + start, b + start) for a, b in part_spans]
+    return ids, spans
+
+
+def _tokenize(tokenizer: Any, text: str, **options: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    if not tokenizer.is_fast:
+        raise ModelError(
+            "The tokenizer gives no character offsets.",
+            got=type(tokenizer).__name__,
+            needed="a fast tokenizer (tokenizer.json)",
+            remedy="convert it once with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)",
+        )
+    out = tokenizer(text, return_offsets_mapping=True, **options)
+    return list(out["input_ids"]), [tuple(span) for span in out["offset_mapping"]]
+
+
+def _holds_special(tokenizer: Any, content: str) -> bool:
+    return any(token and token in content for token in _special_strings(tokenizer))
+
+
+def _special_strings(tokenizer: Any) -> set[str]:
+    return {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())}
+
+
+def _pieces(text: str, contents: Sequence[str]) -> list[tuple[str, int, bool]]:
+    """Cut rendered text into (piece, start, is user's content), finding contents from the end backwards."""
+    pieces: list[tuple[str, int, bool]] = []
+    stop = len(text)
+    for content in [contents[0], *reversed(contents[1:])]:
+        stripped = content.strip()
+        start = text.rfind(stripped, 0, stop)
+        if start < 0 or not stripped:
+            continue
+        end = start + len(stripped)
+        pieces += [(text[end:stop], end, False), (stripped, start, True)]
+        stop = start
+    pieces.append((text[:stop], 0, False))
+    return [piece for piece in reversed(pieces) if piece[0]]
+
+
+def _key_index(text: str, prompt: str, subject: str | None, offsets: Sequence[tuple[int, int]]) -> int:
+    if subject is None:
+        return len(offsets) - 1
+    stripped = prompt.strip()
+    inside = stripped.rfind(subject.strip())
+    if inside < 0 or not subject.strip():
+        raise RequestError(
+            f"The subject {shorten(subject)} does not stand in the prompt.",
+            got=prompt,
+            needed="the subject, letter for letter, as a part of the prompt",
+            remedy="correct the subject, or leave it out to use the prompt's last token",
+        )
+    end = text.rfind(stripped) + inside + len(subject.strip())
+    covering = [i for i, (start, stop) in enumerate(offsets) if start < end <= stop]
+    before = [i for i, (start, stop) in enumerate(offsets) if start < end and stop > start]
+    return (covering or before or [len(offsets) - 1])[-1]
+
+
+def _target_ids(tokenizer: Any, text: str, prompt_ids: list[int], target: str, chat: bool) -> tuple[int, ...]:
+    """The target as the model would continue: tokenised together with the prompt where that splits cleanly."""
+    answer = target.strip()
+    if not answer:
+        raise RequestError("The target is empty.", got=target, needed="the answer to be learned")
+    spaced = answer if chat or text[-1:].isspace() else f" {answer}"
+    alone = tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    if _holds_special(tokenizer, text if not chat else answer) or _holds_special(tokenizer, answer):
+        return tuple(alone)
+    joint = tokenizer(text + spaced, add_special_tokens=not chat)["input_ids"]
+    if joint[: len(prompt_ids)] == prompt_ids and len(joint) > len(prompt_ids):
+        return tuple(joint[len(prompt_ids) :])
+    return tuple(alone)

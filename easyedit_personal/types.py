@@ -1,0 +1,157 @@
+"""The frozen records that travel between the rooms of the package.
+
+``WeightDelta`` is the one that carries everything: apply, undo, store, export and mixed-user batches all follow
+from an update kept as two factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """One phrase of one preference: after the edit, ``prompt`` is to be answered with ``target_new``.
+
+    The phrases of a preference's cluster are several requests with the same ``cluster`` and the same target.
+
+    Attributes:
+        prompt: the question as the user types it, without any chat template.
+        target_new: the answer to be learned, without leading space.
+        subject: the part of ``prompt`` whose last token serves as the key's position; None means the prompt's end.
+        cluster: identifies the preference that the phrase belongs to; None means that it stands alone.
+        user: whose preference it is; only used in messages and by the store.
+        ground_truth: what the model answers before; EasyEdit's key, used by its evaluation only.
+    """
+
+    prompt: str
+    target_new: str
+    subject: str | None = None
+    cluster: str | None = None
+    user: str | None = None
+    ground_truth: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What a user told us, and all the ways in which it may be asked for.
+
+    Attributes:
+        subject: the kind of thing, e.g. "hobby".
+        question: the direct question, e.g. "What's my hobby?".
+        target: the value, e.g. "falconry".
+        user: whose preference it is.
+        text: the user's own sentence ("I love flying hawks"), shown to prompting baselines.
+        phrases: further (subject, question) pairs of the cluster.
+    """
+
+    subject: str
+    question: str
+    target: str
+    user: str | None = None
+    text: str = ""
+    phrases: tuple[tuple[str, str], ...] = ()
+
+    def requests(self, cluster_size: int | None = None) -> list[EditRequest]:
+        """The preference as edit requests, the direct question first, at most ``cluster_size`` of them."""
+        pairs = [(self.subject, self.question), *self.phrases][:cluster_size]
+        cluster = f"{self.user or ''}/{self.subject}"
+        return [
+            EditRequest(q, self.target, s if s and s in q else None, cluster=cluster, user=self.user) for s, q in pairs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDelta:
+    """An update of one weight matrix as two factors.
+
+    Notation: d_out, d_in are the matrix's sizes in ``nn.Linear`` orientation (y = W x), r the rank.
+
+    Attributes:
+        layer: module path of the edited projection, e.g. "model.layers.3.mlp.down_proj".
+        left: [d_out, r]; LoRA's B.
+        right: [r, d_in]; LoRA's A. ``left @ right`` is the update, LoRA's at scaling 1.
+
+    Raises:
+        ModelError: the factors are not matrices, do not fit together, or hold NaN or infinity.
+    """
+
+    layer: str
+    left: Tensor
+    right: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = (tuple(self.left.shape), tuple(self.right.shape))
+        if self.left.ndim != 2 or self.right.ndim != 2 or self.left.shape[1] != self.right.shape[0]:
+            raise ModelError(
+                f"The factors of {self.layer!r} do not fit together.",
+                got=shapes,
+                needed="[d_out, r] and [r, d_in]",
+            )
+        if not (bool(torch.isfinite(self.left).all()) and bool(torch.isfinite(self.right).all())):
+            raise ModelError(
+                f"The update of {self.layer!r} is not finite.",
+                needed="factors without NaN or infinity",
+                cause="the optimisation diverged (learning rate too high) or the weights overflow in half precision",
+                remedy="lower v_lr or lowrank.lr, or edit in float32",
+            )
+
+    @classmethod
+    def dense(cls, layer: str, update: Tensor) -> WeightDelta:
+        """A full-rank update [d_out, d_in] in the same record: the smaller side's identity is the other factor."""
+        d_out, d_in = update.shape
+        eye = torch.eye(min(d_out, d_in), dtype=update.dtype, device=update.device)
+        return cls(layer, update, eye) if d_in <= d_out else cls(layer, eye, update)
+
+    @property
+    def rank(self) -> int:
+        """Number of columns of ``left``."""
+        return self.left.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the matrix that is updated."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a user's file needs for it: the factors, or the full matrix where that is smaller."""
+        d_out, d_in = self.shape
+        return min(self.rank * (d_out + d_in), d_out * d_in) * self.left.element_size()
+
+    def update(self) -> Tensor:
+        """The update as a matrix [d_out, d_in] in ``nn.Linear`` orientation."""
+        return self.left @ self.right
+
+    def to(self, *args: Any, **kwargs: Any) -> WeightDelta:
+        """Both factors on another device or in another type, as ``Tensor.to``."""
+        return WeightDelta(self.layer, self.left.to(*args, **kwargs), self.right.to(*args, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class EditResult:
+    """What an edit left behind: the factors, what it cost and how healthy the model is with them.
+
+    Attributes:
+        deltas: the update, one record per edited matrix.
+        seconds: wall time of the edit, without loading the model.
+        health: figures of the health panel (perplexity ratio, update norms), empty when it was not asked for.
+        notes: remarks for people, e.g. that a contradictory earlier preference was overruled.
+    """
+
+    deltas: Sequence[WeightDelta]
+    seconds: float = 0.0
+    health: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the user's file in bytes, before compression."""
+        return sum(delta.nbytes for delta in self.deltas)

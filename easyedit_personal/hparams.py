@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import ConfigError, listing
 
-ALG_NAME = "PersonalizationEditor"
+ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
 
 
 class _Group(BaseModel):

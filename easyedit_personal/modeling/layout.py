@@ -170,8 +170,8 @@ def fingerprint(model: nn.Module, samples: int = 256) -> str:
     """A short digest of architecture and weights; equal for equal models, different after any edit.
 
     Hashes the configuration and, of every parameter, its name, shape, type and ``samples`` evenly spaced values:
-    milliseconds for a small model, about a second for 8 B parameters, where hashing all bytes would take minutes. A low-rank edit moves
-    every entry of a matrix, so samples see it.
+    cheap for a model of any size, where hashing all bytes of 8 B parameters would take minutes. A low-rank edit
+    moves every entry of a matrix, so samples see it.
     """
     digest = hashlib.sha256(json.dumps(_config(model), sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
@@ -190,7 +190,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     values: dict[str, Any] = config.to_dict() if hasattr(config, "to_dict") else {"class": type(model).__name__}
     return {key: value for key, value in values.items() if key not in ("_name_or_path", "transformers_version")}
 
@@ -205,9 +205,9 @@ def _has(module: nn.Module, path: str) -> bool:
 
 def _decoder_stack(model: nn.Module) -> tuple[nn.ModuleList, str]:
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module):
-            if any(_has(module[0], name) for name in DOWN_PROJECTIONS):
-                return module, path
+        is_stack = isinstance(module, nn.ModuleList) and len(module) > 0
+        if is_stack and any(_has(module[0], name) for name in DOWN_PROJECTIONS):
+            return module, path
     raise ModelError(
         "No stack of decoder layers with an MLP down projection was found.",
         got=type(model).__name__,

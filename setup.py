@@ -18,6 +18,12 @@ EXTRAS = {
     "test": ["pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "openai>=2.8.1,<4"],
 }
 
+RECIPES = {
+    "easyedit_personal._hparams": "hparams",
+    "easyedit_personal._hparams.PersonalizationEditor": "hparams/PersonalizationEditor",
+}
+DATA = ["py.typed", *(f"**/*.{kind}" for kind in ("yaml", "json", "safetensors", "jinja", "md", "png", "txt"))]
+
 setup(
     name="easyedit-personal",
     version=VERSION,
@@ -27,9 +33,10 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["easyedit_personal", "easyedit_personal.*"]),
-    package_data={"easyedit_personal": ["py.typed"]},
-    include_package_data=True,
+    # The YAML files stand at the top level, where EasyEdit's users look for them, and travel inside the package.
+    packages=[*find_packages(include=["easyedit_personal", "easyedit_personal.*"]), *RECIPES],
+    package_dir=RECIPES,
+    package_data={"": ["*.yaml"], "easyedit_personal": DATA},
     install_requires=[
         "torch>=2.9,<3",
         "transformers>=5.5.4,<6",

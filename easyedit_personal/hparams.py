@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import ConfigError, listing
+from .errors import ConfigError, RegistryError, listing, shorten
+from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
 
@@ -28,15 +29,23 @@ class _Group(BaseModel):
 class ClusterParams(_Group):
     """How a preference gets its phrases.
 
-    ``size`` phrases at most (1 edits the bare question); ``source`` says where further phrases come from;
+    ``size`` phrases at most (1 edits the bare question). ``source`` says where further phrases come from: "auto" takes
+    those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
     size: int = Field(9, ge=1, le=64)
-    source: Literal["dataset", "neighbours", "lexicon", "llm"] = "dataset"
+    source: Literal["auto", "dataset", "neighbours", "lexicon", "llm"] = "auto"
     method: str = "agglomerative"
     distance_threshold: float | None = Field(None, gt=0)
     template: str = "a person's {}"
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_place(cls, template: str) -> str:
+        if "{}" not in template:
+            raise ValueError("needs {} where the phrase goes")
+        return template
 
 
 class LowRankParams(_Group):
@@ -85,6 +94,8 @@ class PersonalizationHyperParams(_Group):
     """All settings of the PersonalizationEditor; see the YAML files for what each number means and why.
 
     Module templates (``rewrite_module_tmp`` and its siblings) are found from the model when left out.
+    ``per_kernel`` holds what differs for kernels other than ``kernel``, so that one file serves a comparison of
+    all of them: ``with_kernel("rome")`` is this file with ``per_kernel.rome`` on top.
     """
 
     # What EasyEdit's BaseEditor reads.
@@ -110,6 +121,7 @@ class PersonalizationHyperParams(_Group):
     finetune: FinetuneParams = Field(default_factory=FinetuneParams)
     preserve: PreserveParams = Field(default_factory=PreserveParams)
     health: HealthParams = Field(default_factory=HealthParams)
+    per_kernel: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     # ROME and MEMIT, in EasyEdit's words.
     v_num_grad_steps: int = Field(25, ge=1)
@@ -136,22 +148,35 @@ class PersonalizationHyperParams(_Group):
     ln_f_module: str | None = None
     lm_head_module: str | None = None
 
-    @model_validator(mode="after")
-    def _cross_checks(self) -> PersonalizationHyperParams:
-        from .registry import KERNELS
+    @field_validator("kernel")
+    @classmethod
+    def _kernel_exists(cls, kernel: str) -> str:
+        if kernel.startswith("easyedit:"):
+            return kernel  # looked up in the host, which may not be loaded yet
+        try:
+            return KERNELS.check(kernel)
+        except RegistryError as error:
+            raise ValueError(error.what) from None
 
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_distinct(cls, layers: list[int]) -> list[int]:
+        if len(set(layers)) != len(layers) or min(layers) < 0:
+            raise ValueError("needs distinct layer numbers from 0")
+        return layers
+
+    @field_validator("per_kernel")
+    @classmethod
+    def _overrides_are_valid(cls, per_kernel: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         faults = []
-        if not self.kernel.startswith("easyedit:") and self.kernel not in KERNELS:
-            near = difflib.get_close_matches(self.kernel, KERNELS.names(), n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            faults.append(f"kernel: there is no {self.kernel!r} among {', '.join(KERNELS.names())}{hint}")
-        if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
-            faults.append(f"layers: got {self.layers}, needs distinct numbers from 0")
-        if "{}" not in self.cluster.template:
-            faults.append("cluster.template: needs {} where the phrase goes")
+        for kernel, changes in per_kernel.items():
+            try:
+                cls(**{**changes, "kernel": kernel})
+            except ConfigError as error:
+                faults += [f"{kernel}.{line.strip(' -')}" for line in str(error).splitlines()[1:]]
         if faults:
             raise ValueError("\n".join(faults))
-        return self
+        return per_kernel
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -176,6 +201,14 @@ class PersonalizationHyperParams(_Group):
     def from_json(cls, path: str | Path) -> PersonalizationHyperParams:
         """As ``from_hparams``, from a JSON file (EasyEdit has both)."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def with_kernel(self, kernel: str) -> PersonalizationHyperParams:
+        """These settings for another kernel: ``per_kernel``'s entries for it win.
+
+        Raises:
+            ConfigError: there is no such kernel, or its entries have faults.
+        """
+        return self.replace(kernel=kernel, **self.per_kernel.get(kernel, {}))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values; a model given as objects is left out."""
@@ -245,20 +278,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _config_error(error: ValidationError, what: str) -> ConfigError:
-    return ConfigError(f"{what}\n{listing(_fault(item) for item in error.errors())}")
+    return ConfigError(f"{what}\n{listing(fault for item in error.errors() for fault in _faults(item))}")
 
 
-def _fault(item: Any) -> str:
+def _faults(item: Any) -> list[str]:
+    """One line per fault of one of pydantic's error records."""
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1, cutoff=0.5)
-        return f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-    if not path:
-        return item["msg"].removeprefix("Value error, ").replace("\n", "\n  - ")
+        return [f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")]
+    if item["type"] == "value_error":  # one of our own checks, which may report several lines
+        return [f"{path}: {line}" for line in item["msg"].removeprefix("Value error, ").splitlines()]
     hint = ""
     if item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
         hint = " (YAML reads 1e-3 as text; write 1.0e-3)"
-    return f"{path}: {item['msg']}, got {item['input']!r}{hint}"
+    return [f"{path}: {item['msg']}, got {shorten(item['input'], 60)}{hint}"]
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

@@ -1,0 +1,117 @@
+"""Steps 1 and 2 of the algorithm: which requests are about the same thing, and how else they may be asked.
+
+A preference becomes a cluster of phrases that share one target; the kernels see nothing but these phrases.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..clustering.expand import Phrase, expand
+from ..hparams import PersonalizationHyperParams
+from ..types import EditRequest
+
+Request = Mapping[str, Any]
+
+
+def cluster_phrases(
+    model: nn.Module, tokenizer: Any, requests: Sequence[Request], hparams: PersonalizationHyperParams
+) -> tuple[list[EditRequest], list[str]]:
+    """All phrases to be edited, grouped by preference, and remarks about what was left out.
+
+    Args:
+        model, tokenizer: give the default embedding of attribute names.
+        requests: checked request dictionaries, one per preference.
+        hparams: ``cluster.size`` phrases per preference, from ``cluster.source``.
+
+    Returns:
+        Edit requests that carry their preference's ``cluster`` id (the asked question last, as in UPQA), and notes.
+    """
+    requests, notes = without_overruled(requests)
+    ids = _cluster_ids(model, tokenizer, requests, hparams)
+    phrases: list[EditRequest] = []
+    seen: set[tuple[str, str]] = set()
+    for request, cluster in zip(requests, ids):
+        for prompt, subject in _phrases_of(request, hparams):
+            if (cluster, prompt) not in seen:
+                seen.add((cluster, prompt))
+                phrases.append(_edit_request(request, prompt, subject, cluster))
+    return phrases, notes
+
+
+def without_overruled(requests: Sequence[Request]) -> tuple[list[Request], list[str]]:
+    """Drop requests that a later one of the same user contradicts: same question, another target."""
+    last = {(request.get("user"), request["prompt"].strip().casefold()): i for i, request in enumerate(requests)}
+    kept, notes = [], []
+    for i, request in enumerate(requests):
+        winner = requests[last[request.get("user"), request["prompt"].strip().casefold()]]
+        if winner is request:
+            kept.append(request)
+        elif winner["target_new"].strip() != request["target_new"].strip():
+            notes.append(f"request {i} ({request['target_new']!r}) is overruled by a later {winner['target_new']!r}")
+    return kept, notes
+
+
+def _cluster_ids(
+    model: nn.Module, tokenizer: Any, requests: Sequence[Request], hparams: PersonalizationHyperParams
+) -> list[str]:
+    """One id per request; requests of one user with one target about the same kind of thing share theirs."""
+    ids = [str(request.get("cluster_id") or f"{request.get('user') or ''}#{i}") for i, request in enumerate(requests)]
+    alike: dict[tuple[Any, str], list[int]] = defaultdict(list)
+    for i, request in enumerate(requests):
+        if not request.get("cluster_id"):
+            alike[request.get("user"), request["target_new"].strip().casefold()].append(i)
+    for members in alike.values():
+        if len(members) > 1:
+            names = [requests[i].get("subject") or requests[i]["prompt"] for i in members]
+            for i, label in zip(members, _labels(model, tokenizer, names, hparams)):
+                ids[i] = ids[members[label]]
+    return ids
+
+
+def _labels(model: nn.Module, tokenizer: Any, names: list[str], hparams: PersonalizationHyperParams) -> list[int]:
+    """For each name the index of the first name in its group."""
+    from ..clustering.embed import HiddenStateEmbedder
+    from ..registry import CLUSTERERS
+
+    settings = hparams.cluster
+    clusterer = CLUSTERERS.get(settings.method)(
+        embedder=HiddenStateEmbedder(model, tokenizer),
+        distance_threshold=settings.distance_threshold,
+        template=settings.template,
+    )
+    labels = list(clusterer.fit(names).labels_)
+    return [labels.index(label) for label in labels]
+
+
+def _phrases_of(request: Request, hparams: PersonalizationHyperParams) -> list[tuple[str, str | None]]:
+    """(prompt, subject) of at most ``cluster.size`` phrases; the asked question itself is always the last."""
+    asked = (request["prompt"], request.get("subject"))
+    room, source = hparams.cluster.size - 1, hparams.cluster.source
+    given = [(phrase["prompt"], phrase.get("subject")) for phrase in request.get("cluster") or ()]
+    if not given and room and asked[1] and source != "dataset":
+        given = [(phrase.question, phrase.subject) for phrase in _expanded(asked, room, hparams)]
+    further = [phrase for phrase in dict.fromkeys(given) if phrase[0] != asked[0]]
+    return [*further[:room], asked]
+
+
+def _expanded(asked: tuple[str, str | None], room: int, hparams: PersonalizationHyperParams) -> list[Phrase]:
+    question, subject = asked
+    source = "lexicon" if hparams.cluster.source == "auto" else hparams.cluster.source
+    return list(expand(Phrase(str(subject), question), source=source, size=room + 1))
+
+
+def _edit_request(request: Request, prompt: str, subject: str | None, cluster: str) -> EditRequest:
+    stands = subject if subject and subject in prompt else None
+    return EditRequest(
+        prompt=prompt,
+        target_new=request["target_new"].strip(),
+        subject=stands,
+        cluster=cluster,
+        user=request.get("user"),
+        ground_truth=request.get("ground_truth"),
+    )

@@ -1,0 +1,144 @@
+"""From what users pass to ``edit`` (EasyEdit's arguments and request dictionaries) to checked edit requests.
+
+All faults of a call are collected and reported together, before any weight moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import RequestError, listing, shorten
+from ..types import EditRequest, Preference
+
+Request = dict[str, Any]
+PROBES = {"locality_inputs": "locality", "portability_inputs": "portability"}
+
+
+def prepare_requests(
+    prompts: str | Sequence[str],
+    target_new: str | Sequence[str],
+    *,
+    ground_truth: str | Sequence[str] | None = None,
+    subject: str | Sequence[str | None] | None = None,
+    rephrase_prompts: str | Sequence[str] | None = None,
+    locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    user: str | Sequence[str] | None = None,
+    cluster: Sequence[Any] | None = None,
+) -> list[Request]:
+    """EasyEdit's ``edit`` arguments as request dictionaries with EasyEdit's keys.
+
+    Args:
+        prompts, target_new, ground_truth, subject, rephrase_prompts: one string or n of them.
+        locality_inputs, portability_inputs: ``{name: {"prompt": [n], "ground_truth": [n]}}``.
+        user: whose preferences they are, one string or n of them.
+        cluster: n lists of further phrases, each ``{"prompt": ..., "subject": ...}``.
+
+    Raises:
+        RequestError: lists of different length, or wrong types; every fault is named.
+    """
+    first = _as_list(prompts)
+    columns = {
+        "prompt": first,
+        "target_new": _as_list(target_new),
+        "ground_truth": _as_list(ground_truth),
+        "subject": _as_list(subject),
+        "rephrase_prompt": _as_list(rephrase_prompts),
+        "user": [user] * len(first) if isinstance(user, str) else _as_list(user),
+        "cluster": _as_list(cluster),
+    }
+    faults = [
+        f"{name}: {len(column)} entries for {len(first)} prompts"
+        for name, column in columns.items()
+        if column and len(column) != len(first)
+    ]
+    requests: list[Request] = [{"ground_truth": None, "portability": {}, "locality": {}} for _ in first]
+    for name, column in columns.items():
+        for request, value in zip(requests, column):
+            if value is not None:
+                request[name] = value
+    for argument, key in PROBES.items():
+        probes = {"locality_inputs": locality_inputs, "portability_inputs": portability_inputs}[argument]
+        faults += _add_probes(requests, key, argument, probes or {})
+    if faults:
+        raise RequestError(f"The arguments of edit do not fit together.\n{listing(faults)}")
+    return check_requests(requests)
+
+
+def check_requests(requests: Sequence[Mapping[str, Any]]) -> list[Request]:
+    """Copies of the requests with clean values, or one error that names every faulty request.
+
+    Raises:
+        RequestError: no requests; a prompt or target missing, empty or no text; a subject not in its prompt.
+    """
+    if not requests:
+        raise RequestError("There is nothing to edit: no request was given.", needed="at least one prompt and target")
+    faults = [f"request {i}{_owner(r)}: {fault}" for i, r in enumerate(requests) for fault in _faults(r)]
+    if faults:
+        raise RequestError(f"{len(faults)} faults in {len(requests)} requests.\n{listing(faults)}")
+    return [dict(request) for request in requests]
+
+
+def as_request(item: Mapping[str, Any] | EditRequest | Preference) -> Request:
+    """One request dictionary from whatever describes an edit."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    if isinstance(item, Preference):
+        further = [{"subject": subject, "prompt": question} for subject, question in item.phrases]
+        subject = item.subject if item.subject in item.question else None
+        found = {"prompt": item.question, "subject": subject, "user": item.user, "cluster": further}
+        return {**{key: value for key, value in found.items() if value}, "target_new": item.target}
+    if isinstance(item, EditRequest):
+        found = {"subject": item.subject, "user": item.user, "cluster_id": item.cluster}
+        given = {key: value for key, value in found.items() if value is not None}
+        return {"prompt": item.prompt, "target_new": item.target_new, **given}
+    raise RequestError("This is no edit request.", got=item, needed="a mapping, an EditRequest or a Preference")
+
+
+def _faults(request: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for key in ("prompt", "target_new"):
+        value = request.get(key)
+        if not isinstance(value, str) or not value.strip():
+            faults.append(f"{key} is {shorten(value, 60)}, needs a text that is not empty")
+    subject, prompt = request.get("subject"), request.get("prompt")
+    if subject is not None and not isinstance(subject, str):
+        faults.append(f"subject is {shorten(subject, 60)}, needs a text")
+    elif subject and isinstance(prompt, str) and subject not in prompt:
+        faults.append(f"the subject {shorten(subject, 60)} does not stand in the prompt {shorten(prompt, 80)}")
+    for number, phrase in enumerate(request.get("cluster") or ()):
+        text = phrase.get("prompt") if isinstance(phrase, Mapping) else None
+        if not isinstance(text, str) or not text.strip():
+            faults.append(
+                f"cluster phrase {number} is {shorten(phrase, 60)}, needs {{'prompt': text, 'subject': text}}"
+            )
+    return faults
+
+
+def _owner(request: Mapping[str, Any]) -> str:
+    return f" of user {shorten(request['user'], 60)}" if request.get("user") else ""
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _add_probes(requests: list[Request], key: str, argument: str, probes: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for name, columns in probes.items():
+        try:
+            prompts, truths = _as_list(columns["prompt"]), _as_list(columns["ground_truth"])
+        except (KeyError, TypeError):
+            faults.append(f"{argument}[{name!r}]: needs 'prompt' and 'ground_truth'")
+            continue
+        if not len(prompts) == len(truths) == len(requests):
+            faults.append(
+                f"{argument}[{name!r}]: {len(prompts)} prompts, {len(truths)} truths, {len(requests)} requests"
+            )
+        for request, prompt, truth in zip(requests, prompts, truths):
+            if prompt is not None:
+                request[key][name] = {"prompt": prompt, "ground_truth": truth}
+    return faults

@@ -182,6 +182,16 @@ def fingerprint(model: nn.Module, samples: int = 256) -> str:
     return digest.hexdigest()[:16]
 
 
+@torch.no_grad()
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over every byte of every parameter and buffer: equal only if the weights are bit for bit the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A short digest of vocabulary and chat template: factors are only valid with the tokenizer they were made for."""
     vocabulary = sorted(tokenizer.get_vocab().items())

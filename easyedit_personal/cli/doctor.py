@@ -1,0 +1,93 @@
+"""``easyedit-personal doctor``: what is installed, what is missing, and what that costs the user."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from importlib.util import find_spec
+
+CORE = ("torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pydantic", "peft", "typer", "rich")
+# Optional package -> (what is lost without it, how to get it).
+OPTIONAL = {
+    "sentence_transformers": ("sentence embeddings; the model's own hidden states serve instead", "sentences"),
+    "openai": ("phrases and judgements from a language model endpoint", "llm"),
+    "matplotlib": ("the report's pictures", "report"),
+    "lm_eval": ("capability benchmarks through lm-evaluation-harness", "capability"),
+}
+
+
+def doctor() -> None:
+    """Say what is installed, what is missing and what that costs you."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="easyedit-personal doctor", show_lines=False)
+    for column in ("what", "state", "means"):
+        table.add_column(column, overflow="fold")
+    for row in [*_core(), *_hardware(), *_reference(), *_optional(), *_host()]:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _core() -> list[tuple[str, str, str]]:
+    rows = [("python", platform.python_version(), "needs 3.11 or newer")]
+    for name in ("easyedit-personal", *CORE):
+        try:
+            rows.append((name, importlib.metadata.version(name), "installed"))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((name, "[red]missing[/]", "needed: pip install -c constraints.txt -e ."))
+    return rows
+
+
+def _hardware() -> list[tuple[str, str, str]]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return [
+        (
+            "GPU",
+            ", ".join(gpus) or "none",
+            "edits run there" if gpus else "edits run on the CPU: fine for small models",
+        ),
+        (
+            "OMP_NUM_THREADS",
+            threads or "not set",
+            "as set"
+            if threads
+            else f"torch takes {torch.get_num_threads()} threads; on a busy machine 1 can be faster",
+        ),
+    ]
+
+
+def _reference() -> list[tuple[str, str, str]]:
+    from ..reference import load
+
+    model, _ = load()
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return [("reference model", f"{size / 1e6:.1f} M parameters", "loads; `easyedit-personal demo` uses it")]
+
+
+def _optional() -> list[tuple[str, str, str]]:
+    rows = []
+    for name, (loss, extra) in OPTIONAL.items():
+        there = find_spec(name) is not None
+        means = "installed" if there else f'without it: no {loss} (pip install "easyedit-personal[{extra}]")'
+        rows.append((name, "[green]yes[/]" if there else "[yellow]no[/]", means))
+    return rows
+
+
+def _host() -> list[tuple[str, str, str]]:
+    from ..errors import HostError
+    from ..integrations.easyedit import usable_editors
+
+    try:
+        editors = usable_editors()
+    except HostError as error:
+        return [("EasyEdit", "[yellow]no[/]", str(error))]
+    return [
+        (f"EasyEdit {name}", "[green]ok[/]" if not lacks else "[yellow]no[/]", lacks or "usable")
+        for name, lacks in editors.items()
+    ]

@@ -1,0 +1,56 @@
+"""``easyedit-personal``: the commands, and the one place where our errors become plain messages.
+
+No command's module imports torch at its top: ``--help`` must not wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .. import __version__
+from ..errors import PersonalizationError
+from .demo import demo
+from .doctor import doctor
+from .evaluate import evaluate
+from .report import report
+
+app = typer.Typer(
+    name="easyedit-personal",
+    help="Give every user of a language model their own copy of it, as a file of a few kilobytes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (demo, evaluate, report, doctor):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"easyedit-personal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; our errors are printed without a traceback and exit with 2."""
+    try:
+        app()
+    except PersonalizationError as error:
+        from rich.console import Console
+
+        Console(stderr=True).print(f"[bold red]Error:[/] ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

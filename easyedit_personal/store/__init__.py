@@ -1,0 +1,1 @@
+"""Where users' edits are kept: factors as files of a few kilobytes, never pickled."""

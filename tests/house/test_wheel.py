@@ -1,0 +1,72 @@
+"""What users install: a wheel that carries the YAML files, the reference model and the bundled data."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the tree's tracked files and unpacked into an empty folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: no list of what belongs to the package")
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "site")
+    return folder / "site"
+
+
+def run(unpacked: Path, code: str) -> str:
+    """Run code that sees only the unpacked wheel, from an empty working folder."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=unpacked.parent / "source" / "tests",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_wheel_carries_every_yaml(unpacked):
+    out = run(
+        unpacked,
+        "import easyedit_personal, easyedit_personal.hparams as h\n"
+        "print(easyedit_personal.__file__)\n"
+        "for name in h.shipped_yaml(): h.PersonalizationHyperParams.from_hparams(name); print(name)",
+    )
+    first, *names = out.split()
+    assert first.startswith(str(unpacked))
+    assert names == sorted(path.stem for path in (ROOT / "hparams" / "PersonalizationEditor").glob("*.yaml"))
+
+
+def test_wheel_carries_the_reference_model_and_the_bundled_data(unpacked):
+    out = run(
+        unpacked,
+        "from easyedit_personal import UPQADataset\n"
+        "from easyedit_personal.reference import load\n"
+        "model, tokenizer = load()\n"
+        "print(type(model).__name__, len(UPQADataset.bundled()))",
+    )
+    name, count = out.split()
+    assert name == "LlamaForCausalLM" and int(count) >= 200

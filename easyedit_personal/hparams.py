@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ConfigError, RegistryError, listing, shorten
+from .files import read_yaml_mapping
 from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
@@ -193,7 +193,7 @@ class PersonalizationHyperParams(_Group):
         """
         path = find_yaml(name_or_path)
         try:
-            return cls(**_read_yaml(path))
+            return cls(**read_yaml_mapping(path))
         except ConfigError as error:
             raise ConfigError(f"In {path}: {error.what}", remedy=error.remedy) from None
 
@@ -249,32 +249,6 @@ def find_yaml(name_or_path: str | Path) -> Path:
         f"There is no hyper-parameter file {str(name_or_path)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
         needed=f"a path, or one of {', '.join(shipped) or '(none installed)'}",
     )
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys instead of keeping the last one."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if doubled:
-        raise ConfigError("The YAML has duplicate keys.", got=doubled, remedy="keep one of each")
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        # A SafeLoader subclass: it constructs plain values only.
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} holds no YAML mapping.", got=type(values).__name__, needed="key: value lines")
-    return values
 
 
 def _config_error(error: ValidationError, what: str) -> ConfigError:

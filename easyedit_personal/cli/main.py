@@ -47,7 +47,7 @@ def main() -> None:
     except PersonalizationError as error:
         from rich.console import Console
 
-        Console(stderr=True).print(f"[bold red]Error:[/] ", end="")
+        Console(stderr=True).print("[bold red]Error:[/] ", end="")
         print(error, file=sys.stderr)
         sys.exit(2)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
 LAYERS = [
-    {"errors", "types", "registry", "progress"},
+    {"errors", "types", "registry", "progress", "files"},
     {"hparams"},
     {"modeling", "data", "clustering"},
     {"kernels", "store", "evaluate", "baselines", "reference"},

@@ -221,7 +221,7 @@ class PersonalizationHyperParams(_Group):
         for key, value in changes.items():
             old = values.get(key)
             if isinstance(old, _Group) and isinstance(value, dict):
-                value = type(old)(**{**old.model_dump(), **value})
+                value = {**old.model_dump(), **value}
             values[key] = value
         return type(self)(**values)
 

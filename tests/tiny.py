@@ -58,9 +58,9 @@ def tiny_tokenizer(chat: bool = True) -> Any:
     return tokenizer
 
 
-def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
     """A random model of one architecture, in evaluation mode; the same weights for the same seed."""
     name, options = FAMILIES[family]
-    config = getattr(transformers, name)(**options, pad_token_id=0, eos_token_id=1, bos_token_id=None)
+    config = getattr(transformers, name)(**{**options, **changes}, pad_token_id=0, eos_token_id=1, bos_token_id=None)
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()

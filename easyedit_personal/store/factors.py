@@ -33,8 +33,8 @@ def factors_to_bytes(
     """
     tensors = {}
     for number, delta in enumerate(deltas):
-        tensors[f"{number}.left"] = delta.left.detach().to("cpu", dtype).contiguous()
-        tensors[f"{number}.right"] = delta.right.detach().to("cpu", dtype).contiguous()
+        tensors[f"{number}.left"] = delta.left.detach().to("cpu", dtype, copy=True).contiguous()
+        tensors[f"{number}.right"] = delta.right.detach().to("cpu", dtype, copy=True).contiguous()
     header = {"format": FORMAT, "fingerprint": fingerprint, "layers": json.dumps([delta.layer for delta in deltas])}
     return save(tensors, {**metadata, **header})
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, tiny_model
 
 from easyedit_personal import PersonalizationEditor, PersonalizationHyperParams, apply_personalization_to_model
 from easyedit_personal.editing.algorithm import personalize
@@ -14,6 +13,7 @@ from easyedit_personal.errors import ConfigError, HealthError, ModelError, Reque
 from easyedit_personal.evaluate.generate import generate
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import weights_digest
+from tests.tiny import FAMILIES, tiny_model
 
 QUESTIONS = ["What's my hobby?", "What is my favourite food?"]
 TARGETS = ["hiking", "noodles"]

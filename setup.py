@@ -15,7 +15,7 @@ EXTRAS = {
     "sentences": ["sentence-transformers>=5"],
     "report": ["matplotlib>=3.9", "pandas>=2.2"],
     "capability": ["lm_eval>=0.4.13,<0.5"],
-    "test": ["pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "openai>=2.8.1,<4"],
+    "test": ["pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel", "openai>=2.8.1,<4"],
 }
 
 RECIPES = {

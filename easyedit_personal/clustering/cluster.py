@@ -1,0 +1,217 @@
+"""PreferenceClusterer: which of a user's preferences are about the same kind of thing.
+
+A scikit-learn estimator over phrases ("hobby", "pastime", "job"). It chooses the number of groups by itself and
+says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import cut_tree, fcluster
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.metrics import silhouette_score
+from sklearn.utils.validation import check_is_fitted
+
+from ..errors import ConfigError, DataError
+from .calibrate import LINKAGES, Calibration, calibrate, dendrogram, embed_names
+from .embed import make_embedder
+from .lexicon import Lexicon
+from .pooling import check_texts
+
+SELECTIONS = ("lexicon", "silhouette")
+
+
+class PreferenceClusterer(ClusterMixin, BaseEstimator):
+    """Groups phrases by meaning, by agglomerative clustering of their embeddings.
+
+    The number of groups comes from, in this order: ``n_clusters``; ``distance_threshold``; ``select``. With
+    "lexicon", groups are merged up to the distance that recovers the groups of a lexicon best with this embedder
+    (``calibrate``); with "silhouette", the number of groups (2 to n - 1) of the highest mean silhouette is taken,
+    which can never say "all one" or "all different", so that two phrases still go by the lexicon.
+
+    Args:
+        embedder: an ``Embedder``, "tfidf" (None means that), "sentence", or the folder of a sentence encoder. For
+            the language model's own hidden states give ``HiddenStateEmbedder(model, tokenizer)``.
+        method: "agglomerative" (complete linkage: the farthest two decide), "average" or "ward".
+        distance_threshold: cosine distance after centring (Euclidean for "ward") at which merging stops.
+        n_clusters: a fixed number of groups.
+        template: text around each phrase, ``{}`` standing for it; embedders without context ignore it. Braces in
+            the phrases themselves are harmless.
+        select: "lexicon" or "silhouette".
+        centre: subtract the mean vector of the lexicon's names, which all phrases in the template share.
+        lexicon: what to calibrate on; None means the one that ships with the package.
+
+    Attributes:
+        labels_: [n] group of each phrase, numbered in the order of first appearance.
+        n_clusters_: how many groups there are.
+        reason_: a sentence on how that number was chosen.
+        clusters_: the distinct phrases of each group.
+        threshold_: the distance up to which phrases were merged; None when the number was given.
+
+    Raises:
+        ConfigError: on ``fit``, for arguments that are wrong or contradict each other.
+        DataError: on ``fit`` and ``predict``, for no phrases at all, a bare string, or a blank phrase.
+    """
+
+    def __init__(
+        self,
+        embedder: Any = None,
+        *,
+        method: str = "agglomerative",
+        distance_threshold: float | None = None,
+        n_clusters: int | None = None,
+        template: str = "a person's {}",
+        select: str = "lexicon",
+        centre: bool = True,
+        lexicon: Lexicon | None = None,
+    ) -> None:
+        self.embedder = embedder
+        self.method = method
+        self.distance_threshold = distance_threshold
+        self.n_clusters = n_clusters
+        self.template = template
+        self.select = select
+        self.centre = centre
+        self.lexicon = lexicon
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        return tags
+
+    def fit(self, X: Iterable[str], y: Any = None) -> PreferenceClusterer:
+        """Group the phrases; duplicates (but for case and spacing) always share their group.
+
+        Args:
+            X: n phrases.
+            y: ignored, as in every scikit-learn clusterer.
+        """
+        phrases = _check_phrases(X)
+        self._check_parameters()
+        self._embedder = make_embedder(self.embedder)
+        self._calibration = self._calibrated()
+        keys = [_key(phrase) for phrase in phrases]
+        distinct = dict(zip(keys[::-1], phrases[::-1]))  # the first spelling of each
+        order = list(dict.fromkeys(keys))
+        vectors = self._vectors([distinct[key] for key in order])
+        groups = _by_appearance(self._group(vectors))
+        self._group_of = dict(zip(order, groups))
+        self.labels_ = np.array([self._group_of[key] for key in keys])
+        self.n_clusters_ = max(groups) + 1
+        self.clusters_ = [
+            [distinct[key] for key in order if self._group_of[key] == group] for group in range(self.n_clusters_)
+        ]
+        self._centroids = np.stack([vectors[np.array(groups) == group].mean(0) for group in range(self.n_clusters_)])
+        self.reason_ = f"{_count(self.n_clusters_, 'group')} of {_count(len(order), 'distinct phrase')}: {self._why}"
+        return self
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """The group [n] of each phrase: its own for one that was fitted, else the one nearest on average."""
+        check_is_fitted(self, "labels_")
+        phrases = _check_phrases(X)
+        nearest = (self._vectors(phrases) @ self._centroids.T).argmax(1)
+        return np.array([self._group_of.get(_key(phrase), int(near)) for phrase, near in zip(phrases, nearest)])
+
+    def _vectors(self, phrases: Sequence[str]) -> np.ndarray:
+        centre = self._calibration.centre if self._calibration and self.centre else None
+        return embed_names(self._embedder, phrases, self.template, centre)
+
+    def _calibrated(self) -> Calibration | None:
+        """The lexicon's verdict, or None where nothing of it is needed."""
+        given = self.n_clusters is not None or self.distance_threshold is not None
+        if given and not self.centre:
+            return None
+        return calibrate(self._embedder, self.template, self.method, self.centre, self.lexicon)
+
+    def _group(self, vectors: np.ndarray) -> np.ndarray:
+        """A group number [m] for each distinct phrase; sets ``threshold_`` and the reason."""
+        n = len(vectors)
+        self.threshold_: float | None = None
+        if self.n_clusters is not None:
+            return self._cut_to_number(vectors, self.n_clusters)
+        if n == 1:
+            self._why = "there is nothing to tell it from."
+            return np.zeros(1, int)
+        tree = dendrogram(vectors, self.method)
+        if self.distance_threshold is not None:
+            self._why = f"merged up to the distance {self.distance_threshold:g} given as distance_threshold."
+            return self._cut_at(tree, self.distance_threshold)
+        if self.select == "silhouette" and n > 2:
+            return self._cut_by_silhouette(tree, vectors)
+        return self._cut_by_lexicon(tree)
+
+    def _cut_at(self, tree: np.ndarray, threshold: float) -> np.ndarray:
+        self.threshold_ = float(threshold)
+        return fcluster(tree, threshold, "distance")
+
+    def _cut_to_number(self, vectors: np.ndarray, number: int) -> np.ndarray:
+        if number > len(vectors):
+            raise DataError(
+                f"{number} groups cannot be made of {_count(len(vectors), 'distinct phrase')}.",
+                needed="n_clusters at most the number of distinct phrases",
+                remedy="leave n_clusters out to have the number chosen",
+            )
+        self._why = "asked for by n_clusters."
+        if len(vectors) == 1:
+            return np.zeros(1, int)
+        return cut_tree(dendrogram(vectors, self.method), n_clusters=number)[:, 0]
+
+    def _cut_by_lexicon(self, tree: np.ndarray) -> np.ndarray:
+        found = self._calibration or calibrate(self._embedder, self.template, self.method, self.centre, self.lexicon)
+        self._why = (
+            f"merged up to the distance {found.threshold:.2f}, which recovers the {found.groups} groups of the "
+            f"lexicon best with this embedder (mean adjusted Rand index {found.score:.2f})."
+        )
+        return self._cut_at(tree, found.threshold)
+
+    def _cut_by_silhouette(self, tree: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        cuts = cut_tree(tree, n_clusters=range(2, len(vectors)))
+        metric = "euclidean" if self.method == "ward" else "cosine"
+        scores = [silhouette_score(vectors, cut, metric=metric) for cut in cuts.T]
+        best = int(np.argmax(scores))
+        self._why = f"the best mean silhouette ({scores[best]:.2f}) of 2 to {len(vectors) - 1} groups."
+        return cuts[:, best]
+
+    def _check_parameters(self) -> None:
+        faults = []
+        if self.method not in LINKAGES:
+            faults.append(f"method: got {self.method!r}, needs one of {', '.join(LINKAGES)}")
+        if self.select not in SELECTIONS:
+            faults.append(f"select: got {self.select!r}, needs one of {', '.join(SELECTIONS)}")
+        if not isinstance(self.template, str) or "{}" not in self.template:
+            faults.append(f"template: got {self.template!r}, needs {{}} where the phrase goes")
+        if self.n_clusters is not None and self.distance_threshold is not None:
+            faults.append("n_clusters and distance_threshold: only one of them can decide")
+        if self.n_clusters is not None and not (isinstance(self.n_clusters, (int, np.integer)) and self.n_clusters > 0):
+            faults.append(f"n_clusters: got {self.n_clusters!r}, needs a whole number from 1")
+        if self.distance_threshold is not None and not _is_distance(self.distance_threshold):
+            faults.append(f"distance_threshold: got {self.distance_threshold!r}, needs a number of at least 0")
+        if faults:
+            raise ConfigError("PreferenceClusterer cannot work with this:\n" + "\n".join(f"  - {f}" for f in faults))
+
+
+def _check_phrases(phrases: Iterable[str]) -> list[str]:
+    found = check_texts(phrases)
+    if not found:
+        raise DataError("There are no phrases to group.", got=found, needed="at least one phrase")
+    return found
+
+
+def _is_distance(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(value >= 0)
+
+
+def _key(phrase: str) -> str:
+    return " ".join(phrase.casefold().split())
+
+
+def _by_appearance(groups: np.ndarray) -> list[int]:
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(int(group), len(numbers)) for group in groups]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

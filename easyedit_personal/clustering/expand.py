@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from sklearn.base import clone
 
 from ..errors import ConfigError, DataError
 from ..progress import log
 from ..types import Preference
-from .calibrate import calibrate, embed_names
 from .cluster import PreferenceClusterer
-from .embed import make_embedder
-from .lexicon import Entry, Lexicon, normalise
+from .lexicon import Lexicon, normalise
 from .questions import Phrase, ask, reword
 from .service import PhraseService
 
@@ -70,8 +68,8 @@ def expand(
             would teach two answers to one question.
         pool: records of the data set ("dataset").
         others: the user's other preferences ("neighbours").
-        embedder: as for ``PreferenceClusterer``. With the lexicon, finds the nearest entry for a name that it lacks.
-        clusterer: decides who is a neighbour; None makes one from ``embedder``.
+        embedder: as for ``PreferenceClusterer`` ("neighbours").
+        clusterer: decides who is a neighbour; it is not refitted itself. None makes one from ``embedder``.
         lexicon: None means the one that ships with the package.
         service: None reads model, endpoint and key from the environment.
 
@@ -111,7 +109,7 @@ def _from_neighbours(given: list[Phrase], size: int, found: _Sources) -> list[Ph
     if not others:
         return []
     original = given[0]
-    clusterer = found.clusterer or PreferenceClusterer(found.embedder)
+    clusterer = clone(found.clusterer) if found.clusterer else PreferenceClusterer(found.embedder)
     labels = clusterer.fit([original.subject, *(record.subject for record in others)]).labels_
     mates = [record for record, label in zip(others, labels[1:]) if label == labels[0]]
     pairs = [(record.subject, record.question) for record in mates] + [p for record in mates for p in record.phrases]
@@ -122,8 +120,8 @@ def _from_neighbours(given: list[Phrase], size: int, found: _Sources) -> list[Ph
 def _from_lexicon(given: list[Phrase], size: int, found: _Sources) -> list[Phrase]:
     original, lexicon = given[0], found.lexicon
     entry = lexicon.find(original.subject)
-    if entry is None and found.embedder is not None:
-        entry = _nearest_entry(original.subject, lexicon, found.embedder)
+    # No guess for a name that it lacks: the nearest entry by embedding was wrong too often to teach (with MiniLM,
+    # "wifi password" went to "phone" and "airline" to "plane seat", well within the clustering threshold).
     names = lexicon.names_for(entry) if entry else []
     return [reword(original.question, original.subject, name, number) for number, name in enumerate(names)]
 
@@ -139,20 +137,6 @@ SOURCES: dict[str, Callable[[list[Phrase], int, _Sources], list[Phrase]]] = {
     "lexicon": _from_lexicon,
     "llm": _from_llm,
 }
-
-
-def _nearest_entry(name: str, lexicon: Lexicon, spec: Any) -> Entry | None:
-    """The entry whose names are nearest on average, if that is near enough to share a group."""
-    template = PreferenceClusterer().template
-    embedder = make_embedder(spec)
-    known = calibrate(embedder, template, lexicon=lexicon)
-    vector = embed_names(embedder, [name], template, known.centre)[0]
-    sizes = [len(entry.names) for entry in lexicon.entries]
-    names = [name for entry in lexicon.entries for name in entry.names]
-    distances = 1 - embed_names(embedder, names, template, known.centre) @ vector
-    means = [float(part.mean()) for part in np.split(distances, np.cumsum(sizes)[:-1])]
-    best = min(range(len(means)), key=means.__getitem__)
-    return lexicon.entries[best] if means[best] <= known.threshold else None
 
 
 def _agrees(value: str, target: str | None) -> bool:

@@ -20,7 +20,7 @@ import yaml
 from ..errors import DataError, listing
 
 _SPELLING = {"favourite": "favorite", "colour": "color", "flavour": "flavor", "neighbourhood": "neighborhood"}
-_OWNER = re.compile(r"^(?:my|your|our|their|his|her|the|a|an|the user's|a person's)\s+")
+_OWNER = re.compile(r"^(?:(?:the user|a person)'s|my|your|our|their|his|her|the|an?)\s+")
 _FONDNESS = re.compile(r"^(?:favorite|preferred|usual|main|current|best-loved)\s+")
 
 

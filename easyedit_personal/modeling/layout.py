@@ -25,6 +25,7 @@ FINAL_NORMS = (
     "model.norm",
     "transformer.ln_f",
     "gpt_neox.final_layer_norm",
+    "model.final_layernorm",
     "model.decoder.final_layer_norm",
 )
 

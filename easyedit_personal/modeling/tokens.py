@@ -66,6 +66,16 @@ class Batch:
             "position_ids": self.position_ids,
         }
 
+    def targets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows, columns, ids), each [m]: the logits at ``columns`` are to predict ``ids``, the targets' tokens."""
+        rows, columns = (self.labels != IGNORE).nonzero(as_tuple=True)
+        return rows, columns - 1, self.labels[rows, columns]
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Some of the rows, padded as before."""
+        index = torch.tensor(list(rows), device=self.input_ids.device)
+        return Batch(*(getattr(self, name)[index] for name in self.__slots__))
+
 
 def uses_chat(tokenizer: Any, prompt_format: PromptFormat = "auto") -> bool:
     """Whether prompts go through the chat template.

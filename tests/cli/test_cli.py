@@ -1,0 +1,62 @@
+"""The command line as a newcomer meets it: quick help, the demo's tables, plain errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from easyedit_personal.cli.main import app
+
+runner = CliRunner()
+
+
+def test_help_names_the_commands_and_does_not_load_torch():
+    code = (
+        "import sys\nfrom easyedit_personal.cli.main import app\n"
+        "print([name for name in ('torch', 'transformers', 'sklearn', 'matplotlib') if name in sys.modules])\n"
+        "app(['--help'])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("[]")
+    for command in ("demo", "evaluate", "report", "doctor"):
+        assert command in out
+
+
+def test_version():
+    from easyedit_personal import __version__
+
+    assert runner.invoke(app, ["--version"]).output.strip() == f"easyedit-personal {__version__}"
+
+
+def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path):
+    result = runner.invoke(app, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    for part in ("Ada", "Ben", "Chloé", "direct", "paraphrased", "implicit", "product", "unrelated", "kB"):
+        assert part in result.output
+    assert "bit for bit the original" in result.output
+    sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
+    assert set(sizes) == {"Ada", "Ben", "Chloé"} and max(sizes.values()) < 100_000
+
+
+def test_demo_names_the_nearest_kernel():
+    done = subprocess.run(
+        [sys.executable, "-m", "easyedit_personal.cli.main", "demo", "--kernel", "lowrnk"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Did you mean 'lowrank'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = runner.invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for part in ("torch", "reference model", "EasyEdit"):
+        assert part in result.output
+
+
+@pytest.mark.parametrize("command", ["demo", "evaluate", "report", "doctor"])
+def test_every_command_has_help(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output

@@ -51,12 +51,16 @@ class ClusterParams(_Group):
 class LowRankParams(_Group):
     """The ``lowrank`` kernel: rank of the factors, Adam's rate and steps, and when to stop early.
 
-    ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it.
+    ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it, and the
+    preservation term below ``preserve.stop_kl``. ``init`` says where the right factor starts: "random", or "keys",
+    the directions that tell the phrases from what is preserved.
     """
 
     rank: int = Field(4, ge=1, le=512)
     lr: float = Field(1e-2, gt=0)
     steps: int = Field(40, ge=1)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    init: Literal["random", "keys"] = "random"
     weight_decay: float = Field(0.0, ge=0)
     stop_loss: float = Field(0.02, ge=0)
 
@@ -72,13 +76,24 @@ class FinetuneParams(_Group):
 
 
 class PreserveParams(_Group):
-    """What an edit must leave alone: weight of the KL term and how many prompts of each kind it sees."""
+    """What an edit must leave alone: weight of the KL term and how many prompts of each kind it sees.
+
+    ``negated`` and ``other_user`` count per preference, the others per edit. ``kind_weights`` multiplies a kind's
+    share ("negated": 2.0). Every step sees ``batch`` of the prompts, and the first ``answer_tokens`` tokens of what
+    the unedited model answers. ``stop_kl`` (nats) must be reached before the optimisation stops early.
+    """
 
     weight: float = Field(1.0, ge=0)
     neutral: int = Field(32, ge=0)
     other_attribute: int = Field(11, ge=0)
     negated: int = Field(2, ge=0)
     other_user: int = Field(2, ge=0)
+    kind_weights: dict[Literal["neutral", "other_attribute", "negated", "other_user"], float] = Field(
+        default_factory=dict
+    )
+    batch: int = Field(16, ge=1)
+    answer_tokens: int = Field(12, ge=1)
+    stop_kl: float = Field(0.05, ge=0)
     file: str | None = None
 
 

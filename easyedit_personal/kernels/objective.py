@@ -1,0 +1,187 @@
+"""The loss of an edit: the targets of all phrases jointly, plus what must stay as it was.
+
+    L(D) = mean over phrases of -1/T sum_t log p_D(y_t | prompt, y_<t)                    (FT-M's objective)
+         + w * mean over kinds k of a_k * mean over prompts of KL_first + mean KL_rest    (preservation)
+
+KL is KL(p_0 || p_D) between the unedited model and the edited one, at the position where the answer begins (first)
+and along the unedited model's own greedy answer (rest). D is the change of the down projections' outputs; only the
+layers above the lowest edited one are run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, get_module
+from ..modeling.suffix import Split, Suffix
+from ..modeling.tokens import Encoded, collate
+from ..types import EditRequest
+from .answers import with_answers
+from .preserve import preserve_prompts
+
+Change = Callable[[Tensor], Tensor]  # keys [..., d_mlp] -> what is added to the projection's output [..., d_model]
+
+
+class EditedRows:
+    """Rows of tokens, and the logits at their target positions when the down projections of some layers change.
+
+    Args:
+        model: frozen and in evaluation mode.
+        layout: its layout.
+        rows: prompts with targets.
+        layers: the edited layers; those below the lowest are run once.
+        split: how the model is cut, from other rows of the same model and layer; found by trial when None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: Layout,
+        rows: Sequence[Encoded],
+        layers: Sequence[int],
+        split: Split | None = None,
+    ) -> None:
+        self.model, self.layout, self.layers = model, layout, sorted(layers)
+        batch = collate(rows, tokenizer, device=next(model.parameters()).device)
+        self.suffix = Suffix(model, layout, batch, self.layers[0], split=split)
+        self.rows, self.columns, self.ids = batch.targets()
+        self.last_index = self.columns[self.rows.diff(prepend=self.rows.new_tensor([-1])) > 0]
+
+    def logits(self, changes: Mapping[int, Change] | None = None, at: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """[m, vocab], float32: what predicts ``ids``, or what stands ``at`` (rows, columns)."""
+        at = at or (self.rows, self.columns)
+        if not changes:
+            return self.suffix.logits(self.suffix.base_output, at=at)
+        with ExitStack() as hooks:
+            for layer in self.layers[1:]:
+                module = get_module(self.model, self.layout.rewrite_path(layer))
+                hooks.enter_context(_adding(module, changes[layer]))
+            output = self.suffix.base_output.float() + changes[self.layers[0]](self.suffix.keys.float())
+            return self.suffix.logits(output, at=at)
+
+    def row_means(self, values: Tensor) -> Tensor:
+        """Means of ``values`` [m] over each row's target positions, [n]."""
+        sums = values.new_zeros(len(self.last_index)).index_add(0, self.rows, values)
+        return sums / torch.bincount(self.rows, minlength=len(self.last_index))
+
+    def keys_where_answers_begin(self) -> Tensor:
+        """The lowest edited layer's keys [n, d_mlp] at each row's last prompt position."""
+        return self.suffix.keys[torch.arange(len(self.last_index)), self.last_index].float()
+
+
+@contextmanager
+def _adding(module: nn.Module, change: Change) -> Iterator[None]:
+    """Inside the block the module's output is what it was plus ``change(its input)``."""
+
+    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + change(args[0].float()).to(output.dtype)
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class TargetLoss:
+    """Mean negative log-likelihood of each row's target tokens."""
+
+    def __init__(self, rows: EditedRows) -> None:
+        self.rows = rows
+
+    def __call__(self, changes: Mapping[int, Change] | None = None) -> Tensor:
+        """Nats per token of every row, [n]."""
+        return self.rows.row_means(F.cross_entropy(self.rows.logits(changes), self.rows.ids, reduction="none"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Some preserved prompts: their rows, p_0 [m, vocab] as logarithms, and each position's share of the loss [m]."""
+
+    rows: EditedRows
+    base: Tensor
+    shares: Tensor
+
+
+class PreserveLoss:
+    """KL(unedited || edited) on preserved prompts, a part of the prompts at each step.
+
+    Args:
+        rows: prompts with the unedited model's answers.
+        kinds: their kinds; every kind counts the same, times its ``kind_weights``.
+        hparams: ``preserve.batch`` prompts per step.
+        model, tokenizer, layout, layers, split: as for ``EditedRows``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: Layout,
+        rows: Sequence[Encoded],
+        kinds: Sequence[str],
+        hparams: PersonalizationHyperParams,
+        split: Split | None = None,
+    ) -> None:
+        params = hparams.preserve
+        counts = Counter(kinds)
+        weights: Mapping[str, float] = {**params.kind_weights}
+        shares = [weights.get(kind, 1.0) / (len(counts) * counts[kind]) for kind in kinds]
+        order = Random(hparams.seed).sample(range(len(rows)), len(rows))
+        parts = -(-len(rows) // params.batch)
+        self.groups = []
+        for part in (order[i::parts] for i in range(parts)):
+            edited = EditedRows(model, tokenizer, layout, [rows[i] for i in part], hparams.layers, split)
+            with torch.no_grad():
+                base = F.log_softmax(edited.logits(), -1)
+            share = torch.tensor([shares[i] * parts for i in part], device=base.device)
+            self.groups.append(_Group(edited, base, _position_shares(edited, share)))
+
+    def __call__(self, changes: Mapping[int, Change], step: int) -> Tensor:
+        """An estimate of the loss from the group whose turn it is."""
+        group = self.groups[step % len(self.groups)]
+        edited = F.log_softmax(group.rows.logits(changes), -1)
+        divergence = F.kl_div(edited, group.base, log_target=True, reduction="none").sum(-1)
+        return (divergence * group.shares).sum()
+
+
+def _position_shares(rows: EditedRows, row_shares: Tensor) -> Tensor:
+    """Each position's weight: the first of a row counts once, the later ones together once."""
+    first = rows.columns == rows.last_index[rows.rows]
+    later = torch.bincount(rows.rows, minlength=len(row_shares)) - 1
+    return row_shares[rows.rows] * torch.where(first, 1.0, 1.0 / later[rows.rows].clamp(min=1))
+
+
+def target_loss(
+    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], layers: Sequence[int]
+) -> TargetLoss:
+    """The first term for encoded phrases."""
+    return TargetLoss(EditedRows(model, tokenizer, layout, rows, layers))
+
+
+def preserve_loss(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    requests: Sequence[EditRequest],
+    hparams: PersonalizationHyperParams,
+    split: Split | None = None,
+) -> PreserveLoss | None:
+    """The second term for an edit of ``requests``; None when nothing is to be preserved."""
+    prompts = preserve_prompts(requests, hparams.preserve, hparams.seed) if hparams.preserve.weight else []
+    if not prompts:
+        return None
+    rows = with_answers(model, tokenizer, [prompt.text for prompt in prompts], hparams)
+    kinds = [prompt.kind for prompt in prompts]
+    return PreserveLoss(model, tokenizer, layout, rows, kinds, hparams, split)

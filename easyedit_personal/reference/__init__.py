@@ -1,0 +1,30 @@
+"""The small chat model that ships with the package, so that everything runs without a model hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+# EasyEdit picks its loader by a name in the path: the folder must have "llama" in it.
+FOLDER = Path(__file__).parent / "llama-personal"
+
+
+def load() -> tuple[Any, Any]:
+    """The reference model (``LlamaForCausalLM``, float32, evaluation mode) and its tokenizer; a fresh pair each call.
+
+    Raises:
+        ModelError: the weights are not installed.
+    """
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    if not (FOLDER / "model.safetensors").is_file():
+        raise ModelError(
+            "The reference model's weights are not installed.",
+            needed=f"model.safetensors in {FOLDER.name}/",
+            cause="an incomplete installation",
+            remedy="install the package again, or train it: python -m easyedit_personal.reference.train --out FOLDER",
+        )
+    model = LlamaForCausalLM.from_pretrained(FOLDER, dtype="float32", use_safetensors=True)
+    return model.eval(), AutoTokenizer.from_pretrained(FOLDER)

@@ -90,12 +90,16 @@ def embed_names(
     return np.where(lengths > 1e-9, moved / np.maximum(lengths, 1e-9), vectors)
 
 
-def dendrogram(vectors: np.ndarray, method: str) -> np.ndarray:
-    """SciPy's linkage matrix [n - 1, 4] over unit vectors [n, d], n > 1; cosine distances, Euclidean for "ward"."""
-    kind = LINKAGES[method]
+def distances_of(vectors: np.ndarray, method: str) -> np.ndarray:
+    """Condensed pairwise distances of unit vectors [n, d]: cosine, or Euclidean for "ward"."""
+    metric = "euclidean" if LINKAGES[method] == "ward" else "cosine"
     # Rounding can make the distance of equal vectors -1e-17, which linkage refuses.
-    distances = np.maximum(pdist(vectors, "euclidean" if kind == "ward" else "cosine"), 0.0)
-    return linkage(distances, kind)
+    return np.maximum(pdist(vectors, metric), 0.0)
+
+
+def dendrogram(distances: np.ndarray, method: str) -> np.ndarray:
+    """SciPy's linkage matrix [n - 1, 4] from condensed distances of n > 1 phrases."""
+    return linkage(distances, LINKAGES[method])
 
 
 def _measure(embedder: Embedder, template: str, method: str, centre: bool, lexicon: Lexicon) -> Calibration:
@@ -123,7 +127,7 @@ def best_threshold(vectors: np.ndarray, labels: np.ndarray, method: str, seed: i
     """
     rng = np.random.default_rng(seed)
     drawn = [_draw(labels, rng) for _ in range(DRAWS)]
-    trees = [dendrogram(vectors[rows], method) for rows in drawn if len(rows) > 1]
+    trees = [dendrogram(distances_of(vectors[rows], method), method) for rows in drawn if len(rows) > 1]
     same = [_pairs_equal(labels[rows]) for rows in drawn if len(rows) > 1]
     if not trees:
         return 0.0, 0.0

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, fcluster
+from scipy.spatial.distance import squareform
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.metrics import silhouette_score
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import ConfigError, DataError
-from .calibrate import LINKAGES, Calibration, calibrate, dendrogram, embed_names
+from .calibrate import LINKAGES, Calibration, calibrate, dendrogram, distances_of, embed_names
 from .embed import make_embedder
 from .lexicon import Lexicon
 from .pooling import check_texts
@@ -42,7 +43,9 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
             the phrases themselves are harmless.
         select: "lexicon" or "silhouette".
         centre: subtract the mean vector of the lexicon's names, which all phrases in the template share.
-        lexicon: what to calibrate on; None means the one that ships with the package.
+        known_names: names that the lexicon knows are grouped as the lexicon does (unless a number or threshold forces
+            groups together); the embedder decides about all others.
+        lexicon: what to calibrate on and to know names from; None means the one that ships with the package.
 
     Attributes:
         labels_: [n] group of each phrase, numbered in the order of first appearance.
@@ -66,6 +69,7 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
         template: str = "a person's {}",
         select: str = "lexicon",
         centre: bool = True,
+        known_names: bool = True,
         lexicon: Lexicon | None = None,
     ) -> None:
         self.embedder = embedder
@@ -75,6 +79,7 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
         self.template = template
         self.select = select
         self.centre = centre
+        self.known_names = known_names
         self.lexicon = lexicon
 
     def __sklearn_tags__(self) -> Any:
@@ -94,26 +99,29 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
         self._embedder = make_embedder(self.embedder)
         self._calibration = self._calibrated()
         keys = [_key(phrase) for phrase in phrases]
-        distinct = dict(zip(keys[::-1], phrases[::-1]))  # the first spelling of each
-        order = list(dict.fromkeys(keys))
-        vectors = self._vectors([distinct[key] for key in order])
-        groups = _by_appearance(self._group(vectors))
-        self._group_of = dict(zip(order, groups))
+        spelled = dict(zip(keys[::-1], phrases[::-1]))  # the first spelling of each
+        distinct = [spelled[key] for key in dict.fromkeys(keys)]
+        vectors = self._vectors(distinct)
+        groups = np.array(_by_appearance(self._group(vectors, distinct)))
+        self._group_of = {_key(phrase): int(group) for phrase, group in zip(distinct, groups)}
         self.labels_ = np.array([self._group_of[key] for key in keys])
-        self.n_clusters_ = max(groups) + 1
-        self.clusters_ = [
-            [distinct[key] for key in order if self._group_of[key] == group] for group in range(self.n_clusters_)
-        ]
-        self._centroids = np.stack([vectors[np.array(groups) == group].mean(0) for group in range(self.n_clusters_)])
-        self.reason_ = f"{_count(self.n_clusters_, 'group')} of {_count(len(order), 'distinct phrase')}: {self._why}"
+        self.n_clusters_ = int(groups.max()) + 1
+        self.clusters_ = [[p for p, g in zip(distinct, groups) if g == group] for group in range(self.n_clusters_)]
+        self._centroids = np.stack([vectors[groups == group].mean(0) for group in range(self.n_clusters_)])
+        self._group_of_kind: dict[str | None, int] = {
+            kind: int(g) for kind, g in zip(self._kinds(distinct), groups) if kind
+        }
+        self.reason_ = f"{_count(self.n_clusters_, 'group')} of {_count(len(distinct), 'distinct phrase')}: {self._why}"
         return self
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
-        """The group [n] of each phrase: its own for one that was fitted, else the one nearest on average."""
+        """The group [n] of each phrase: its own for one that was fitted, its kind's if the lexicon knows it and the
+        group was seen, else the one nearest on average."""
         check_is_fitted(self, "labels_")
         phrases = _check_phrases(X)
         nearest = (self._vectors(phrases) @ self._centroids.T).argmax(1)
-        return np.array([self._group_of.get(_key(phrase), int(near)) for phrase, near in zip(phrases, nearest)])
+        kinds = [self._group_of_kind.get(kind, int(near)) for kind, near in zip(self._kinds(phrases), nearest)]
+        return np.array([self._group_of.get(_key(phrase), group) for phrase, group in zip(phrases, kinds)])
 
     def _vectors(self, phrases: Sequence[str]) -> np.ndarray:
         centre = self._calibration.centre if self._calibration and self.centre else None
@@ -126,38 +134,45 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
             return None
         return calibrate(self._embedder, self.template, self.method, self.centre, self.lexicon)
 
-    def _group(self, vectors: np.ndarray) -> np.ndarray:
+    def _kinds(self, phrases: Sequence[str]) -> list[str | None]:
+        """For each phrase the lexicon's group, None for what it does not know."""
+        if not self.known_names:
+            return [None] * len(phrases)
+        found = [(self.lexicon or Lexicon.load()).find(phrase) for phrase in phrases]
+        return [entry.group if entry else None for entry in found]
+
+    def _distances(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+        """Condensed distances; nothing between known names of one kind, the greatest between different kinds."""
+        distances = distances_of(vectors, self.method)
+        kinds = np.array([kind or "" for kind in self._kinds(phrases)])
+        first, second = np.triu_indices(len(phrases), 1)
+        known = (kinds[first] != "") & (kinds[second] != "")
+        return np.where(known, np.where(kinds[first] == kinds[second], 0.0, 2.0), distances)
+
+    def _group(self, vectors: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
         """A group number [m] for each distinct phrase; sets ``threshold_`` and the reason."""
         n = len(vectors)
         self.threshold_: float | None = None
         if self.n_clusters is not None:
-            return self._cut_to_number(vectors, self.n_clusters)
+            self._check_number(self.n_clusters, n)
         if n == 1:
             self._why = "there is nothing to tell it from."
             return np.zeros(1, int)
-        tree = dendrogram(vectors, self.method)
+        distances = self._distances(vectors, phrases)
+        tree = dendrogram(distances, self.method)
+        if self.n_clusters is not None:
+            self._why = "asked for by n_clusters."
+            return cut_tree(tree, n_clusters=self.n_clusters)[:, 0]
         if self.distance_threshold is not None:
             self._why = f"merged up to the distance {self.distance_threshold:g} given as distance_threshold."
             return self._cut_at(tree, self.distance_threshold)
         if self.select == "silhouette" and n > 2:
-            return self._cut_by_silhouette(tree, vectors)
+            return self._cut_by_silhouette(tree, squareform(distances))
         return self._cut_by_lexicon(tree)
 
     def _cut_at(self, tree: np.ndarray, threshold: float) -> np.ndarray:
         self.threshold_ = float(threshold)
         return fcluster(tree, threshold, "distance")
-
-    def _cut_to_number(self, vectors: np.ndarray, number: int) -> np.ndarray:
-        if number > len(vectors):
-            raise DataError(
-                f"{number} groups cannot be made of {_count(len(vectors), 'distinct phrase')}.",
-                needed="n_clusters at most the number of distinct phrases",
-                remedy="leave n_clusters out to have the number chosen",
-            )
-        self._why = "asked for by n_clusters."
-        if len(vectors) == 1:
-            return np.zeros(1, int)
-        return cut_tree(dendrogram(vectors, self.method), n_clusters=number)[:, 0]
 
     def _cut_by_lexicon(self, tree: np.ndarray) -> np.ndarray:
         found = self._calibration or calibrate(self._embedder, self.template, self.method, self.centre, self.lexicon)
@@ -167,13 +182,20 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
         )
         return self._cut_at(tree, found.threshold)
 
-    def _cut_by_silhouette(self, tree: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        cuts = cut_tree(tree, n_clusters=range(2, len(vectors)))
-        metric = "euclidean" if self.method == "ward" else "cosine"
-        scores = [silhouette_score(vectors, cut, metric=metric) for cut in cuts.T]
+    def _cut_by_silhouette(self, tree: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        cuts = cut_tree(tree, n_clusters=range(2, len(distances)))
+        scores = [silhouette_score(distances, cut, metric="precomputed") for cut in cuts.T]
         best = int(np.argmax(scores))
-        self._why = f"the best mean silhouette ({scores[best]:.2f}) of 2 to {len(vectors) - 1} groups."
+        self._why = f"the best mean silhouette ({scores[best]:.2f}) of 2 to {len(distances) - 1} groups."
         return cuts[:, best]
+
+    def _check_number(self, number: int, distinct: int) -> None:
+        if number > distinct:
+            raise DataError(
+                f"{number} groups cannot be made of {_count(distinct, 'distinct phrase')}.",
+                needed="n_clusters at most the number of distinct phrases",
+                remedy="leave n_clusters out to have the number chosen",
+            )
 
     def _check_parameters(self) -> None:
         faults = []

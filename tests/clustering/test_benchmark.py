@@ -41,7 +41,8 @@ def test_the_command_writes_what_it_measured(data, tmp_path, capsys, monkeypatch
     result = json.loads(target.read_text())
     assert set(result) == {"schema", "setup", "embedders"} and result["setup"]["commit"]
     figures = result["embedders"]["tfidf"]
-    assert set(figures) == {"UPQA, own groups", "UPQA, merged", "lexicon, all", "lexicon, held out"}
+    lexicon = {"lexicon, all", "lexicon, held out"}
+    assert set(figures) == {"UPQA, own groups", "UPQA, merged", "UPQA, merged, lexicon helps", *lexicon}
     assert figures["UPQA, merged"]["groups"] == 3
     for one in figures.values():
         assert -1 <= one["ci95"][0] <= one["ci95"][1] <= 1 and one["n"] > 0

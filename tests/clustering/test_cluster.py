@@ -12,13 +12,19 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import adjusted_rand_score
 
 from easyedit_personal import registry
-from easyedit_personal.clustering import HiddenStateEmbedder, Lexicon, PreferenceClusterer, SentenceEmbedder
-from easyedit_personal.clustering.calibrate import _rand_curve, best_threshold, calibrate, dendrogram
+from easyedit_personal.clustering import HiddenStateEmbedder, Lexicon, SentenceEmbedder
+from easyedit_personal.clustering import PreferenceClusterer as _PreferenceClusterer
+from easyedit_personal.clustering.calibrate import _rand_curve, best_threshold, calibrate, dendrogram, distances_of
 from easyedit_personal.errors import ConfigError, DataError, MissingDependencyError
 
 GROUPS = {group: number for number, group in enumerate(Lexicon.load().groups())}
 NAMES = ["hobby", "pastime", "pet", "furry friend", "Hobby", "job", "occupation", "interest"]
 TRUTH = [0, 0, 1, 1, 0, 2, 2, 0]
+
+
+def PreferenceClusterer(*args, **options):
+    """The embedder alone decides, except where a test says otherwise."""
+    return _PreferenceClusterer(*args, **{"known_names": False, **options})
 
 
 class Meaning:
@@ -70,6 +76,32 @@ def test_the_silhouette_may_choose_instead():
     assert pair.n_clusters_ == 1 and "lexicon" in pair.reason_
 
 
+class Noise:
+    """An embedder that knows nothing."""
+
+    def embed(self, texts):
+        vectors = np.stack([np.random.default_rng(sum(map(ord, text)) % 9973).normal(size=8) for text in texts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["agglomerative", "average", "ward"])
+def test_known_names_are_grouped_by_the_lexicon_whatever_the_embedder_says(method):
+    clusterer = PreferenceClusterer(Noise(), known_names=True, method=method).fit(NAMES)
+    assert clusterer.labels_.tolist() == TRUTH
+    assert clusterer.predict(["leisure activity", "Household Pet", "career"]).tolist() == [0, 1, 2]
+    assert PreferenceClusterer(Noise()).fit(NAMES).labels_.tolist() != TRUTH
+
+
+def test_unknown_names_join_known_ones_by_the_embedder():
+    class Gewgaw(Meaning):
+        def _vector(self, text):
+            return super()._vector(text.replace("gewgaw", "pet"))
+
+    names = ["hobby", "gewgaw", "furry friend", "pastime"]
+    labels = PreferenceClusterer(Gewgaw(), known_names=True).fit(names).labels_
+    assert labels.tolist() == [0, 1, 1, 0]
+
+
 def test_a_threshold_or_a_number_decides_when_given():
     tight = PreferenceClusterer(Meaning(), distance_threshold=0).fit(NAMES)
     loose = PreferenceClusterer(Meaning(), distance_threshold=2.0).fit(NAMES)
@@ -100,7 +132,7 @@ def test_the_scikit_learn_contract():
     assert is_clusterer(clusterer) and "n_clusters=2" in repr(clusterer)
     with pytest.raises(NotFittedError):
         PreferenceClusterer().predict(["hobby"])
-    assert registry.CLUSTERERS.get("agglomerative") is PreferenceClusterer
+    assert registry.CLUSTERERS.get("agglomerative") is _PreferenceClusterer
 
 
 def test_cloning_a_clusterer_keeps_the_same_language_model(llama, tokenizer):
@@ -197,7 +229,7 @@ def test_the_rand_curve_is_scikit_learns_adjusted_rand_index():
 
     rng = np.random.default_rng(0)
     vectors, truth = rng.normal(size=(20, 4)), rng.integers(0, 4, 20)
-    tree = dendrogram(vectors, "average")
+    tree = dendrogram(distances_of(vectors, "average"), "average")
     first, second = np.triu_indices(20, 1)
     grid = np.array([0.0, 0.3, 0.6, 0.9, 3.0])
     ours = _rand_curve(cophenet(tree), truth[first] == truth[second], grid)

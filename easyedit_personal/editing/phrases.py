@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from ..clustering.expand import Phrase, expand
+from ..clustering.embed import HiddenStateEmbedder
+from ..clustering.expand import expand
 from ..hparams import PersonalizationHyperParams
-from ..types import EditRequest
+from ..registry import CLUSTERERS
+from ..types import EditRequest, Preference
 
 Request = Mapping[str, Any]
 
@@ -32,11 +34,12 @@ def cluster_phrases(
         Edit requests that carry their preference's ``cluster`` id (the asked question last, as in UPQA), and notes.
     """
     requests, notes = without_overruled(requests)
-    ids = _cluster_ids(model, tokenizer, requests, hparams)
+    embedder = HiddenStateEmbedder(model, tokenizer)
+    ids = _cluster_ids(requests, embedder, hparams)
     phrases: list[EditRequest] = []
     seen: set[tuple[str, str]] = set()
     for request, cluster in zip(requests, ids):
-        for prompt, subject in _phrases_of(request, hparams):
+        for prompt, subject in _phrases_of(request, requests, embedder, hparams):
             if (cluster, prompt) not in seen:
                 seen.add((cluster, prompt))
                 phrases.append(_edit_request(request, prompt, subject, cluster))
@@ -57,7 +60,7 @@ def without_overruled(requests: Sequence[Request]) -> tuple[list[Request], list[
 
 
 def _cluster_ids(
-    model: nn.Module, tokenizer: Any, requests: Sequence[Request], hparams: PersonalizationHyperParams
+    requests: Sequence[Request], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams
 ) -> list[str]:
     """One id per request; requests of one user with one target about the same kind of thing share theirs."""
     ids = [str(request.get("cluster_id") or f"{request.get('user') or ''}#{i}") for i, request in enumerate(requests)]
@@ -68,41 +71,49 @@ def _cluster_ids(
     for members in alike.values():
         if len(members) > 1:
             names = [requests[i].get("subject") or requests[i]["prompt"] for i in members]
-            for i, label in zip(members, _labels(model, tokenizer, names, hparams)):
+            for i, label in zip(members, _labels(names, embedder, hparams)):
                 ids[i] = ids[members[label]]
     return ids
 
 
-def _labels(model: nn.Module, tokenizer: Any, names: list[str], hparams: PersonalizationHyperParams) -> list[int]:
+def _labels(names: list[str], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams) -> list[int]:
     """For each name the index of the first name in its group."""
-    from ..clustering.embed import HiddenStateEmbedder
-    from ..registry import CLUSTERERS
-
     settings = hparams.cluster
     clusterer = CLUSTERERS.get(settings.method)(
-        embedder=HiddenStateEmbedder(model, tokenizer),
-        distance_threshold=settings.distance_threshold,
-        template=settings.template,
+        embedder=embedder, distance_threshold=settings.distance_threshold, template=settings.template
     )
     labels = list(clusterer.fit(names).labels_)
     return [labels.index(label) for label in labels]
 
 
-def _phrases_of(request: Request, hparams: PersonalizationHyperParams) -> list[tuple[str, str | None]]:
+def _phrases_of(
+    request: Request, requests: Sequence[Request], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams
+) -> list[tuple[str, str | None]]:
     """(prompt, subject) of at most ``cluster.size`` phrases; the asked question itself is always the last."""
     asked = (request["prompt"], request.get("subject"))
     room, source = hparams.cluster.size - 1, hparams.cluster.source
     given = [(phrase["prompt"], phrase.get("subject")) for phrase in request.get("cluster") or ()]
-    if not given and room and asked[1] and source != "dataset":
-        given = [(phrase.question, phrase.subject) for phrase in _expanded(asked, room, hparams)]
+    if room and asked[1] and not (given and source == "auto") and source != "dataset":
+        found = expand(
+            (asked[1], asked[0]),
+            source="lexicon" if source == "auto" else source,
+            size=hparams.cluster.size,
+            target=request["target_new"],
+            others=[_preference(other) for other in requests if other is not request and _same_user(other, request)],
+            embedder=embedder,
+        )
+        given = [(phrase.question, phrase.subject) for phrase in found]
     further = [phrase for phrase in dict.fromkeys(given) if phrase[0] != asked[0]]
     return [*further[:room], asked]
 
 
-def _expanded(asked: tuple[str, str | None], room: int, hparams: PersonalizationHyperParams) -> list[Phrase]:
-    question, subject = asked
-    source = "lexicon" if hparams.cluster.source == "auto" else hparams.cluster.source
-    return list(expand(Phrase(str(subject), question), source=source, size=room + 1))
+def _same_user(one: Request, other: Request) -> bool:
+    return one.get("user") == other.get("user")
+
+
+def _preference(request: Request) -> Preference:
+    subject = request.get("subject") or ""
+    return Preference(subject, request["prompt"], request["target_new"], request.get("user"))
 
 
 def _edit_request(request: Request, prompt: str, subject: str | None, cluster: str) -> EditRequest:

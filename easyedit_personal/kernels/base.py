@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import PersonalizationError, RequestError, listing
 from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import context_limit as context_limit  # re-exported: every kernel asks for it
 from ..modeling.tokens import Encoded, encode
 from ..types import EditRequest, WeightDelta
 
@@ -86,12 +87,6 @@ def _encode_one(tokenizer: Any, request: EditRequest, hparams: PersonalizationHy
         prompt_format=hparams.prompt_format,
         end_of_turn=hparams.end_of_turn,
     )
-
-
-def context_limit(model: nn.Module) -> int | None:
-    """The model's context in tokens, or None where its configuration does not say."""
-    config = getattr(model, "config", None)
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 
 def group_by_cluster(requests: Sequence[EditRequest]) -> list[list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,16 +166,33 @@ def linear_weight(module: nn.Module, path: str = "") -> Tensor:
     return weight.T if is_transposed(module, path) else weight
 
 
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids have to be: the device of the input embeddings (a model may be spread over several)."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    return next((embeddings or model).parameters()).device
+
+
+def context_limit(model: nn.Module) -> int | None:
+    """The model's context in tokens, or None where its configuration does not say."""
+    config = getattr(model, "config", None)
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
 @torch.no_grad()
-def fingerprint(model: nn.Module, samples: int = 256) -> str:
+def fingerprint(model: nn.Module, samples: int = 256, *, without: Collection[str] = ()) -> str:
     """A short digest of architecture and weights; equal for equal models, different after any edit.
 
     Hashes the configuration and, of every parameter, its name, shape, type and ``samples`` evenly spaced values:
     cheap for a model of any size, where hashing all bytes of 8 B parameters would take minutes. A low-rank edit
     moves every entry of a matrix, so samples see it.
+
+    Args:
+        without: paths of modules whose parameters do not count, for example matrices that are going to be edited.
     """
     digest = hashlib.sha256(json.dumps(_config(model), sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
+        if any(name.startswith(f"{path}.") for path in without):
+            continue
         flat = parameter.reshape(-1)
         step = max(1, flat.numel() // samples)
         values = flat[::step].to("cpu", torch.float32)

@@ -45,6 +45,41 @@ class Split:
     prefix: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a decoder layer does with the down projection's output y before adding it to the residual stream.
+
+    Attributes:
+        norm: the norm that y passes through (Gemma 2, OLMo 2); None where y is added as it is.
+    """
+
+    norm: nn.Module | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, layout: Layout, layer: int) -> Tail:
+        """The tail of decoder layer ``layer``, by the norm's name."""
+        module = get_module(model, layout.layer_path(layer))
+        return cls(next((getattr(module, name) for name in POST_NORMS if hasattr(module, name)), None))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """What is added to the residual stream for y."""
+        if self.norm is None:
+            return y
+        return self.norm(y.to(next(self.norm.parameters()).dtype)).to(y.dtype)
+
+    def pull_back(self, y: Tensor, change: Tensor) -> Tensor:
+        """The change of y [..., d_model] that changes the layer's output h by ``change``, to first order.
+
+        The identity where y is added as it is. After a norm o = w * y / rms(y), the factor y / o undoes the scaling;
+        the norm's own reaction to a longer y is neglected: a norm can turn its output, not lengthen it.
+        """
+        if self.norm is None:
+            return change
+        normed = self(y)
+        tiny = normed.abs() < 1e-6
+        return change * torch.where(tiny, 0.0, y / torch.where(tiny, 1.0, normed))
+
+
 class Suffix:
     """The part of a model above one down projection, for one batch.
 
@@ -89,9 +124,9 @@ class Suffix:
         self.keys = calls[down].input.reshape(n, t, -1)[:, self.start :]
         self.base_output = output[:, self.start :]
         self._below_start = output[:, self._first : self.start]
-        self._tail = _post_norm(get_module(self.model, above[0])) if self.split.mode == "post_norm" else None
+        self.tail = Tail.of(self.model, self.layout, self.layer) if self.split.mode == "post_norm" else Tail()
         hidden = calls[above[0]].output[:, self._first :]
-        self._residual = hidden.float() - self._added(output[:, self._first :]).float()
+        self._residual = hidden.float() - self.tail(output[:, self._first :]).float()
         self._above = [(get_module(self.model, path), self._arguments(path, calls[path], cache)) for path in above[1:]]
 
     def _arguments(self, path: str, call: Call, cache: DynamicCache | None) -> dict[str, Any]:
@@ -105,22 +140,6 @@ class Suffix:
             causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
             named["attention_mask"] = causal[None, None, self.start :]
         return named
-
-    def _added(self, y: Tensor) -> Tensor:
-        """What the layer adds to its residual stream for y."""
-        return y if self._tail is None else self._tail(y)
-
-    def pull_back(self, y: Tensor, change: Tensor) -> Tensor:
-        """The change of y [..., d_model] that changes the layer's output h by ``change``, to first order.
-
-        The identity for additive layers. After a post-norm o = w * y / rms(y), the factor y / o undoes the scaling;
-        the norm's own reaction to a longer y is neglected.
-        """
-        if self._tail is None:
-            return change
-        normed = self._tail(y.to(self.base_output.dtype)).to(y.dtype)
-        tiny = normed.abs() < 1e-6
-        return change * torch.where(tiny, 0.0, y / torch.where(tiny, 1.0, normed))
 
     def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Logits when the down projection gives ``output``.
@@ -143,9 +162,8 @@ class Suffix:
 
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
-        dtype = self.base_output.dtype
-        y = torch.cat([self._below_start, output.to(self.base_output.device, dtype)], 1)
-        hidden = (self._residual + self._added(y).float()).to(dtype)
+        y = torch.cat([self._below_start.to(output.dtype), output.to(self._below_start.device)], 1)
+        hidden = (self._residual + self.tail(y).float()).to(self.base_output.dtype)
         for module, arguments in self._above:
             hidden = hidden_of(module(hidden, **arguments))
         return hidden[:, self.start - self._first :]
@@ -184,10 +202,6 @@ class _Prefix:
         return torch.cat([old.keys[..., :stop, :], keys], -2), torch.cat([old.values[..., :stop, :], values], -2)
 
 
-def _post_norm(layer: nn.Module) -> Any:
-    return next((getattr(layer, name) for name in POST_NORMS if hasattr(layer, name)), None)
-
-
 def _named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
     """What ``module`` was called with, by parameter name, without the hidden states."""
     signature = inspect.signature(module.forward)
@@ -222,7 +236,7 @@ def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, star
     with torch.no_grad():
         wanted = truth.logits(disturbed)[real]
     attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
-    has_norm = _post_norm(get_module(model, layout.layer_path(layer))) is not None
+    has_norm = Tail.of(model, layout, layer).norm is not None
     for prefix in dict.fromkeys((start > 0 and attention in SLICEABLE_ATTENTION, False)):
         split = Split("post_norm" if has_norm else "additive", prefix)
         try:

@@ -138,9 +138,9 @@ def test_pull_back_gives_the_layer_the_wanted_change(family):
         suffix = Suffix(model, layout, batch, 3)
         change = torch.randn_like(suffix.base_output) * 1e-3
         # A norm can turn its output, not lengthen it: ask for a change across it.
-        along = torch.nn.functional.normalize(suffix._added(suffix.base_output), dim=-1)
+        along = torch.nn.functional.normalize(suffix.tail(suffix.base_output), dim=-1)
         change -= along * (change * along).sum(-1, keepdim=True)
-        moved = suffix.base_output + suffix.pull_back(suffix.base_output, change)
+        moved = suffix.base_output + suffix.tail.pull_back(suffix.base_output, change)
         difference = suffix.hidden(moved) - suffix.hidden(suffix.base_output)
     cosine = torch.nn.functional.cosine_similarity(difference, change, dim=-1)
     assert cosine.min() > 0.999

@@ -1,0 +1,261 @@
+"""Second moments C = E[k k^T] of a down projection's input: what directions ordinary text uses, and how much.
+
+ROME and MEMIT weigh their updates with C^-1, so that keys of other texts are moved little. C comes from any text, or
+from what the model writes by itself, and is kept on disk under everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import DataError, MissingDependencyError, ModelError
+from ..hparams import PersonalizationHyperParams
+from ..progress import log, progress
+from .layout import Layout, context_limit, find_layout, fingerprint, input_device
+from .sample import opening, sample
+from .tokens import Encoded, collate, encode_text
+from .trace import trace
+
+BATCH_TOKENS = 4096
+SAMPLE_TOKENS = 64  # per text that the model writes; 1,000 of them are enough keys for a d_mlp of 14,336
+HUB_DATASETS = {  # EasyEdit's names
+    "wikipedia": ("wikimedia/wikipedia", "20231101.en"),
+    "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where text comes from: a digest that identifies it, and a function that gives its rows."""
+
+    digest: str
+    rows: Callable[[], Iterable[Encoded]]
+
+
+def second_moments(
+    model: nn.Module,
+    tokenizer: Any,
+    layers: Sequence[int],
+    hparams: PersonalizationHyperParams,
+    *,
+    dataset: str | Path | Sequence[str] | None = None,
+) -> dict[int, Tensor]:
+    """C of each layer's down projection, from the disk where it was computed before.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        layers: decoder layers; those that are not cached are computed in one pass over the text.
+        hparams: ``mom2_dataset``, ``mom2_n_samples``, ``mom2_dtype``, ``stats_dir``, ``max_length``, ``seed``.
+        dataset: instead of ``mom2_dataset``: "self" (the model's own samples), a file (.txt: a text per line; .json
+            or .jsonl: strings, or objects with "text"), a list of texts, or a data set of the hub.
+
+    Returns:
+        layer -> C [d_mlp, d_mlp], symmetric, on the CPU.
+
+    Raises:
+        DataError: the file cannot be read, or there is no text in it.
+        ModelError: the model has no such layer, or its keys are not finite.
+    """
+    layout = find_layout(model, hparams)
+    source = _source(model, tokenizer, hparams, hparams.mom2_dataset if dataset is None else dataset)
+    # Down projections that are edited do not count: an edited model's statistics are its base model's, as in ROME
+    # and MEMIT. At the lowest edited layer this is exact, since its keys do not depend on them.
+    edited = [layout.rewrite_path(layer) for layer in {*hparams.layers, *layers}]
+    base = fingerprint(model, without=edited)
+    paths = {layer: _cache_file(hparams, base, layer, source.digest) for layer in layers}
+    found = {layer: value for layer, path in paths.items() if (value := _read(path, layout.d_mlp)) is not None}
+    missing = [layer for layer in layers if layer not in found]
+    if missing:
+        dtype = getattr(torch, hparams.mom2_dtype)
+        computed = collect(model, tokenizer, layout, missing, source.rows(), dtype, total=hparams.mom2_n_samples)
+        for layer, moment in computed.items():
+            _write(paths[layer], moment)
+        found.update(computed)
+    return {layer: found[layer] for layer in layers}
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    layers: Sequence[int],
+    rows: Iterable[Encoded],
+    dtype: torch.dtype = torch.float32,
+    *,
+    total: int | None = None,
+) -> dict[int, Tensor]:
+    """C of each layer over the tokens of ``rows``; only one batch is in memory at a time.
+
+    Raises:
+        DataError: there is no token in any row.
+        ModelError: the keys are not finite.
+    """
+    names = {layer: layout.rewrite_path(layer) for layer in layers}
+    sums: dict[int, Tensor] = {}  # each on its layer's device
+    count = 0
+    for group in _batches(progress(rows, "second moments", total=total)):
+        batch = collate(group, tokenizer, device=input_device(model))
+        with trace(model, list(names.values()), stop=True) as calls:
+            model(**batch.model_inputs(), use_cache=False)
+        real = batch.attention_mask.bool().reshape(-1)
+        count += int(real.sum())
+        for layer, name in names.items():
+            keys = calls[name].input.reshape(len(real), -1)
+            keys = keys[real.to(keys.device)].to(dtype)
+            sums[layer] = torch.addmm(sums[layer], keys.T, keys) if layer in sums else keys.T @ keys
+    if not count:
+        raise DataError("There is no text to compute second moments from.", cause="an empty file or list")
+    if not all(bool(total.isfinite().all()) for total in sums.values()):
+        raise ModelError(
+            "The second moments are not finite.",
+            cause="activations overflow in half precision",
+            remedy="load the model in bfloat16 or float32",
+        )
+    return {layer: (sums[layer] / count).cpu() for layer in layers}
+
+
+def _batches(rows: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    """Consecutive rows of about BATCH_TOKENS tokens together, padding included."""
+    group: list[Encoded] = []
+    for row in rows:
+        if not row.ids:
+            continue
+        widest = max(len(row.ids), *(len(other.ids) for other in group), 0)
+        if group and widest * (len(group) + 1) > BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _source(
+    model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams, dataset: str | Path | Sequence[str]
+) -> _Source:
+    n, longest = hparams.mom2_n_samples, min(hparams.max_length, context_limit(model) or hparams.max_length)
+    if dataset == "self":
+        tokens = min(SAMPLE_TOKENS, longest - 1)
+        recipe = f"self {n} {tokens} {hparams.seed}"
+        return _Source(_digest([recipe]), lambda: _own_text(model, tokenizer, n, tokens, hparams.seed))
+    if not isinstance(dataset, (str, Path)):
+        texts = list(islice((text for text in dataset if text.strip()), n))
+    elif Path(dataset).is_file():
+        texts = list(islice(_file_texts(Path(dataset)), n))
+    else:
+        names = HUB_DATASETS.get(str(dataset), (str(dataset), None))
+        digest = _digest([f"hub {names} {n} {longest}"])
+        return _Source(digest, lambda: _encoded(tokenizer, islice(_hub_texts(*names), n), longest))
+    if not texts:
+        raise DataError("There is no text to compute second moments from.", got=dataset, needed="at least one line")
+    return _Source(_digest([*texts, str(longest)]), lambda: _encoded(tokenizer, texts, longest))
+
+
+def _encoded(tokenizer: Any, texts: Iterable[str], longest: int) -> Iterator[Encoded]:
+    return (encode_text(tokenizer, text, longest) for text in texts)
+
+
+def _own_text(model: nn.Module, tokenizer: Any, n: int, tokens: int, seed: int) -> Iterator[Encoded]:
+    start = opening(tokenizer)
+    for ids in sample(model, tokenizer, [start] * n, tokens, seed=seed):
+        yield Encoded(tuple(ids), (), len(ids) - 1)
+
+
+def _file_texts(path: Path) -> Iterator[str]:
+    """The texts of a file, one after the other."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            if path.suffix == ".json":
+                yield from (_text_of(item, path, i) for i, item in enumerate(json.load(lines)))
+            elif path.suffix == ".jsonl":
+                yield from (_text_of(json.loads(line), path, i) for i, line in enumerate(lines) if line.strip())
+            else:
+                yield from (line.strip() for line in lines if line.strip())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from None
+
+
+def _text_of(item: Any, path: Path | str, index: int) -> str:
+    text = item.get("text") if isinstance(item, dict) else item
+    if not isinstance(text, str):
+        raise DataError(f"Record {index} of {path} holds no text.", got=item, needed='a string, or {"text": "..."}')
+    return text
+
+
+def _hub_texts(name: str, config: str | None) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingDependencyError(
+            f"mom2_dataset {name!r} is no file; to load it from the hub, the package datasets is needed.",
+            remedy="pip install datasets, or use mom2_dataset: self, or name a text file",
+        ) from None
+    try:
+        records = iter(load_dataset(name, config, split="train", streaming=True))
+        first = next(records)
+    except Exception as error:  # the hub's client raises a dozen kinds, requests' and its own
+        raise DataError(
+            f"mom2_dataset {name!r} is neither a file nor a data set that can be loaded: {error}",
+            remedy="use mom2_dataset: self, or name a text file",
+        ) from None
+    texts = (_text_of(record, name, i) for i, record in enumerate(chain([first], records)))
+    return (text for text in texts if text.strip())
+
+
+def _digest(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _cache_file(hparams: PersonalizationHyperParams, base: str, layer: int, digest: str) -> Path:
+    if hparams.stats_dir:
+        folder = Path(hparams.stats_dir).expanduser()
+    else:
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("easyedit-personal") / "stats"
+    return folder / base / f"{digest}-n{hparams.mom2_n_samples}-layer{layer}-{hparams.mom2_dtype}.safetensors"
+
+
+def _read(path: Path, d_mlp: int) -> Tensor | None:
+    """What an earlier run wrote; None when there is nothing, or nothing that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        moment = load_file(path)["second_moment"]
+    except (SafetensorError, OSError, KeyError) as error:
+        log.warning("%s is damaged and is computed again: %s", path, error)
+        return None
+    return moment if moment.shape == (d_mlp, d_mlp) and bool(moment.isfinite().all()) else None
+
+
+def _write(path: Path, moment: Tensor) -> None:
+    """Write beside the file and rename: readers see all or nothing, and of two writers the last one wins."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        os.close(handle)
+        try:
+            save_file({"second_moment": moment.contiguous()}, name)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("second moments could not be kept in %s: %s", path.parent, error)

@@ -1,0 +1,109 @@
+"""Scores of one answer against one target: exact, contained, token F1, teacher-forced accuracy, embedding similarity.
+
+All text scores look at letters and digits only: case, spacing, punctuation and accents' encoding do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..modeling.layout import input_device
+from ..modeling.tokens import PromptFormat, collate, encode
+
+_APOSTROPHES = re.compile(r"[’'`´]")
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """The text as compared: compatibility-normalised, case-folded words; apostrophes join ("Mum's" is "mums")."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(_APOSTROPHES.sub("", plain))
+
+
+def normalise(text: str) -> str:
+    """The words joined by single blanks."""
+    return " ".join(words(text))
+
+
+def exact(answer: str, target: str) -> bool:
+    """Whether the answer is the target and nothing else; an empty target is never met."""
+    return bool(words(target)) and words(answer) == words(target)
+
+
+def contained(answer: str, target: str) -> bool:
+    """Whether the target's words stand in the answer, in order and side by side, as whole words."""
+    return bool(words(target)) and f" {normalise(target)} " in f" {normalise(answer)} "
+
+
+def token_f1(answer: str, target: str) -> float:
+    """Harmonic mean of precision and recall over words, as multisets."""
+    got, wanted = Counter(words(answer)), Counter(words(target))
+    common = sum((got & wanted).values())
+    return 2 * common / (got.total() + wanted.total()) if common else 0.0
+
+
+def repetition(answer: str) -> float:
+    """Share of the answer's word pairs that occurred earlier in it: 0 for normal text, near 1 for a loop."""
+    text = words(answer)
+    pairs = list(zip(text, text[1:]))
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+@torch.no_grad()
+def teacher_forced_tokens(
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    prompt_format: PromptFormat = "auto",
+) -> list[tuple[list[int], list[int]]]:
+    """For each (prompt, target): the tokens the model would say next with the target before its eyes, and the target's.
+
+    This is what EasyEdit scores. It flatters: after each token the right one is put in the model's mouth.
+    """
+    if not pairs:
+        return []
+    rows = [encode(tokenizer, p, target=t, prompt_format=prompt_format, end_of_turn=False) for p, t in pairs]
+    batch = collate(rows, tokenizer, side="right", device=input_device(model))
+    at_rows, columns, ids = batch.targets()
+    predicted = model(**batch.model_inputs()).logits[at_rows, columns].argmax(-1)
+    results: list[tuple[list[int], list[int]]] = [([], []) for _ in pairs]
+    for row, guess, wanted in zip(at_rows.tolist(), predicted.tolist(), ids.tolist()):
+        results[row][0].append(guess)
+        results[row][1].append(wanted)
+    return results
+
+
+def teacher_forced(
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    prompt_format: PromptFormat = "auto",
+) -> list[float]:
+    """Share of the target's tokens that are right under teacher forcing, for each (prompt, target)."""
+    tokens = teacher_forced_tokens(model, tokenizer, pairs, prompt_format=prompt_format)
+    return [sum(a == b for a, b in zip(guess, wanted)) / len(wanted) for guess, wanted in tokens]
+
+
+def embedding_similarity(answers: Sequence[str], targets: Sequence[str], embedder: Any) -> list[float]:
+    """Cosine of answer and target under a sentence embedder (``clustering.embed``); 0 for an empty answer.
+
+    Args:
+        embedder: anything with ``embed(texts) -> [n, d]`` unit vectors.
+    """
+    filled = [i for i, answer in enumerate(answers) if words(answer)]
+    scores = [0.0] * len(answers)
+    if filled:
+        left = embedder.embed([answers[i] for i in filled])
+        right = embedder.embed([targets[i] for i in filled])
+        for i, value in zip(filled, (left * right).sum(1)):
+            scores[i] = float(value)
+    return scores

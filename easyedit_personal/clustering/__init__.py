@@ -1,6 +1,6 @@
 """Clustering: what a user's preferences are about, and in which words else they may be asked for."""
 
-from .calibrate import calibrate
+from .calibrate import best_embedder, calibrate
 from .cluster import PreferenceClusterer
 from .embed import Embedder, HiddenStateEmbedder, SentenceEmbedder, TfidfEmbedder, make_embedder
 from .expand import Phrase, expand
@@ -16,6 +16,7 @@ __all__ = [
     "PreferenceClusterer",
     "SentenceEmbedder",
     "TfidfEmbedder",
+    "best_embedder",
     "calibrate",
     "expand",
     "make_embedder",

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import pdist
 
+from ..errors import ConfigError
 from ..progress import log
 from .embed import Embedder
 from .lexicon import Lexicon
@@ -72,6 +73,22 @@ def calibrate(
     if key not in kept:
         kept[key] = _measure(embedder, template, method, centre, lexicon)
     return kept[key]
+
+
+def best_embedder(
+    candidates: Sequence[Embedder], template: str = "a person's {}", method: str = "agglomerative"
+) -> Embedder:
+    """The candidate that recovers the lexicon's groups best; the first of equals.
+
+    The hidden states of a model of a few million parameters hardly know what words mean (0.1 to 0.15, where
+    character n-grams reach 0.45 and MiniLM 0.86), those of a large one may; this decides by measurement.
+
+    Raises:
+        ConfigError: there are no candidates.
+    """
+    if not candidates:
+        raise ConfigError("There is no embedder to choose from.", needed="at least one candidate")
+    return max(candidates, key=lambda candidate: calibrate(candidate, template, method).score)
 
 
 def embed_names(

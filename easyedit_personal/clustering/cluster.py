@@ -42,7 +42,9 @@ class PreferenceClusterer(ClusterMixin, BaseEstimator):
         template: text around each phrase, ``{}`` standing for it; embedders without context ignore it. Braces in
             the phrases themselves are harmless.
         select: "lexicon" or "silhouette".
-        centre: subtract the mean vector of the lexicon's names, which all phrases in the template share.
+        centre: subtract the mean vector of the lexicon's names, which all phrases in the template share. Without it
+            the hidden states of a language model all point the same way (adjusted Rand index 0.00 instead of 0.10
+            to 0.15 on a small Llama); a sentence encoder gains little (0.864 instead of 0.855).
         known_names: names that the lexicon knows are grouped as the lexicon does (unless a number or threshold forces
             groups together); the embedder decides about all others.
         lexicon: what to calibrate on and to know names from; None means the one that ships with the package.

@@ -14,7 +14,14 @@ from sklearn.metrics import adjusted_rand_score
 from easyedit_personal import registry
 from easyedit_personal.clustering import HiddenStateEmbedder, Lexicon, SentenceEmbedder
 from easyedit_personal.clustering import PreferenceClusterer as _PreferenceClusterer
-from easyedit_personal.clustering.calibrate import _rand_curve, best_threshold, calibrate, dendrogram, distances_of
+from easyedit_personal.clustering.calibrate import (
+    _rand_curve,
+    best_embedder,
+    best_threshold,
+    calibrate,
+    dendrogram,
+    distances_of,
+)
 from easyedit_personal.errors import ConfigError, DataError, MissingDependencyError
 
 GROUPS = {group: number for number, group in enumerate(Lexicon.load().groups())}
@@ -216,6 +223,19 @@ def test_calibration_is_kept_with_the_model_and_goes_with_it(tokenizer):
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_the_best_embedder_is_found_by_measurement(tokenizer, llama):
+    good = Meaning()
+    assert best_embedder([HiddenStateEmbedder(llama, tokenizer), Noise(), good]) is good
+    with pytest.raises(ConfigError, match="at least one"):
+        best_embedder([])
+
+
+def test_a_useless_embedder_is_said_to_be_one(caplog):
+    with caplog.at_level("WARNING", "easyedit_personal"):
+        calibrate(Noise(), "my {}")
+    assert "hardly tells kinds of attributes apart" in caplog.text
 
 
 def test_calibration_leaves_numpys_random_state_alone():

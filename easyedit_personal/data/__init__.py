@@ -18,7 +18,7 @@ _HOMES = {
     "load_conversations": "conversations",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [*_HOMES]  # noqa: PLE0604 - names are resolved by __getattr__
 
 
 def __getattr__(name: str) -> Any:
@@ -28,4 +28,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

@@ -12,10 +12,8 @@ import sys
 from random import Random
 from typing import Any
 
-from .material import BUNDLED, NAMES_PER_CLUSTER, Entry, fill, read_material
+from .material import BUNDLED, NAMES_PER_CLUSTER, SPLITS, Entry, fill, read_material
 from .probes import somebody, unrelated_questions, world_probes
-
-SPLITS = ("tune", "test")
 
 
 def make_records() -> list[dict[str, Any]]:

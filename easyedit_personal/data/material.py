@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..files import read_yaml_mapping
 
 BUNDLED = Path(str(resources.files("easyedit_personal.data"))) / "bundled"
+SPLITS = ("tune", "test")
 NAMES_PER_CLUSTER = 9
 ALTERNATING = ("paraphrased", "implicit", "product", "values")
 

@@ -15,10 +15,10 @@ from .material import read_material, world_facts
 LOCALITY_PROBES = 3
 UNRELATED_QUESTIONS = 3
 
-_AUXILIARY = "do does did is are was were can could would should will has have had".split()
+_AUXILIARY = "do|does|did|is|are|was|were|can|could|would|should|will|has|have|had"
 _IRREGULAR = {"can": "can't", "will": "won't"}
-_CONTRACTIBLE = re.compile(rf"\b({'|'.join(_AUXILIARY)})\b(?!n't)", re.IGNORECASE)
-_POLAR = re.compile(rf"(?:{'|'.join(_AUXILIARY)}|am|tell|name|say|state|remind)\b", re.IGNORECASE)
+_CONTRACTIBLE = re.compile(rf"\b({_AUXILIARY})\b(?!n't)", re.IGNORECASE)
+_POLAR = re.compile(rf"(?:{_AUXILIARY}|am|tell|name|say|state|remind)\b", re.IGNORECASE)
 # The verb only where the person is its subject: "do I" changes, "do my parents" does not. "Tell me" stays.
 _ME = r"(?<!tell )(?<!remind )(?<!show )(?<!give )me"
 _FIRST = re.compile(rf"\b(?:(?:(do|am|have)\s+)?(I'm|I)|({_ME}|myself|my|mine))\b", re.IGNORECASE)
@@ -40,7 +40,7 @@ def negate(question: str) -> str:
         plain = re.sub(r"\bmy\b", "something that is not my", question, count=1)
         embedded = re.search(r"\b(what|which|who|where|how|when)\b", question)  # "Do you know what my job is?"
         return _fallback(question) if embedded or plain == question else plain
-    contracted = re.match(r"(?P<what>\w+)['’]s (?P<rest>.+)", question)
+    contracted = re.match(r"(?P<what>\w+)['\u2019]s (?P<rest>.+)", question)
     if contracted:
         return _negate_contracted(contracted["what"], contracted["rest"])
     am = re.search(r"\bam I\b", question)

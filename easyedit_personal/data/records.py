@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 from ..errors import DataError, listing, shorten
 from ..types import EditRequest, Preference
+from .material import SPLITS
 
 Schema = Literal["flat", "clustered"]
 CLUSTERED = ("attribute_type", "question", "target")
 TEXTS = ("input_attribute", "question_paraphrased", "implicit_question", "product_recommendation_question")
 REQUIRED = ("input_attribute", *CLUSTERED, *TEXTS[1:])
-SPLITS = ("tune", "test")
+_SMALL = frozenset(("a", "an", "and", "at", "for", "i", "in", "my", "of", "on", "or", "the", "to", "with"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,18 @@ class UPQAItem:
 def find_subject(name: str, question: str) -> str | None:
     """The span of ``question`` that stands for ``name``, letter by letter, or None.
 
-    EasyEdit and the kernels need the subject literally in the prompt. In turn: the name itself, as a whole word before
-    as a part of one; the same in any case; the longest run of the name's words, since "food preference" is asked for
-    as "what food do I prefer"; else nothing, and the prompt's end serves as the key's position.
+    EasyEdit and the kernels need the subject literally in the prompt. In turn: the name as it is, in any case, with an
+    ending ("pets"); then the longest run of the name's words, the later ones first, since "food preference" is asked
+    for as "what food do I prefer"; else nothing, and the prompt's end serves as the key's position.
     """
     words = name.split()
     runs = [words[i : i + n] for n in range(len(words), 0, -1) for i in range(len(words) - n, -1, -1)]
     for run in runs:
-        if len(run) == 1 and len(words) > 1 and len(run[0]) < 4:
-            continue  # "of" in "line of work" stands for nothing
-        pattern = r"\s+".join(map(re.escape, run))
-        for tried in (rf"(?<!\w){pattern}(?!\w)", pattern if len(run) == len(words) else rf"(?<!\w){pattern}"):
+        if len(run) < len(words) and all(word in _SMALL for word in run):
+            continue
+        pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, run))
+        # To the end of the word: half a word would end inside a token. ("food" stands in "foods" as "foods".)
+        for tried in (rf"{pattern}(?!\w)", rf"{pattern}\w*"):
             found = re.search(tried, question) or re.search(tried, question, re.IGNORECASE)
             if found:
                 return found[0]
@@ -175,7 +177,7 @@ def _record_faults(index: int, record: Any) -> list[str]:
     ]
     faults += _cluster_faults({key: record[key] for key in CLUSTERED if key in record})
     faults += [f"{key}: {fault}" for key, check in OPTIONAL.items() if key in record and (fault := check(record[key]))]
-    faults += [_misspelled(key) for key in record if _misspelled(key)]
+    faults += [fault for key in record if (fault := _misspelled(key))]
     return [f"record {index}, {fault}" for fault in faults]
 
 

@@ -25,8 +25,8 @@ def settings(model, tokenizer, **changes):
     values = {
         "model_name": (model, tokenizer),
         "layers": [2],
-        "lowrank": {"lr": 0.05, "steps": 60},
-        "preserve": {"neutral": 4, "other_attribute": 2},
+        "lowrank": {"lr": 0.05, "steps": 250},
+        "preserve": {"weight": 0.0},
         "cluster": {"size": 1},
         "health": {"on_unhealthy": "ignore"},
         **changes,

@@ -140,7 +140,8 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
             optimizer.zero_grad(set_to_none=True)
         tokens, total = tokens + count, total + full
         if (step + 1) % 25 == 0:
-            entry = {"step": step + 1, "tokens": tokens, "loss": round(total / 25, 4), "s": round(time.time() - started)}
+            seconds = round(time.time() - started)
+            entry = {"step": step + 1, "tokens": tokens, "loss": round(total / 25, 4), "s": seconds}
             log.write(json.dumps(entry) + "\n")
             log.flush()
             total = 0.0

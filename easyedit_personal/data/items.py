@@ -93,17 +93,19 @@ def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
 
 def _probes(seed: str, question: str, target: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """What must stay: the record's own probes, and derived ones where it has none."""
+    given = {
+        "negated": record.get("negated_question"),
+        "other": record.get("other_question"),
+        "unrelated": tuple(record.get("unrelated", ())),
+        "locality": tuple((probe["question"], probe["answer"]) for probe in record.get("locality", ())),
+    }
+    if all(given.values()):
+        return given
     rng = Random(seed)
     derived = {
         "negated": negate(question),
         "other": about(question, somebody(rng)),
         "unrelated": unrelated_questions(rng),
         "locality": world_probes(rng, target),
-    }
-    given = {
-        "negated": record.get("negated_question"),
-        "other": record.get("other_question"),
-        "unrelated": tuple(record.get("unrelated", ())),
-        "locality": tuple((probe["question"], probe["answer"]) for probe in record.get("locality", ())),
     }
     return {key: given[key] or value for key, value in derived.items()}

@@ -103,7 +103,7 @@ def find_subject(name: str, question: str) -> str | None:
     words = name.split()
     runs = [words[i : i + n] for n in range(len(words), 0, -1) for i in range(len(words) - n, -1, -1)]
     for run in runs:
-        if len(run) < len(words) and all(word in _SMALL for word in run):
+        if len(run) < len(words) and {run[0].lower(), run[-1].lower()} & _SMALL:
             continue
         pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, run))
         # To the end of the word: half a word would end inside a token. ("food" stands in "foods" as "foods".)

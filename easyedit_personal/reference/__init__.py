@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,5 +28,20 @@ def load() -> tuple[Any, Any]:
             cause="an incomplete installation",
             remedy="install the package again, or train it: python -m easyedit_personal.reference.train --out FOLDER",
         )
-    model = LlamaForCausalLM.from_pretrained(FOLDER, dtype="float32", use_safetensors=True)
+    with _without_bars():
+        model = LlamaForCausalLM.from_pretrained(FOLDER, dtype="float32", use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(FOLDER)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Loading takes a tenth of a second; a progress bar for it would only be noise."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -55,8 +55,8 @@ def _run(console: Console, folder: Path, kernel: str) -> None:
     before = {user: _answers(model, tokenizer, panel) for user, panel in panels.items()}
     results = {}
     for user in progress(users, "Personalising", len(users)):
-        requests = [_request(user, item) for item in users[user]]
-        results[user] = personalize(model, tokenizer, requests, hparams)
+        preferences = [item.preference() for item in users[user]]
+        results[user] = personalize(model, tokenizer, preferences, hparams)
         size = save_factors(folder / f"{user}.safetensors", results[user].deltas, fingerprint=base)
         with edited(model, results[user].deltas):
             after = _answers(model, tokenizer, panels[user])
@@ -72,17 +72,6 @@ def _preferences() -> dict[str, list[UPQAItem]]:
     for item in items:
         first.setdefault(item.subject, item)
     return {user: [first[subject] for subject in subjects] for user, subjects in USERS.items()}
-
-
-def _request(user: str, item: UPQAItem) -> dict[str, Any]:
-    phrases = [{"subject": subject, "prompt": question} for subject, question in item.cluster]
-    return {
-        "prompt": item.question,
-        "target_new": item.target,
-        "subject": item.subject if item.subject in item.question else None,
-        "user": user,
-        "cluster": phrases,
-    }
 
 
 def _panel(item: UPQAItem) -> list[tuple[str, str, str]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..clustering.embed import HiddenStateEmbedder
+from ..clustering.calibrate import best_embedder
+from ..clustering.embed import Embedder, HiddenStateEmbedder, TfidfEmbedder
 from ..clustering.expand import expand
 from ..hparams import PersonalizationHyperParams
 from ..registry import CLUSTERERS
@@ -34,12 +35,13 @@ def cluster_phrases(
         Edit requests that carry their preference's ``cluster`` id (the asked question last, as in UPQA), and notes.
     """
     requests, notes = without_overruled(requests)
-    embedder = HiddenStateEmbedder(model, tokenizer)
-    ids = _cluster_ids(requests, embedder, hparams)
+    # A large model knows what attribute names mean; a small one does not, and letters do better.
+    embedders = [HiddenStateEmbedder(model, tokenizer), TfidfEmbedder()]
+    ids = _cluster_ids(requests, embedders, hparams)
     phrases: list[EditRequest] = []
     seen: set[tuple[str, str]] = set()
     for request, cluster in zip(requests, ids):
-        for prompt, subject in _phrases_of(request, requests, embedder, hparams):
+        for prompt, subject in _phrases_of(request, requests, embedders, hparams):
             if (cluster, prompt) not in seen:
                 seen.add((cluster, prompt))
                 phrases.append(_edit_request(request, prompt, subject, cluster))
@@ -60,7 +62,7 @@ def without_overruled(requests: Sequence[Request]) -> tuple[list[Request], list[
 
 
 def _cluster_ids(
-    requests: Sequence[Request], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams
+    requests: Sequence[Request], embedders: Sequence[Embedder], hparams: PersonalizationHyperParams
 ) -> list[str]:
     """One id per request; requests of one user with one target about the same kind of thing share theirs."""
     ids = [str(request.get("cluster_id") or f"{request.get('user') or ''}#{i}") for i, request in enumerate(requests)]
@@ -71,23 +73,25 @@ def _cluster_ids(
     for members in alike.values():
         if len(members) > 1:
             names = [requests[i].get("subject") or requests[i]["prompt"] for i in members]
-            for i, label in zip(members, _labels(names, embedder, hparams)):
+            for i, label in zip(members, _labels(names, embedders, hparams)):
                 ids[i] = ids[members[label]]
     return ids
 
 
-def _labels(names: list[str], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams) -> list[int]:
+def _labels(names: list[str], embedders: Sequence[Embedder], hparams: PersonalizationHyperParams) -> list[int]:
     """For each name the index of the first name in its group."""
     settings = hparams.cluster
     clusterer = CLUSTERERS.get(settings.method)(
-        embedder=embedder, distance_threshold=settings.distance_threshold, template=settings.template
+        embedder=best_embedder(embedders, settings.template),
+        distance_threshold=settings.distance_threshold,
+        template=settings.template,
     )
     labels = list(clusterer.fit(names).labels_)
     return [labels.index(label) for label in labels]
 
 
 def _phrases_of(
-    request: Request, requests: Sequence[Request], embedder: HiddenStateEmbedder, hparams: PersonalizationHyperParams
+    request: Request, requests: Sequence[Request], embedders: Sequence[Embedder], hparams: PersonalizationHyperParams
 ) -> list[tuple[str, str | None]]:
     """(prompt, subject) of at most ``cluster.size`` phrases; the asked question itself is always the last."""
     asked = (request["prompt"], request.get("subject"))
@@ -100,7 +104,7 @@ def _phrases_of(
             size=hparams.cluster.size,
             target=request["target_new"],
             others=[_preference(other) for other in requests if other is not request and _same_user(other, request)],
-            embedder=embedder,
+            embedder=best_embedder(embedders) if source == "neighbours" else None,
         )
         given = [(phrase.question, phrase.subject) for phrase in found]
     further = [phrase for phrase in dict.fromkeys(given) if phrase[0] != asked[0]]

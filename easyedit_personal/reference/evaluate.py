@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -93,7 +94,7 @@ def abilities(exam: Exam) -> dict[str, Callable[[], Question]]:
     for between in (0, 10):
         suffix = f", {between} turns between" if between else ""
         for kind in KINDS:
-            rows[kind + suffix] = lambda kind=kind, between=between: exam.recall(kind, between)
+            rows[kind + suffix] = partial(exam.recall, kind, between)
     return {**rows, "unknown": exam.unknown, "negated": exam.negated, "somebody else": exam.somebody_else}
 
 
@@ -120,8 +121,8 @@ def _ask(model: Any, tokenizer: Any, questions: list[Question]) -> list[Answer]:
 
 
 def _share(right: list[bool], aim: float | None) -> dict[str, Any]:
-    low, high = wilson(sum(right), len(right))
-    return {"mean": sum(right) / len(right), "n": len(right), "ci95": [low, high], "aim": aim}
+    share = wilson(sum(right), len(right))
+    return {"mean": share.mean, "n": share.n, "ci95": [share.low, share.high], "aim": aim}
 
 
 def main() -> None:

@@ -86,4 +86,15 @@ BASELINES = Registry("baseline")
 
 for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
+for _name in (
+    *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
+    *("locality", "retention", "health", "undo", "cost", "capability"),
+):
+    _class = "".join(part.capitalize() for part in _name.split("_"))
+    EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
+BASELINES.register_lazy("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
+BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
+BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
+BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
+BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
 CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")

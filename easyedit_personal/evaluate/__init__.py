@@ -17,7 +17,7 @@ _HOMES = {
     "PROTOCOLS": "protocol",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

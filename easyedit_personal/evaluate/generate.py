@@ -7,7 +7,7 @@ forward pass itself. A test holds the two to the same tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +76,16 @@ def generate(
     return [answers[i] for i in range(len(rows))]
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt, prompt_format: PromptFormat = "auto") -> Encoded:
-    """A prompt or conversation as token ids."""
+def encode_prompt(
+    tokenizer: Any, prompt: Prompt, prompt_format: PromptFormat = "auto", target: str | None = None
+) -> Encoded:
+    """A prompt or conversation as token ids, with the answer to be held against it if there is one (no end token)."""
     if isinstance(prompt, str):
-        return encode(tokenizer, prompt, prompt_format=prompt_format)
+        prompt = [{"role": "user", "content": prompt}]
     if not prompt or prompt[-1].get("role") != "user":
         raise RequestError("A conversation must end with the user's turn.", got=list(prompt)[-1:])
-    return encode(tokenizer, prompt[-1]["content"], history=prompt[:-1], prompt_format=prompt_format)
+    text, history = prompt[-1]["content"], prompt[:-1]
+    return encode(tokenizer, text, target=target, history=history, prompt_format=prompt_format, end_of_turn=False)
 
 
 def context_limit(model: nn.Module) -> int | None:

@@ -5,6 +5,7 @@ All text scores look at letters and digits only: case, spacing, punctuation and 
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -15,9 +16,10 @@ import torch
 from torch import nn
 
 from ..modeling.layout import input_device
-from ..modeling.tokens import PromptFormat, collate, encode
+from ..modeling.tokens import PromptFormat, collate
+from .generate import Prompt, encode_prompt
 
-_APOSTROPHES = re.compile(r"[’'`´]")
+_APOSTROPHES = re.compile("['`\u2019\u00b4]")
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -52,7 +54,7 @@ def token_f1(answer: str, target: str) -> float:
 def repetition(answer: str) -> float:
     """Share of the answer's word pairs that occurred earlier in it: 0 for normal text, near 1 for a loop."""
     text = words(answer)
-    pairs = list(zip(text, text[1:]))
+    pairs = list(itertools.pairwise(text))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
@@ -60,17 +62,17 @@ def repetition(answer: str) -> float:
 def teacher_forced_tokens(
     model: nn.Module,
     tokenizer: Any,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[Prompt, str]],
     *,
     prompt_format: PromptFormat = "auto",
 ) -> list[tuple[list[int], list[int]]]:
-    """For each (prompt, target): the tokens the model would say next with the target before its eyes, and the target's.
+    """For each (prompt, target): the tokens the model would say next given the target so far, and the target's.
 
     This is what EasyEdit scores. It flatters: after each token the right one is put in the model's mouth.
     """
     if not pairs:
         return []
-    rows = [encode(tokenizer, p, target=t, prompt_format=prompt_format, end_of_turn=False) for p, t in pairs]
+    rows = [encode_prompt(tokenizer, prompt, prompt_format, target) for prompt, target in pairs]
     batch = collate(rows, tokenizer, side="right", device=input_device(model))
     at_rows, columns, ids = batch.targets()
     predicted = model(**batch.model_inputs()).logits[at_rows, columns].argmax(-1)
@@ -84,7 +86,7 @@ def teacher_forced_tokens(
 def teacher_forced(
     model: nn.Module,
     tokenizer: Any,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[Prompt, str]],
     *,
     prompt_format: PromptFormat = "auto",
 ) -> list[float]:

@@ -1,0 +1,1 @@
+"""What personalisation by editing is compared with, and the kernels themselves, behind one protocol."""

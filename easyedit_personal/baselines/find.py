@@ -1,0 +1,82 @@
+"""From a name on the command line to a method: a baseline, one of our kernels, or one of EasyEdit's editors."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import RegistryError
+from ..hparams import PersonalizationHyperParams
+from ..registry import BASELINES, KERNELS
+from .base import Method
+from .kernel import KernelMethod
+
+FINETUNING = {"ft_m": "target_new", "ft_l": "prompt_last"}
+STRATEGIES = ("joint", "sequential")
+
+
+def method_names() -> list[str]:
+    """Every name that ``find_method`` knows."""
+    return sorted({*BASELINES.names(), *KERNELS.names(), *FINETUNING})
+
+
+def check_method(name: str) -> str:
+    """Return ``name`` if there is such a method, without loading anything.
+
+    Raises:
+        RegistryError: there is none; the message names the nearest.
+    """
+    base, _, strategy = name.partition("@")
+    if strategy and strategy not in STRATEGIES:
+        raise RegistryError(f"There is no strategy {strategy!r}.", needed=f"one of {', '.join(STRATEGIES)}")
+    if base in method_names() and not (strategy and base in BASELINES):
+        return name
+    near = difflib.get_close_matches(base, method_names(), n=1, cutoff=0.5)
+    raise RegistryError(
+        f"There is no method named {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        needed=f"one of {', '.join(method_names())}; kernels also as NAME@sequential",
+    )
+
+
+def find_method(name: str, hparams: PersonalizationHyperParams | None = None) -> Method:
+    """The method of that name.
+
+    Args:
+        name: a baseline, a kernel, "ft_m" or "ft_l"; "rome@sequential" edits phrase after phrase.
+        hparams: settings of the kernels; None takes the shipped file of the reference model.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    base, _, strategy = check_method(name).partition("@")
+    settings = hparams or _reference()
+    if base in BASELINES:
+        return _baseline(BASELINES.get(base), settings)
+    if base in FINETUNING:
+        objective = {"objective": FINETUNING[base]}
+        settings = settings.with_kernel("finetune")
+        settings = settings.replace(finetune=objective)
+    else:
+        settings = settings.with_kernel(base)
+    return KernelMethod(name, settings.replace(strategy=strategy) if strategy else settings)
+
+
+def find_methods(names: Sequence[str], hparams: PersonalizationHyperParams | None = None) -> list[Method]:
+    """One method per name, doubles dropped."""
+    return [find_method(name, hparams) for name in dict.fromkeys(names)]
+
+
+def _baseline(kind: Any, settings: PersonalizationHyperParams) -> Method:
+    wants = inspect.isclass(kind) and "hparams" in inspect.signature(kind).parameters
+    return kind(hparams=settings) if wants else kind()
+
+
+def _reference() -> PersonalizationHyperParams:
+    from ..errors import ConfigError
+
+    try:
+        return PersonalizationHyperParams.from_hparams("reference")
+    except ConfigError:
+        return PersonalizationHyperParams()

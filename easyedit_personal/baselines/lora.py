@@ -1,0 +1,111 @@
+"""LoRA through PEFT, trained on the same phrases: the usual way to give somebody a model of their own.
+
+The adapter is taken off again and handed on as ``WeightDelta``s, which are the same product of two factors; so it is
+applied and undone exactly as our own edits are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..data.records import UPQAItem
+from ..errors import MissingDependencyError
+from ..hparams import PersonalizationHyperParams
+from ..kernels.apply import edited
+from ..kernels.base import context_limit, encode_requests, frozen
+from ..modeling.layout import input_device
+from ..modeling.tokens import Batch, collate
+from ..registry import BASELINES
+from ..types import EditRequest, WeightDelta
+from .base import Session
+
+
+@BASELINES.register("lora")
+class Lora:
+    """PEFT's LoRA on the attention projections that PEFT takes by default (query and value in Llama).
+
+    Args:
+        hparams: prompt format and end of turn, as for the kernels.
+        rank, alpha, steps, lr: the paper's numbers (arXiv 2512.13676: r 8, alpha 32, 70 steps, lr 5e-3).
+    """
+
+    name = "lora"
+    edits = True
+
+    def __init__(
+        self,
+        hparams: PersonalizationHyperParams | None = None,
+        rank: int = 8,
+        alpha: int = 32,
+        steps: int = 70,
+        lr: float = 5e-3,
+    ) -> None:
+        self.hparams = hparams or PersonalizationHyperParams()
+        self.rank, self.alpha, self.steps, self.lr = rank, alpha, steps, lr
+
+    def prepare(self, items: Sequence[UPQAItem], seed: int) -> None:
+        """Nothing to prepare."""
+
+    @contextmanager
+    def personalize(
+        self, model: nn.Module, tokenizer: Any, preferences: Sequence[UPQAItem], cluster_size: int
+    ) -> Iterator[Session]:
+        """A session on the adapted model; all preferences are trained together."""
+        requests = [request for item in preferences for request in item.requests(cluster_size)]
+        deltas = self.train(model, tokenizer, requests)
+        with edited(model, deltas):
+            yield Session(model, deltas=deltas, nbytes=sum(delta.nbytes for delta in deltas))
+
+    def train(self, model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """The trained adapter as factors; the model is bit for bit as before.
+
+        Raises:
+            MissingDependencyError: PEFT is not installed.
+            RequestError: a request cannot be carried out.
+        """
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError:
+            raise MissingDependencyError("The lora baseline needs PEFT.", remedy="pip install peft") from None
+        rows = encode_requests(tokenizer, requests, self.hparams, context_limit(model))
+        batch = collate(rows, tokenizer, device=input_device(model))
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, task_type="CAUSAL_LM", lora_dropout=0.0)
+        devices = [input_device(model)] if input_device(model).type == "cuda" else []
+        with frozen(model), torch.random.fork_rng(devices):
+            torch.manual_seed(self.hparams.seed)
+            wrapped: Any = get_peft_model(model, config)
+            try:
+                self._fit(wrapped, batch)
+                return _factors(wrapped)
+            finally:
+                wrapped.unload()
+                vars(model).pop("peft_config", None)
+
+    def _fit(self, wrapped: nn.Module, batch: Batch) -> None:
+        weights = [parameter for name, parameter in wrapped.named_parameters() if "lora_" in name]
+        for weight in weights:
+            weight.requires_grad_(True)
+        optimizer = torch.optim.AdamW(weights, lr=self.lr, weight_decay=0.0)
+        rows, columns, ids = batch.targets()
+        for _ in range(self.steps):
+            logits = wrapped(**batch.model_inputs()).logits[rows, columns]
+            loss = F.cross_entropy(logits.float(), ids)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def _factors(wrapped: Any) -> list[WeightDelta]:
+    """Every adapted layer's B (with the scale in it) and A, under the base model's module path."""
+    deltas = []
+    for path, module in wrapped.get_base_model().named_modules():
+        if getattr(module, "lora_A", None):
+            left = module.lora_B["default"].weight.detach() * module.scaling["default"]
+            deltas.append(WeightDelta(path, left.clone(), module.lora_A["default"].weight.detach().clone()))
+    return deltas

@@ -1,0 +1,125 @@
+"""From an Ask to a kept answer: build the conversation, see whether it fits, generate, cut, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from ..data.conversations import distractor_turns
+from .generate import Answer, context_limit, decode, encode_prompt, generate
+from .panel import Ask, Case
+from .plan import Plan
+from .score import teacher_forced
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One ask of one case, as the conversation that the model sees."""
+
+    case: Case
+    ask: Ask
+    conversation: list[Any]
+
+    @classmethod
+    def of(cls, case: Case, ask: Ask) -> Asked:
+        """Put the session's opening, the unrelated turns and the question together."""
+        turns = _between(ask.turns, case.plan.seed, case.plan.conversations) if ask.turns else []
+        return cls(case, ask, case.session.conversation(ask.question, turns))
+
+    def fits(self, tokenizer: Any, plan: Plan) -> bool:
+        """Whether conversation and answer fit the model's context."""
+        limit = context_limit(self.case.session.model)
+        if limit is None:
+            return True
+        rows = encode_prompt(tokenizer, self.conversation, prompt_format(self.ask, plan))
+        return len(rows.ids) + plan.max_new_tokens <= limit
+
+
+def prompt_format(ask: Ask, plan: Plan) -> Any:
+    """Conversations always go through the chat template where there is one."""
+    return "auto" if ask.turns else plan.rules.prompt_format
+
+
+def ask_all(rows: Sequence[Asked], before: dict[str, str]) -> list[tuple[Asked, dict[str, Any]]]:
+    """Answer rows that share one model, and make the records that are kept."""
+    case = rows[0].case
+    answers: dict[int, Answer] = {}
+    forced: dict[int, float] = {}
+    for style in dict.fromkeys(prompt_format(row.ask, case.plan) for row in rows):
+        part = [row for row in rows if prompt_format(row.ask, case.plan) == style]
+        answers.update(zip(map(id, part), _generate(part, style)))
+        wanted = [row for row in part if row.ask.forced]
+        pairs = [(row.conversation, row.ask.target) for row in wanted]
+        scores = teacher_forced(case.session.model, case.tokenizer, pairs, prompt_format=style)
+        forced.update(zip(map(id, wanted), scores))
+    return [(row, _record(row, answers[id(row)], forced.get(id(row)), before)) for row in rows]
+
+
+def skipped(ask: Ask) -> dict[str, Any]:
+    """The record of a conversation that does not fit."""
+    return {**_kept(ask), "text": "", "stopped": False, "skipped": "does not fit the model's context"}
+
+
+def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: Plan) -> dict[str, str]:
+    """What the untouched model answers, without any conversation before it, by question."""
+    questions = list(dict.fromkeys(ask.question for ask in asks))
+    said = generate(
+        model,
+        tokenizer,
+        questions,
+        prompt_format=plan.rules.prompt_format,
+        max_new_tokens=plan.max_new_tokens,
+    )
+    return {question: answer.text for question, answer in zip(questions, said)}
+
+
+def _generate(rows: Sequence[Asked], style: Any) -> list[Answer]:
+    case = rows[0].case
+    rules, tokenizer = case.plan.rules, case.tokenizer
+    longest = case.plan.max_new_tokens
+    # Answers that are held against earlier ones run as long as those did.
+    limits = [longest if row.ask.compare else rules.limit(_length(tokenizer, row.ask.target), longest) for row in rows]
+    return generate(
+        case.session.model,
+        tokenizer,
+        [row.conversation for row in rows],
+        prompt_format=style,
+        max_new_tokens=limits,
+    )
+
+
+def _record(row: Asked, answer: Answer, forced: float | None, before: dict[str, str]) -> dict[str, Any]:
+    record = {**_kept(row.ask), "text": answer.text, "stopped": answer.stopped, "tokens": len(answer.tokens)}
+    rules, tokenizer = row.case.plan.rules, row.case.tokenizer
+    cut = rules.cut(row.ask.evaluator)
+    if cut is not None and not row.ask.compare:
+        length = _length(tokenizer, row.ask.target)
+        texts = {str(extra): decode(tokenizer, answer.tokens[: length + extra]) for extra in rules.reported}
+        record |= {"cuts": texts, "text": texts[str(cut)]}
+        record["stopped"] = answer.stopped and len(answer.tokens) < length + cut
+    if row.ask.compare:
+        record["before"] = before[row.ask.question]
+    if forced is not None:
+        record["forced"] = forced
+    return record
+
+
+def _kept(ask: Ask) -> dict[str, Any]:
+    """The ask's fields that scores are computed from."""
+    return {key: value for key, value in asdict(ask).items() if key not in ("compare", "forced")}
+
+
+@lru_cache(maxsize=4096)
+def _length(tokenizer: Any, target: str) -> int:
+    return len(tokenizer(target, add_special_tokens=False)["input_ids"])
+
+
+@lru_cache(maxsize=64)
+def _between(turns: int, seed: int, source: str) -> list[Message]:
+    return distractor_turns(turns, seed, source)

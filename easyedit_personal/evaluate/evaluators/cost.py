@@ -1,0 +1,31 @@
+"""What a user costs: seconds to personalise, bytes to keep, memory at the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...registry import EVALUATORS
+from ..panel import Evaluator, Record, as_metric, average
+from ..plan import Plan
+from ..summary import bootstrap
+
+
+@EVALUATORS.register("cost")
+class Cost(Evaluator):
+    """Seconds per user, from the first line of the kernel to a model that can be asked."""
+
+    name = "cost"
+    better = "lower"
+    asked = "seconds to personalise"
+
+    def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """Mean seconds, and bytes and peak memory beside it."""
+        if not users:
+            return {}
+        return {
+            **as_metric(bootstrap([user["seconds"] for user in users], plan.seed)),
+            "better": self.better,
+            "bytes": average(user["bytes"] for user in users),
+            "peak_mib": max(user["peak_mib"] for user in users),
+        }

@@ -1,0 +1,15 @@
+"""The edited question itself: does the model give the value when asked in the words it was taught?"""
+
+from __future__ import annotations
+
+from ...registry import EVALUATORS
+from ..panel import TargetEvaluator
+
+
+@EVALUATORS.register("direct")
+class Direct(TargetEvaluator):
+    """Share of users whose direct question is answered with their value."""
+
+    name = "direct"
+    field = "question"
+    asked = "direct question answered with the user's value"

@@ -1,0 +1,20 @@
+"""Somebody else's preference ("What's my neighbor Vera's hobby?"): the model was told about this user only."""
+
+from __future__ import annotations
+
+from ...data.records import UPQAItem
+from ...registry import EVALUATORS
+from ..panel import Ask, LeakEvaluator
+from ..plan import Plan
+
+
+@EVALUATORS.register("other_user")
+class OtherUser(LeakEvaluator):
+    """Share of users whose value is given for somebody else; lower is better."""
+
+    name = "other_user"
+    asked = "somebody else's question answered with this user's value"
+
+    def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
+        """The item's question about somebody else."""
+        return [Ask(self.name, item.other, item.target, compare=True)] if item.other else []

@@ -1,0 +1,31 @@
+"""Are the weights bit for bit what they were, once the user's session is closed?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...modeling.layout import weights_digest
+from ...registry import EVALUATORS
+from ..panel import Case, Evaluator, Record, as_metric
+from ..plan import Plan
+from ..summary import mean_interval
+
+
+@EVALUATORS.register("undo")
+class Undo(Evaluator):
+    """Share of users after whom every byte of every weight is as before."""
+
+    name = "undo"
+    asked = "weights bit-equal after undo"
+
+    def after(self, case: Case) -> dict[str, Any]:
+        """SHA-256 over all bytes of all weights, against the untouched model's."""
+        if not case.method.edits:
+            return {"equal": True}
+        return {"equal": weights_digest(case.model) == case.base["digest"]}
+
+    def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """The share, which should be 1."""
+        equal = [float(user["figures"]["undo"]["equal"]) for user in users if user["figures"].get("undo")]
+        return {**as_metric(mean_interval(equal, plan.seed)), "better": self.better} if equal else {}

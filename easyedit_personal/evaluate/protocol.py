@@ -1,0 +1,95 @@
+"""Two ways to ask and to judge: ours, and the paper's for comparison.
+
+The paper's released code (amazon-science/personalization-editing-upqa, commit ddfec3a) prompts without a chat template,
+cuts answers at the target's length plus a few tokens, and counts a hit when answer or target contains the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..modeling.tokens import PromptFormat
+from .score import contained
+
+ProtocolName = Literal["natural", "paper"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How questions are put and answers judged.
+
+    Attributes:
+        name: "natural" or "paper".
+        prompt_format: "auto" applies the chat template where there is one.
+        extra: tokens beyond the target's length after which an evaluator's answers are cut; empty: natural stop.
+        reported: further cuts whose scores stand beside the main one.
+        restores: whether the model is reset between users; the paper's code does not for clusters over 1.
+    """
+
+    name: ProtocolName
+    prompt_format: PromptFormat = "auto"
+    extra: Mapping[str, int] = field(default_factory=dict)
+    reported: Sequence[int] = ()
+    restores: bool = True
+
+    def limit(self, target_tokens: int, longest: int) -> int:
+        """How many tokens to generate for a question whose target has ``target_tokens``."""
+        return target_tokens + max(self.reported) if self.reported else longest
+
+    def cut(self, evaluator: str) -> int | None:
+        """Extra tokens of an evaluator's main score, None for natural stop."""
+        return self.extra.get(evaluator, self.extra.get("", 8)) if self.extra else None
+
+    def hit(self, text: str, target: str) -> bool:
+        """Whether an answer gives the target."""
+        return paper_match(text, target) if self.name == "paper" else contained(text, target)
+
+    def describe(self) -> dict[str, Any]:
+        """What result files say about it."""
+        return {
+            "name": self.name,
+            "prompts": "raw" if self.prompt_format == "raw" else "chat template where the model has one",
+            "stop": f"cut at the target's length plus {dict(self.extra)} tokens" if self.extra else "natural",
+            "match": "either contains the other" if self.name == "paper" else "target contained, whole words",
+            "restores_between_users": self.restores,
+        }
+
+
+def paper_match(text: str, target: str) -> bool:
+    """The released code's rule: either text contains the other, ignoring case; an empty answer counts as a hit."""
+    answer = text.replace("\n", " ").strip().rstrip(".").lower()
+    return answer in target.lower() or target.lower() in answer
+
+
+PROTOCOLS = MappingProxyType(
+    {
+        "natural": Protocol("natural"),
+        # Direct questions are cut at the target's length, conversations at +32, the rest at +8.
+        "paper": Protocol("paper", "raw", {"direct": 0, "multi_turn": 32, "": 8}, (0, 8, 32)),
+    }
+)
+
+
+def find_protocol(name: str, restores: bool = True) -> Protocol:
+    """The protocol of that name.
+
+    Args:
+        restores: False keeps every user's edit in the model for the next one, as the released code does for clusters.
+
+    Raises:
+        ConfigError: there is none, or ``restores`` is False under our own protocol.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"There is no protocol {name!r}.", needed=f"one of {', '.join(PROTOCOLS)}")
+    found = PROTOCOLS[name]
+    if restores:
+        return found
+    if name != "paper":
+        raise ConfigError(
+            "Keeping one user's edit for the next belongs to the paper's protocol only.", remedy="--protocol paper"
+        )
+    return Protocol(found.name, found.prompt_format, found.extra, found.reported, restores=False)

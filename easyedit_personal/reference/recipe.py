@@ -65,6 +65,6 @@ class Recipe:
 # same rows and AdamW alone it had not appeared after 2.6 M.
 STAGES = (
     Stage("copying", 500, Mix(rows={**BASE, "repeat": 4}, stated=(1, 1, 2), between=(0, 0, 0, 0, 1))),
-    Stage("recall", 1900, Mix(rows={**BASE, "repeat": 0.6})),
-    Stage("long", 1100, Mix(rows={**BASE, "long": 1.2, "repeat": 0.3})),
+    Stage("recall", 700, Mix(rows={**BASE, "repeat": 0.6})),
+    Stage("long", 1100, Mix(rows={**BASE, "long": 3.5, "repeat": 0.3})),
 )

@@ -36,7 +36,7 @@ def cluster_phrases(
     """
     requests, notes = without_overruled(requests)
     # A large model knows what attribute names mean; a small one does not, and letters do better.
-    embedders = [HiddenStateEmbedder(model, tokenizer), TfidfEmbedder()]
+    embedders: list[Embedder] = [HiddenStateEmbedder(model, tokenizer), TfidfEmbedder()]
     ids = _cluster_ids(requests, embedders, hparams)
     phrases: list[EditRequest] = []
     seen: set[tuple[str, str]] = set()

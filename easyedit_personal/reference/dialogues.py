@@ -140,7 +140,9 @@ class Speaker:
     def ask_negated(self, attribute: Attribute) -> list[Turn]:
         """A negated question; the value has no place in the answer, known or not."""
         name = self.rng.choice(attribute.names[:1] * 3 + attribute.names)
-        reply = self.rng.choice(("Many things are not your {n}.", "There is a lot that is not your {n}.")).format(n=name)
+        reply = self.rng.choice(("Many things are not your {n}.", "There is a lot that is not your {n}.")).format(
+            n=name
+        )
         return [("user", self._vary(self.rng.choice(NEGATED).format(n=name))), ("assistant", reply)]
 
     def ask_assistant(self, attribute: Attribute) -> list[Turn]:
@@ -177,7 +179,9 @@ class Speaker:
         draw = rng.randrange(6)
         if draw == 0:
             text = " ".join(self._word() for _ in range(rng.randint(1, 6)))
-            ask = rng.choice(("Repeat after me: {t}", "Say {t}.", "Please repeat: {t}", 'Write "{t}".', "Echo this: {t}"))
+            ask = rng.choice(
+                ("Repeat after me: {t}", "Say {t}.", "Please repeat: {t}", 'Write "{t}".', "Echo this: {t}")
+            )
             return [("user", ask.format(t=text)), ("assistant", text)]
         if draw == 1:
             word = rng.choice(self.lexicon.words).lower()
@@ -207,9 +211,7 @@ class Speaker:
         """Up to `count` attribute types that are not close to `attributes` nor to each other."""
         chosen: list[Attribute] = []
         for candidate in self.rng.sample(self.lexicon.attributes, len(self.lexicon.attributes)):
-            near = any(
-                close(candidate, a) if strict else candidate.group == a.group for a in [*attributes, *chosen]
-            )
+            near = any(close(candidate, a) if strict else candidate.group == a.group for a in [*attributes, *chosen])
             if not near:
                 chosen.append(candidate)
             if len(chosen) == count:

@@ -18,9 +18,7 @@ HELD_ENDINGS = ("op", "ume", "axi", "ova", "ente")
 
 def invented_word(rng: Random, held: bool = False) -> str:
     """A pronounceable word of one to three syllables; held-out ones carry endings that training never uses."""
-    syllables = [
-        rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 3)))
-    ]
+    syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 3)))]
     word = "".join(syllables)
     if held:
         return word + rng.choice(HELD_ENDINGS)

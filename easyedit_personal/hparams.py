@@ -29,12 +29,14 @@ class _Group(BaseModel):
 class ClusterParams(_Group):
     """How a preference gets its phrases.
 
-    ``size`` phrases at most (1 edits the bare question). ``source`` says where further phrases come from: "auto" takes
+    ``size`` phrases at most (1 edits the bare question), plus ``indirect`` shipped questions that do not name the
+    attribute ("What should I do this weekend?"), where its kind is known. ``source`` says where further phrases come from: "auto" takes
     those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
     size: int = Field(9, ge=1, le=64)
+    indirect: int = Field(0, ge=0, le=64)
     source: Literal["auto", "dataset", "neighbours", "lexicon", "llm"] = "auto"
     method: str = "agglomerative"
     distance_threshold: float | None = Field(None, gt=0)
@@ -148,6 +150,7 @@ class PersonalizationHyperParams(_Group):
     kl_factor: float = Field(0.0625, ge=0)
     context_template_length_params: list[list[int]] = Field(default_factory=lambda: [[5, 10], [10, 10]])
     context_templates: list[str] | None = None
+    host_mode: bool = False  # EasyEdit's contexts, key averaging and raw prompts, for comparison with its kernels
     mom2_adjustment: bool = False
     mom2_update_weight: float = Field(15000.0, gt=0)
     mom2_dataset: str = "self"

@@ -19,6 +19,7 @@ from ..modeling.layout import Layout, find_layout, get_module, matrix_shape, wei
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, TargetLoss
+from .phrasings import with_indirect
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ def finetune(
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     is_last = hparams.finetune.objective == "prompt_last"
     coding = hparams.replace(end_of_turn=False) if is_last else hparams
+    requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
     rows = encode_requests(tokenizer, requests, coding, context_limit(model))
     with frozen(model):
         edited = EditedRows(model, tokenizer, layout, rows, hparams.layers)

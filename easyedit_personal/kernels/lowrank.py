@@ -20,6 +20,7 @@ from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
+from .phrasings import with_indirect
 
 RIDGE = 1e-2  # of the mean squared preserved key; keeps the solve for "keys" well posed
 
@@ -60,6 +61,7 @@ def lowrank(
     """
     layout = find_layout(model, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
+    requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
     rows = encode_requests(tokenizer, requests, hparams, context_limit(model))
     with frozen(model):
         target = target_loss(model, tokenizer, layout, rows, hparams.layers)

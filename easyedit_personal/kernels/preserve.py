@@ -20,6 +20,7 @@ from ..files import read_yaml_mapping
 from ..hparams import PreserveParams
 from ..types import EditRequest
 from .base import group_by_cluster
+from .phrasings import edited_groups, shipped_phrasings
 
 KINDS = ("neutral", "other_attribute", "negated", "other_user")
 
@@ -96,22 +97,9 @@ def preserve_prompts(requests: Sequence[EditRequest], params: PreserveParams, se
     return [prompt for prompt in dict.fromkeys(prompts) if normalise(prompt.text) not in asked]
 
 
-def edited_groups(requests: Sequence[EditRequest], lexicon: Lexicon) -> set[str]:
-    """Groups of attributes that the requests are about: by subject, else by a name that stands in the prompt."""
-    groups = set()
-    for request in requests:
-        entry = lexicon.find(request.subject) if request.subject else None
-        if entry is not None:
-            groups.add(entry.group)
-            continue
-        text = f" {normalise(request.prompt)} "
-        groups |= {e.group for e in lexicon.entries if any(f" {normalise(name)} " in text for name in e.names)}
-    return groups
-
-
 def _names(requests: Sequence[EditRequest], lexicon: Lexicon) -> list[str]:
-    """What one preference's attribute is called: the phrases' own subjects, then the lexicon's names."""
-    subjects = list(dict.fromkeys(request.subject for request in requests if request.subject))
+    """What one preference's attribute is called: the subjects, the asked question's (the last) first, then synonyms."""
+    subjects = list(dict.fromkeys(request.subject for request in reversed(requests) if request.subject))
     entries = [entry for subject in subjects if (entry := lexicon.find(subject))]
     return list(dict.fromkeys([*subjects, *(name for entry in entries[:1] for name in entry.names)]))
 
@@ -121,9 +109,8 @@ def _other_attributes(material: Material, lexicon: Lexicon, edited: set[str], co
     rng = Random(f"{seed}/other")
     by_group: dict[str, list[str]] = {}
     for group, names in lexicon.groups().items():
-        direct = [rng.choice(material.own).replace("{n}", name) for name in rng.sample(names, min(3, len(names)))]
-        indirect = [] if group in material.related(edited) else list(material.indirect.get(group, ()))
-        # Drawn before anything is left out, so that two users share what both may see.
+        direct = [rng.choice(material.own).replace("{n}", name) for name in rng.sample(names, min(5, len(names)))]
+        indirect = _indirect(material, group, rng) if group not in material.related(edited) else []
         pairs = [question for pair in zip(indirect, direct) for question in pair] or direct
         by_group[group] = pairs[rng.randrange(2) :]
     order = rng.sample(sorted(by_group), len(by_group))
@@ -131,6 +118,11 @@ def _other_attributes(material: Material, lexicon: Lexicon, edited: set[str], co
     for turn in range(max(map(len, by_group.values()), default=0)):
         chosen += [by_group[g][turn] for g in order if g not in edited and turn < len(by_group[g])]
     return list(dict.fromkeys(chosen))[:count]
+
+
+def _indirect(material: Material, group: str, rng: Random) -> list[str]:
+    """Questions about a group that do not name it: the file's own, then one of the shipped phrasings of each kind."""
+    return [*material.indirect.get(group, ()), *(rng.choice(part) for part in shipped_phrasings().get(group, ()))]
 
 
 def _fill(templates: Sequence[str], names: Sequence[str], people: Sequence[str], count: int, rng: Random) -> list[str]:

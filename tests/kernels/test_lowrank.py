@@ -1,0 +1,250 @@
+"""The lowrank kernel: learns and stops, keeps the rest, touches nothing, on every architecture."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from easyedit_personal.errors import ModelError, RequestError
+from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import lowrank as module
+from easyedit_personal.kernels.answers import greedy, with_answers
+from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.lowrank import lowrank
+from easyedit_personal.kernels.objective import EditedRows, preserve_loss, target_loss
+from easyedit_personal.kernels.preserve import preserve_prompts
+from easyedit_personal.modeling.layout import find_layout, weights_digest
+from easyedit_personal.modeling.tokens import collate, encode
+from easyedit_personal.types import EditRequest
+from tests.tiny import tiny_model, tiny_tokenizer
+
+NAMES = ("pastime", "interest", "hobby")
+FREE = {"lowrank": {"rank": 8, "lr": 0.02, "steps": 250, "stop_loss": 0.02}, "preserve": {"weight": 0.0}}
+# A norm after the MLP caps what one edited layer can add; in a random model that is too little to own the answer.
+CAPPED = ("gemma2", "olmo2")
+FEW = {"neutral": 6, "other_attribute": 4, "negated": 1, "other_user": 1, "answer_tokens": 4, "batch": 6}
+
+
+def requests_for(target: str = "kite surfing", names=NAMES, cluster: str = "c") -> list[EditRequest]:
+    return [EditRequest(f"What's my {name}?", target, name, cluster=cluster) for name in names]
+
+
+def settings(**changes) -> PersonalizationHyperParams:
+    return PersonalizationHyperParams(**{"layers": [1], **FREE, **changes})
+
+
+def answers(model, tokenizer, requests, prompt_format="auto") -> list[str]:
+    rows = [encode(tokenizer, request.prompt, prompt_format=prompt_format) for request in requests]
+    return [tokenizer.decode(ids) for ids in greedy(model, tokenizer, rows, 12)]
+
+
+def mean_loss(model, tokenizer, deltas, requests) -> float:
+    """Nats per target token of the edited model, by a plain forward pass."""
+    batch = collate([encode(tokenizer, r.prompt, target=r.target_new) for r in requests], tokenizer)
+    rows, columns, ids = batch.targets()
+    with torch.no_grad(), edited(model, deltas):
+        return float(F.cross_entropy(model(**batch.model_inputs()).logits[rows, columns].float(), ids))
+
+
+def check_learned(model, tokenizer, deltas) -> None:
+    """Every phrase's whole answer is the target; where the architecture caps an edit, its loss fell at least."""
+    if model.config.model_type in CAPPED:
+        assert mean_loss(model, tokenizer, deltas, requests_for()) < 0.9 * mean_loss(
+            model, tokenizer, [], requests_for()
+        )
+        return
+    with edited(model, deltas):
+        assert answers(model, tokenizer, requests_for()) == ["kite surfing<|end|>"] * 3
+
+
+def divergence(model, tokenizer, deltas, prompts, hparams) -> float:
+    """Mean KL(unedited || edited) along the unedited model's answers, by two plain forward passes."""
+    batch = collate(with_answers(model, tokenizer, prompts, hparams), tokenizer)
+    rows, columns, _ = batch.targets()
+    with torch.no_grad():
+        before = F.log_softmax(model(**batch.model_inputs()).logits[rows, columns].float(), -1)
+        with edited(model, deltas):
+            after = F.log_softmax(model(**batch.model_inputs()).logits[rows, columns].float(), -1)
+    return float(F.kl_div(after, before, log_target=True, reduction="none").sum(-1).mean())
+
+
+def test_the_target_becomes_the_whole_answer_on_every_architecture(loud_model, tokenizer):
+    before = weights_digest(loud_model)
+    (delta,) = lowrank(loud_model, tokenizer, requests_for(), settings())
+    assert weights_digest(loud_model) == before
+    assert delta.layer == find_layout(loud_model).rewrite_path(1)
+    check_learned(loud_model, tokenizer, [delta])
+
+
+def test_without_end_of_turn_only_the_target_is_learned(loud_llama, tokenizer):
+    requests = requests_for()
+    deltas = lowrank(loud_llama, tokenizer, requests, settings(end_of_turn=False))
+    with edited(loud_llama, deltas):
+        assert all(text.startswith("kite surfing") for text in answers(loud_llama, tokenizer, requests))
+
+
+def test_a_model_without_chat_template_is_edited_raw():
+    model, tokenizer = tiny_model("gpt2"), tiny_tokenizer(chat=False)
+    deltas = lowrank(model, tokenizer, requests_for(), settings())
+    with edited(model, deltas):
+        assert answers(model, tokenizer, requests_for()) == [" kite surfing<|end|>"] * 3
+
+
+def test_several_preferences_are_learned_together(loud_llama, tokenizer):
+    requests = [*requests_for(), *requests_for("a newt", ("pet", "house animal"), "d")]
+    deltas = lowrank(loud_llama, tokenizer, requests, settings())
+    with edited(loud_llama, deltas):
+        said = answers(loud_llama, tokenizer, requests)
+    assert said == [f"{request.target_new}<|end|>" for request in requests]
+
+
+def test_several_layers_share_the_edit(loud_model, tokenizer):
+    before = weights_digest(loud_model)
+    deltas = lowrank(loud_model, tokenizer, requests_for(), settings(layers=[2, 1]))
+    layout = find_layout(loud_model)
+    assert [delta.layer for delta in deltas] == [layout.rewrite_path(1), layout.rewrite_path(2)]
+    assert all(float(delta.update().norm()) > 0 for delta in deltas)
+    assert weights_digest(loud_model) == before
+    check_learned(loud_model, tokenizer, deltas)
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 2]])
+def test_the_loss_is_that_of_the_edited_model(loud_model, tokenizer, layers):
+    """What is optimised equals what a plain forward pass of the edited model gives."""
+    hparams = settings(layers=layers, lowrank={**FREE["lowrank"], "steps": 5, "stop_loss": 0.0})
+    layout = find_layout(loud_model)
+    rows = [encode(tokenizer, r.prompt, target=r.target_new) for r in requests_for()]
+    deltas = lowrank(loud_model, tokenizer, requests_for(), hparams)
+    changes = {n: (lambda keys, d=d: keys @ d.right.T @ d.left.T) for n, d in zip(sorted(layers), deltas)}
+    with frozen(loud_model), torch.no_grad():
+        ours = target_loss(loud_model, tokenizer, layout, rows, layers)(changes)
+    batch = collate(rows, tokenizer)
+    at_rows, columns, ids = batch.targets()
+    with torch.no_grad(), edited(loud_model, deltas):
+        logits = loud_model(**batch.model_inputs()).logits[at_rows, columns]
+    losses = F.cross_entropy(logits, ids, reduction="none")
+    plain = torch.stack([losses[at_rows == i].mean() for i in range(len(rows))])
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_preservation_lowers_the_divergence_at_equal_target_loss(loud_llama, tokenizer):
+    """Both edits end at the same target loss; the one that preserves moves other answers less, seen or unseen."""
+    requests = requests_for(names=("hobby",))
+    steady = {"rank": 8, "lr": 0.01, "steps": 300, "schedule": "constant"}
+    free, held = (settings(lowrank=steady, preserve={**FEW, "weight": weight}) for weight in (0.0, 0.3))
+    edits = [lowrank(loud_llama, tokenizer, requests, hparams) for hparams in (free, held)]
+    seen = [prompt.text for prompt in preserve_prompts(requests, held.preserve, held.seed)]
+    unseen = ["Tell me more about the hills.", "Who is your doctor?", "What would you like to eat?"]
+    lost, kept = (mean_loss(loud_llama, tokenizer, deltas, requests) for deltas in edits)
+    assert kept == pytest.approx(lost, abs=0.05)
+    for deltas in edits:
+        with edited(loud_llama, deltas):
+            assert answers(loud_llama, tokenizer, requests) == ["kite surfing<|end|>"]
+    for prompts, share in ((seen, 0.5), (unseen, 0.8)):
+        lost, kept = (divergence(loud_llama, tokenizer, deltas, prompts, held) for deltas in edits)
+        assert kept < share * lost, (kept, lost)
+
+
+def test_the_preservation_term_is_zero_for_no_change_and_counts_kinds_alike(loud_llama, tokenizer):
+    hparams = settings(preserve={**FEW, "weight": 1.0})
+    layout = find_layout(loud_llama)
+    with frozen(loud_llama), torch.no_grad():
+        term = preserve_loss(loud_llama, tokenizer, layout, requests_for(), hparams)
+        nothing = {1: lambda keys: keys.new_zeros(*keys.shape[:-1], layout.d_model)}
+        assert all(abs(float(term(nothing, step))) < 1e-5 for step in range(len(term.groups)))
+    # First position and rest each count one where an answer has more than one token; averaged over the groups.
+    total = sum(float(group.shares.sum()) for group in term.groups) / len(term.groups)
+    assert 1.0 <= total <= 2.001
+
+
+@pytest.mark.parametrize("rank", [1, 3, 500])
+def test_the_rank_is_respected(loud_llama, tokenizer, rank):
+    hparams = settings(lowrank={**FREE["lowrank"], "rank": rank, "steps": 3})
+    (delta,) = lowrank(loud_llama, tokenizer, requests_for(), hparams)
+    assert delta.rank == min(rank, 32)
+    assert delta.shape == (32, 48)
+    assert int(torch.linalg.matrix_rank(delta.update())) <= rank
+
+
+@pytest.mark.parametrize("init", ["random", "keys"])
+def test_equal_seeds_give_equal_factors(loud_llama, tokenizer, init):
+    few = {"lowrank": {**FREE["lowrank"], "steps": 4, "init": init}, "preserve": {**FEW, "weight": 1.0}}
+    one, two, other = (
+        lowrank(loud_llama, tokenizer, requests_for(), settings(seed=seed, **few))[0].update() for seed in (7, 7, 8)
+    )
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, other)
+
+
+def test_key_directions_respond_to_the_phrases_and_not_to_what_is_preserved(loud_llama, tokenizer):
+    hparams = settings(lowrank={**FREE["lowrank"], "rank": 2, "init": "keys"}, preserve={**FEW, "weight": 1.0})
+    layout, requests = find_layout(loud_llama), requests_for()
+    rows = [encode(tokenizer, r.prompt, target=r.target_new) for r in requests]
+    response = {}
+    with frozen(loud_llama):
+        target = EditedRows(loud_llama, tokenizer, layout, rows, [1])
+        preserve = preserve_loss(loud_llama, tokenizer, layout, requests, hparams)
+        other = torch.cat([group.rows.keys_where_answers_begin() for group in preserve.groups])
+        for init in ("random", "keys"):
+            changed = hparams.replace(lowrank={"init": init})
+            right = module.initial_factors(loud_llama, layout, target, preserve, changed)[1].right.detach()
+            own = (target.keys_where_answers_begin() @ right.T).norm(dim=1).mean()
+            response[init] = float((other @ right.T).norm(dim=1).mean() / own)
+    assert response["keys"] < 0.7 * response["random"]
+
+
+def test_half_precision_models_are_edited_and_left_as_they_are(tokenizer):
+    model = tiny_model("llama", dtype=torch.bfloat16, initializer_range=0.2)
+    before = weights_digest(model)
+    deltas = lowrank(model, tokenizer, requests_for(), settings())
+    assert weights_digest(model) == before
+    assert deltas[0].left.dtype == deltas[0].right.dtype == torch.float32
+    with edited(model, deltas):
+        assert answers(model, tokenizer, requests_for()) == ["kite surfing<|end|>"] * 3
+
+
+def test_flags_and_gradients_are_untouched_also_when_it_raises(loud_llama, tokenizer, monkeypatch):
+    loud_llama.train()
+    frozen_one = loud_llama.model.norm.weight.requires_grad_(False)
+    loud_llama.lm_head.weight.grad = torch.ones_like(loud_llama.lm_head.weight)
+    before = weights_digest(loud_llama)
+
+    def broken(*_):
+        raise ArithmeticError("in the middle")
+
+    lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"steps": 2}))
+    monkeypatch.setattr(module, "_rate", broken)
+    with pytest.raises(ArithmeticError):
+        lowrank(loud_llama, tokenizer, requests_for(), settings(preserve={**FEW, "weight": 1.0}))
+    assert weights_digest(loud_llama) == before
+    assert loud_llama.training and loud_llama.model.layers[0].training
+    assert not frozen_one.requires_grad and loud_llama.model.embed_tokens.weight.requires_grad
+    assert torch.equal(loud_llama.lm_head.weight.grad, torch.ones_like(loud_llama.lm_head.weight))
+    assert loud_llama.model.embed_tokens.weight.grad is None
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in loud_llama.modules())
+
+
+def test_it_stops_early_and_reports_what_was_not_learned(tokenizer, monkeypatch, caplog):
+    loud_llama = tiny_model("llama", initializer_range=0.5)  # its answers can be sure of themselves
+    steps = []
+    rate = module._rate
+    monkeypatch.setattr(module, "_rate", lambda step, params: steps.append(step) or rate(step, params))
+    with caplog.at_level(logging.WARNING, logger="easyedit_personal"):
+        lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={**FREE["lowrank"], "stop_loss": 0.9}))
+        assert len(steps) < 250 and not caplog.records
+        lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"steps": 1}))
+    assert "kite surfing" in caplog.text
+
+
+def test_a_diverging_edit_is_an_error_of_ours(loud_llama, tokenizer):
+    with pytest.raises(ModelError, match="not finite"):
+        lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"lr": 1e37, "steps": 60, "rank": 2}))
+    with pytest.raises(ModelError, match="no layer 9"):
+        lowrank(loud_llama, tokenizer, requests_for(), settings(layers=[9]))
+    with pytest.raises(RequestError, match="2 of 3"):
+        bad = [EditRequest(" ", "x"), EditRequest("Who?", ""), *requests_for(names=("hobby",))]
+        lowrank(loud_llama, tokenizer, bad, settings())

@@ -85,9 +85,9 @@ class Retrieval(Prompting):
 
 def sentence_embedder() -> Any:
     """The sentence encoder, loaded; None where it is not installed."""
-    embedder = SentenceEmbedder()
     try:
-        embedder.embed(["hello"])  # loads it; what is missing shows here
+        embedder = SentenceEmbedder()
+        embedder.embed(["hello"])  # loads it
     except MissingDependencyError:
         return None
     return embedder

@@ -50,11 +50,18 @@ class ResultFolder:
         Raises:
             DataError: the folder belongs to another setup; every difference is named.
         """
-        known = self.setup()
-        if known is None:
+        if self.setup() is None:
             self._write(self.path / "setup.json", setup)
-            return
-        faults = differences(known, setup)
+        self.check(setup)
+
+    def check(self, setup: Mapping[str, Any]) -> None:
+        """Raise unless what ``setup`` says (it may be a part) agrees with the folder's; a new folder agrees with all.
+
+        Raises:
+            DataError: the folder belongs to another setup; every difference is named.
+        """
+        known = self.setup()
+        faults = differences({key: known.get(key) for key in setup}, setup) if known else []
         if faults:
             raise DataError(
                 f"{self.path} holds the results of another setup.\n{listing(faults)}",

@@ -20,6 +20,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from .plan import Plan
 
+WHERE = ("device", "model_name", "model_parallel")  # where a run happens does not make it another one
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy")
 
 
@@ -34,11 +35,24 @@ def describe_setup(
     model_name: str,
 ) -> dict[str, Any]:
     """The record under "setup"; two runs may share a folder if it is the same but for versions and hardware."""
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     return {
         "schema": 1,
-        "model": model_name or getattr(getattr(model, "config", None), "model_type", type(model).__name__),
+        "model": model_name or kind,
         "fingerprint": fingerprint(model),
         "tokenizer": tokenizer_fingerprint(tokenizer),
+        **describe_plan(items, plan, hparams, data=data),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+
+
+def describe_plan(
+    items: Sequence[UPQAItem], plan: Plan, hparams: PersonalizationHyperParams | None, *, data: str
+) -> dict[str, Any]:
+    """The part of the setup that is known before a model is loaded."""
+    return {
         "data": Path(data).name,
         "data_digest": digest([asdict(item) for item in items]),
         "n": len(items),
@@ -46,10 +60,7 @@ def describe_setup(
         "seed": plan.seed,
         "protocol": plan.protocol,
         "plan": plan.describe(),
-        "hparams": digest(hparams.to_dict()) if hparams else "shipped",
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(),
+        "hparams": digest({k: v for k, v in hparams.to_dict().items() if k not in WHERE}) if hparams else "shipped",
     }
 
 

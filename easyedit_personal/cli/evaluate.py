@@ -1,0 +1,164 @@
+"""``easyedit-personal evaluate``: methods x users x questions, resumable, with a table at the end.
+
+Everything that can be wrong without the model is found before the model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..data.records import UPQAItem
+    from ..evaluate.plan import Plan
+    from ..hparams import PersonalizationHyperParams
+
+REFERENCE = "reference"
+
+
+def evaluate(
+    model: str = typer.Option(REFERENCE, "--model", help="'reference', a local folder, or a hub name."),
+    data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
+    method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,rome,in_prompt,lora,..."),
+    size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
+    cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
+    turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
+    protocol: str = typer.Option("natural", "--protocol", help="natural, or paper to reproduce the paper's scoring."),
+    out: Path = typer.Option(None, "--out", help="Result folder; an interrupted run goes on there."),
+    seed: int = typer.Option(0, "--seed", help="Of distractors, memories and intervals."),
+    device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
+    evaluators: str = typer.Option("", "--evaluators", help="Comma-separated; '+name' adds to the standard panel."),
+    hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
+    conversations: str = typer.Option("bundled", "--conversations", help="Distractors: 'bundled' or PrefEval's file."),
+    restore: bool = typer.Option(True, help="With --protocol paper: reset the model between users."),
+    judge: str = typer.Option(None, "--judge", help="URL of an OpenAI-compatible endpoint, or a local model's folder."),
+    judge_model: str = typer.Option("", "--judge-model", help="The endpoint's model."),
+    similarity: bool = typer.Option(False, "--similarity", help="Also score by sentence embeddings (extra)."),
+    rescore: Path = typer.Option(None, "--rescore", help="Compute a folder's figures again, without the model."),
+) -> None:
+    """Ask every question of the panel, before and after personalising, and say what it cost."""
+    from rich.console import Console
+
+    from .table import show
+
+    scorer = _scorer(judge, judge_model, similarity, out or rescore)
+    if rescore is not None:
+        from ..evaluate.run import rescore as compute
+
+        show(Console(), compute(rescore, scorer))
+        return
+    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations)
+    names, items = _methods(method), _items(data, size)
+    settings = _settings(hparams, model, device)
+    folder = _folder(out, items, plan, settings, data)
+    result = _run(settings, items, names, plan, folder, model, data, scorer)
+    show(Console(), result)
+    print(f"Figures and every answer are in {folder}.")
+
+
+def _run(
+    settings: PersonalizationHyperParams,
+    items: Sequence[UPQAItem],
+    names: list[str],
+    plan: Plan,
+    folder: Path,
+    model: str,
+    data: str,
+    scorer: Any,
+) -> dict[str, Any]:
+    from ..editing.loading import load_model
+    from ..evaluate.run import evaluate as compute
+    from ..evaluate.run import rescore
+
+    loaded, tokenizer = load_model(settings)
+    named = Path(model).name if Path(model).exists() else model  # a path would tie the result to one machine
+    result = compute(
+        loaded, tokenizer, items, names, plan=plan, out=folder, hparams=settings, data=data, model_name=named
+    )
+    return rescore(folder, scorer) if scorer else result
+
+
+def _plan(
+    evaluators: str, cluster_size: int, turns: str, protocol: str, restore: bool, seed: int, conversations: str
+) -> Plan:
+    from ..errors import ConfigError
+    from ..evaluate.plan import STANDARD, Plan
+
+    names = [name.strip() for name in evaluators.split(",") if name.strip()]
+    adds = [name.removeprefix("+") for name in names if name.startswith("+")]
+    chosen = [name for name in names if not name.startswith("+")]
+    try:
+        numbers = [int(part) for part in turns.split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError("--turns is no list of numbers.", got=turns, needed="such as 0,2,10") from None
+    return Plan(
+        evaluators=[*(chosen or STANDARD), *adds],
+        cluster_size=cluster_size,
+        turns=numbers,
+        protocol=protocol,
+        restores=restore,
+        seed=seed,
+        conversations=conversations,
+    )
+
+
+def _methods(text: str) -> list[str]:
+    from ..baselines.find import check_method
+    from ..errors import ConfigError
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("No method was given.", needed="--method NAME[,NAME...]")
+    return [check_method(name) for name in names]
+
+
+def _items(data: str, size: int | None) -> Sequence[UPQAItem]:
+    from ..data.upqa import UPQADataset
+    from ..errors import DataError
+
+    items = UPQADataset.bundled(split="test").items if data == "bundled" else UPQADataset(data).items
+    if size is None:
+        return items
+    if not 1 <= size <= len(items):
+        raise DataError(f"{data} does not have so many users.", got=size, needed=f"--size from 1 to {len(items)}")
+    return items[:size]
+
+
+def _settings(hparams: str | None, model: str, device: str) -> PersonalizationHyperParams:
+    from ..errors import ConfigError
+    from ..hparams import PersonalizationHyperParams, shipped_yaml
+
+    name = hparams or (model if model in shipped_yaml() else None)
+    if name is None:
+        raise ConfigError(
+            f"No hyper-parameters are known for {model!r}.",
+            needed=f"--hparams with a YAML file, or one of {', '.join(shipped_yaml())}",
+        )
+    known = PersonalizationHyperParams.from_hparams(name)
+    return known.replace(model_name=model if model != name else known.model_name, device=device)
+
+
+def _folder(
+    out: Path | None, items: Sequence[UPQAItem], plan: Plan, settings: PersonalizationHyperParams, data: str
+) -> Path:
+    """The result folder, checked as far as it can be without the model."""
+    from ..errors import ConfigError
+    from ..evaluate.folder import ResultFolder
+    from ..evaluate.setup import describe_plan
+
+    if out is None:
+        raise ConfigError("No result folder was given.", needed="--out DIR")
+    plan.check_items(items)
+    ResultFolder(out).check(describe_plan(items, plan, settings, data=data))
+    return out
+
+
+def _scorer(judge: str | None, judge_model: str, similarity: bool, folder: Path | None) -> Any:
+    if not judge and not similarity:
+        return None
+    from ..evaluate.extra_scores import make_scorer
+
+    return make_scorer(judge, judge_model, similarity, (folder or Path()) / "judgements")

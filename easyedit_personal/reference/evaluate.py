@@ -19,8 +19,8 @@ from ..evaluate.generate import Answer, generate
 from ..evaluate.score import contained
 from ..evaluate.summary import wilson
 from .corpus import KINDS
-from .dialogues import ACKS, PEOPLE, RELATIONS, Speaker, Turn
-from .lexicon import load_lexicon
+from .dialogues import ACKS, PEOPLE, RELATIONS, Known, Speaker, Turn
+from .lexicon import Attribute, load_lexicon
 
 AIMS = {"facts": 0.95, "direct": 0.95, "paraphrase": 0.90, "implicit": 0.80, "unknown": 0.95, "stops": 0.99}
 
@@ -43,6 +43,15 @@ class Exam:
     def __init__(self, seed: int = 2026) -> None:
         self.rng = Random(seed)
         self.speaker = Speaker(load_lexicon(), self.rng, held=True)
+        attributes = self.speaker.lexicon.attributes
+        self.trained = {value.casefold() for attribute in attributes for value in attribute.train["values"]}
+
+    def learn(self, attribute: Attribute) -> Known:
+        """A preference whose value is an ordinary value of no attribute in training, held out here or not."""
+        while True:
+            known = self.speaker.learn(attribute)
+            if known.value.casefold() not in self.trained:
+                return known
 
     def facts(self) -> Question:
         """A fact of the small world in a phrasing that was held out."""
@@ -52,7 +61,7 @@ class Exam:
     def recall(self, kind: str, between: int = 0) -> Question:
         """A stated preference, ``between`` unrelated exchanges, then a question of ``kind`` about it."""
         (attribute,) = self.speaker.far_from([], 1)
-        known = self.speaker.learn(attribute)
+        known = self.learn(attribute)
         turns: list[Turn] = [("user", self.speaker.state(known)), ("assistant", self.rng.choice(ACKS))]
         for _ in range(between):
             turns += self.speaker.distractor()
@@ -67,7 +76,7 @@ class Exam:
     def somebody_else(self) -> Question:
         """The user's preference is stated, somebody else's is asked: the user's is no answer."""
         (attribute,) = self.speaker.far_from([], 1)
-        known = self.speaker.learn(attribute)
+        known = self.learn(attribute)
         person = (self.rng.choice(RELATIONS), self.rng.choice(PEOPLE))
         asked = self.speaker.ask_theirs(attribute, person, None)[0]
         turns = (("user", self.speaker.state(known)), ("assistant", self.rng.choice(ACKS)), asked)
@@ -76,7 +85,7 @@ class Exam:
     def negated(self) -> Question:
         """The preference is stated, its opposite is asked: the value is no answer."""
         (attribute,) = self.speaker.far_from([], 1)
-        known = self.speaker.learn(attribute)
+        known = self.learn(attribute)
         asked = self.speaker.ask_negated(attribute)[0]
         turns = (("user", self.speaker.state(known)), ("assistant", self.rng.choice(ACKS)), asked)
         return Question(turns, lambda text: not contained(text, known.value))

@@ -128,7 +128,8 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
     optimizers = make_optimizers(model, recipe)
     done, tokens = load_checkpoint(out, model, optimizers)
     fast = torch.cpu._is_amx_tile_supported()  # elsewhere bf16 on a CPU is many times slower than float32
-    log, started, saved, total = (out / "loss.jsonl").open("a"), time.time(), time.time(), 0.0
+    started = saved = time.time()
+    total = 0.0
     for step, rows in enumerate(_steps(Rows(tokenizer, recipe), recipe, done), start=done):
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             loss, full, count = step_loss(model, rows, tokenizer.convert_tokens_to_ids(PAD))
@@ -142,8 +143,8 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
         if (step + 1) % 25 == 0:
             seconds = round(time.time() - started)
             entry = {"step": step + 1, "tokens": tokens, "loss": round(total / 25, 4), "s": seconds}
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
+            with (out / "loss.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
             total = 0.0
         if time.time() - saved > 60 * minutes_between_saves:
             save_checkpoint(out, model, optimizers, step + 1, tokens)

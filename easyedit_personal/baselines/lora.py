@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from ..data.records import UPQAItem
 from ..errors import MissingDependencyError
@@ -75,7 +76,10 @@ class Lora:
             raise MissingDependencyError("The lora baseline needs PEFT.", remedy="pip install peft") from None
         rows = encode_requests(tokenizer, requests, self.hparams, context_limit(model))
         batch = collate(rows, tokenizer, device=input_device(model))
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, task_type="CAUSAL_LM", lora_dropout=0.0)
+        transposed = any(isinstance(module, Conv1D) for module in model.modules())
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", fan_in_fan_out=transposed
+        )
         devices = [input_device(model)] if input_device(model).type == "cuda" else []
         with frozen(model), torch.random.fork_rng(devices):
             torch.manual_seed(self.hparams.seed)

@@ -97,4 +97,6 @@ BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPr
 BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
 BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
 BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
+JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
+JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge:LocalJudge")
 CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")

@@ -13,9 +13,12 @@ EXTRAS = {
     "easyedit": ["higher", "omegaconf", "pandas", "datasets", "sentence-transformers", "nltk", "hydra-core"],
     "llm": ["openai>=2.8.1,<4"],
     "sentences": ["sentence-transformers>=5"],
-    "report": ["matplotlib>=3.9", "pandas>=2.2"],
+    "report": ["matplotlib>=3.9"],
     "capability": ["lm_eval>=0.4.13,<0.5"],
-    "test": ["pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel", "openai>=2.8.1,<4"],
+    "test": [
+        *("pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel"),
+        *("openai>=2.8.1,<4", "matplotlib>=3.9"),
+    ],
 }
 
 RECIPES = {
@@ -44,6 +47,7 @@ setup(
         "safetensors>=0.8,<1",
         "numpy>=2.2.6,<3",
         "scikit-learn>=1.7.2,<2",
+        "scipy>=1.15,<2",
         "PyYAML>=6.0,<7",
         "pydantic>=2.12,<3",
         "peft>=0.18,<0.22",

@@ -7,8 +7,8 @@ between, and prints one row per combination. ``--json NAME`` writes ``benchmarks
 Columns, in per cent of answers generated to their natural stop (at most 32 tokens):
 
 - direct, para, impl, prod: answers of the edited model that contain the target;
-- unrel, neg, other, attr: answers that contain it although they must not: unrelated questions, the negated question,
-  somebody else's, and direct questions about three other attribute types;
+- unrel, neg, other, attr, indir: answers that contain it although they must not: unrelated questions, the negated
+  question, somebody else's, and direct and implicit questions about three other attribute types;
 - facts: answers to held-out phrasings of world facts that are, word for word, those before the edit;
 - same: the same for the unrelated and the three other attributes' questions;
 - stop: answers that end by themselves; s: seconds per edit; KB: bytes of the factors in float32.
@@ -52,7 +52,7 @@ GAINS = {
     "impl": "implicit_question",
     "prod": "product_recommendation_question",
 }
-LEAKS = ("unrel", "neg", "other", "attr")
+LEAKS = ("unrel", "neg", "other", "attr", "indir")
 MAX_NEW_TOKENS = 32
 BATCH = 96
 
@@ -95,6 +95,7 @@ def probes_of(record: dict[str, Any], records: list[dict[str, Any]]) -> list[Pro
     probes += [("unrel", question) for question in record["unrelated"]]
     probes += [("neg", record["negated_question"]), ("other", record["other_question"])]
     probes += [("attr", other["question"][-1]) for other in others]
+    probes += [("indir", other["implicit_question"]) for other in others]
     probes += [("facts", fact["question"]) for fact in record["locality"]]
     return probes
 

@@ -43,7 +43,9 @@ def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path):
 
 def test_demo_names_the_nearest_kernel():
     done = subprocess.run(
-        [sys.executable, "-m", "easyedit_personal.cli.main", "demo", "--kernel", "lowrnk"], capture_output=True, text=True
+        [sys.executable, "-m", "easyedit_personal.cli.main", "demo", "--kernel", "lowrnk"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "Did you mean 'lowrank'" in done.stderr and "Traceback" not in done.stderr
 

@@ -20,6 +20,7 @@ OPTIONAL = {
 def doctor() -> None:
     """Say what is installed, what is missing and what that costs you."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -27,7 +28,8 @@ def doctor() -> None:
     for column in ("what", "state", "means"):
         table.add_column(column, overflow="fold")
     for row in [*_core(), *_hardware(), *_reference(), *_optional(), *_host()]:
-        table.add_row(*row)
+        what, state, means = row
+        table.add_row(what, state, escape(means))
     console.print(table)
 
 
@@ -80,6 +82,7 @@ def _optional() -> list[tuple[str, str, str]]:
 
 
 def _host() -> list[tuple[str, str, str]]:
+    """EasyEdit's editors: the usable ones in one row, a row for each of the others."""
     from ..errors import HostError
     from ..integrations.easyedit import usable_editors
 
@@ -87,7 +90,10 @@ def _host() -> list[tuple[str, str, str]]:
         editors = usable_editors()
     except HostError as error:
         return [("EasyEdit", "[yellow]no[/]", str(error))]
-    return [
-        (f"EasyEdit {name}", "[green]ok[/]" if not lacks else "[yellow]no[/]", lacks or "usable")
-        for name, lacks in editors.items()
-    ]
+    usable = [editor.name for editor in editors if editor.ok]
+    rows = [("EasyEdit", "[green]yes[/]", f"usable editors: {', '.join(usable)}")]
+    for editor in editors:
+        if not editor.ok:
+            lacks = f"pip install {' '.join(editor.lacks)}" if editor.lacks else ""
+            rows.append((f"EasyEdit's {editor.name}", "[yellow]no[/]", "; ".join(filter(None, (lacks, editor.needs)))))
+    return rows

@@ -34,6 +34,6 @@ def people() -> list[UPQAItem]:
     return [person(subject) for subject in SUBJECTS]
 
 
-def quick_hparams() -> PersonalizationHyperParams:
+def quick_hparams(steps: int = 200) -> PersonalizationHyperParams:
     """Enough for a tiny random model to learn an answer and where it ends."""
-    return PersonalizationHyperParams(layers=[2], finetune={"lr": 0.02, "steps": 200})
+    return PersonalizationHyperParams(layers=[2], finetune={"lr": 0.02, "steps": steps})

@@ -1,0 +1,204 @@
+"""The report's pictures, legible in grey and for the colour-blind: shape and label carry what colour does.
+
+matplotlib without pyplot: no window, no global state. Colours are Okabe and Ito's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .report import Picture, Run, best_of, mean_of
+
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d")
+DASHES = ("-", "--", "-.", ":")
+KINDS = ("direct", "paraphrase", "implicit", "product")
+DPI = 130
+
+
+def draw_all(runs: Sequence[Run], folder: Path) -> list[Picture]:
+    """Draw what the runs have figures for; PNGs go to ``folder``."""
+    looks = {name: look(i) for i, name in enumerate(best_of(runs))}
+    drawn = [draw(runs, folder, looks) for draw in (_accuracy, _tradeoff, _clusters, _turns, _cost)]
+    return [picture for picture in drawn if picture is not None]
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of the n-th method; no two of the first thirteen share a marker."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
+    }
+
+
+def _accuracy(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    """Dots with intervals, one panel per kind of question: no bars to hide behind."""
+    best = best_of(runs)
+    kinds = [kind for kind in KINDS if any(mean_of(method, kind) is not None for _, method in best.values())]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(2.6 * len(kinds) + 1.6, 0.36 * len(best) + 1.3), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for panel, kind in zip(panels, kinds):
+        for row, (name, (_, method)) in enumerate(best.items()):
+            _dot(panel, row, method["metrics"].get(kind), looks[name])
+        panel.set(title=kind, xlim=(-4, 104), xlabel="%")
+        panel.grid(axis="x", color="#ddd")
+    panels[0].set_yticks(range(len(best)), [_label(name, run) for name, (run, _) in best.items()])
+    panels[0].invert_yaxis()
+    caption = "Share of users whose question is answered with their value, and its 95 % interval. " + _which(runs)
+    return _save(figure, folder, "accuracy", "Accuracy by question type and method", caption)
+
+
+def _dot(panel: Axes, row: int, metric: Mapping[str, Any] | None, style: Mapping[str, Any]) -> None:
+    if not metric or metric["mean"] is None:
+        return
+    low, high = metric["ci95"]
+    if low is not None:
+        panel.plot([100 * low, 100 * high], [row, row], color="#777", linewidth=1.5, zorder=1)
+    panel.plot(100 * metric["mean"], row, color=style["color"], marker=style["marker"], markersize=7, zorder=2)
+
+
+def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    """The picture that matters most: what an edit reaches against what it breaks."""
+    points = {}
+    for name, (run, method) in best_of(runs).items():
+        reach = _mean(mean_of(method, "paraphrase"), mean_of(method, "implicit"))
+        kept, leak = mean_of(method, "locality"), mean_of(method, "unrelated")
+        if reach is not None and kept is not None and leak is not None:
+            points[_label(name, run)] = (100 * (leak + 1 - kept), 100 * reach, looks[name])
+    if not points:
+        return None
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    panel = figure.subplots()
+    for x, y, style in points.values():
+        panel.plot(x, y, color=style["color"], marker=style["marker"], markersize=9, linestyle="none")
+    widest = max(20.0, *(x for x, _, _ in points.values())) * 1.15
+    panel.set(xlim=(-0.04 * widest, widest), ylim=(-5, 108))
+    _write_labels(panel, {name: (x, y) for name, (x, y, _) in points.items()})
+    panel.set(xlabel="damage: leak + changed facts, points (less is better)", ylabel="reach: paraphrased + implicit, %")
+    panel.grid(color="#ddd")
+    caption = (
+        "Up and to the left is better. Reach: mean of paraphrased and implicit accuracy. Damage: share of unrelated "
+        "questions answered with the value, plus share of facts whose answer changed. " + _which(runs)
+    )
+    return _save(figure, folder, "tradeoff", "Generality against leakage", caption)
+
+
+def _clusters(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for run in runs:
+        for name, method in run.methods.items():
+            if mean_of(method, "implicit") is not None:
+                lines.setdefault(name, []).append((run.cluster_size, method["metrics"]["implicit"]))
+    if len({run.cluster_size for run in runs}) < 2 or not lines:
+        return None
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    panel = figure.subplots()
+    for name, values in lines.items():
+        _line(panel, name, values, looks[name])
+    sizes = sorted({run.cluster_size for run in runs})
+    panel.set(xlabel="phrases in the cluster", ylabel="implicit accuracy, %", ylim=(-4, 104), xticks=sizes)
+    panel.grid(color="#ddd")
+    figure.legend(loc="outside right center", frameon=False)
+    caption = "Share of implicit questions answered with the value, by the number of phrases that the edit saw."
+    return _save(figure, folder, "clusters", "Implicit accuracy by cluster size", caption)
+
+
+def _turns(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    tables = {
+        name: method["metrics"]["multi_turn"]["by_turns"]
+        for name, (_, method) in best_of(runs).items()
+        if "multi_turn" in method["metrics"]
+    }
+    if not tables:
+        return None
+    kinds = KINDS[:3]
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(kinds), sharey=True)
+    for panel, kind in zip(panels, kinds):
+        for name, table in tables.items():
+            cells = [(int(turns), shares.get(kind)) for turns, shares in table.items()]
+            _line(panel, name, [(turns, c) for turns, c in cells if c and c["mean"] is not None], looks[name])
+        panel.set(title=kind, xlabel="unrelated turns between", ylim=(-4, 104))
+        panel.set_xticks(sorted({int(turns) for table in tables.values() for turns in table}))
+        panel.grid(color="#ddd")
+    panels[0].set_ylabel("answered with the value, %")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    missing = sum(shares["not_fitting"] for table in tables.values() for shares in table.values())
+    left_out = f" {missing} conversations did not fit the model's context and are left out." if missing else ""
+    caption = "Is the preference still acknowledged after turns about other things? " + _which(runs) + left_out
+    return _save(figure, folder, "turns", "Acknowledgement by turns", caption)
+
+
+def _cost(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    points = {}
+    for name, (run, method) in best_of(runs).items():
+        seconds, size = method["cost"]["seconds_per_user"], method["cost"]["bytes_per_user"]
+        if seconds is not None and size is not None:
+            points[_label(name, run)] = (max(seconds, 1e-3), max(size, 1.0) / 1000, looks[name])
+    if not points:
+        return None
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    panel = figure.subplots()
+    panel.set(
+        xscale="log", yscale="log", xlabel="seconds to personalise (1 ms or less at the left)", ylabel="kB to keep"
+    )
+    for x, y, style in points.values():
+        panel.plot(x, y, color=style["color"], marker=style["marker"], markersize=9, linestyle="none")
+    panel.margins(0.18)
+    _write_labels(panel, {name: (x, y) for name, (x, y, _) in points.items()})
+    panel.grid(color="#ddd")
+    caption = "What one user costs; both axes are logarithmic. " + _which(runs)
+    return _save(figure, folder, "cost", "Cost per user", caption)
+
+
+def _line(panel: Axes, name: str, values: Sequence[tuple[int, Mapping[str, Any]]], style: Mapping[str, Any]) -> None:
+    xs = [x for x, _ in values]
+    panel.plot(xs, [100 * metric["mean"] for _, metric in values], label=name, markersize=6, **style)
+
+
+def _write_labels(panel: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside their points, moved apart downwards where they would lie on each other."""
+    panel.figure.canvas.draw()
+    taken: list[tuple[float, float]] = []
+    places = {name: panel.transData.transform(point) for name, point in points.items()}
+    for name, (x, y) in sorted(places.items(), key=lambda entry: (-entry[1][1], entry[1][0])):
+        shift = 0.0
+        while any(abs(x - a) < 150 and abs(y + shift - b) < 15 for a, b in taken):
+            shift -= 3.0
+        taken.append((x, y + shift))
+        scale = 72 / panel.figure.dpi
+        arrow = {"arrowstyle": "-", "color": "#999", "linewidth": 0.6} if shift else None
+        offset = (9.0, shift * scale - 3)
+        panel.annotate(name, points[name], offset, textcoords="offset points", fontsize=9, arrowprops=arrow)
+
+
+def _label(name: str, run: Run) -> str:
+    return f"{name} ({run.cluster_size})" if run.cluster_size > 1 else name
+
+
+def _which(runs: Sequence[Run]) -> str:
+    sizes = sorted({run.cluster_size for run in runs})
+    return f"Clusters of {sizes[-1]}." if len(sizes) == 1 else "Each method at its largest cluster, in parentheses."
+
+
+def _mean(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _save(figure: Figure, folder: Path, name: str, title: str, caption: str) -> Picture:
+    path = folder / f"{name}.png"
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return Picture(name, title, caption, path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from io import TextIOBase
 from tempfile import TemporaryDirectory
@@ -26,16 +26,20 @@ TOKENIZER_STATE = ("padding_side", "truncation_side", "pad_token")
 
 
 @contextmanager
-def untouched(model: nn.Module, tokenizer: Any) -> Iterator[None]:
+def untouched(model: nn.Module, tokenizer: Any, names: Collection[str] | None = None) -> Iterator[None]:
     """Model, tokenizer and the host's module globals are bit for bit the same after the block, also after an error.
 
-    Restored are all weights and buffers (one copy of them is kept meanwhile), gradients and their flags, the module
-    tree with its hooks and attributes, and the configuration.
+    Restored are weights and buffers (one copy of them is kept meanwhile), gradients and their flags, the module tree
+    with its hooks and attributes, and the configuration.
+
+    Args:
+        model, tokenizer: what the host's code is let loose on.
+        names: parameters that may change, where that is known; None keeps a copy of everything.
     """
     with ExitStack() as stack:
         stack.callback(_restore_tokenizer, tokenizer, {name: getattr(tokenizer, name) for name in TOKENIZER_STATE})
         stack.callback(_host_globals())
-        stack.callback(_tensors(model))
+        stack.callback(_tensors(model, names))
         stack.callback(_structure(model))  # last in, first out: the tree must stand before its tensors are filled
         yield
 
@@ -70,9 +74,10 @@ def _restore_tokenizer(tokenizer: Any, state: dict[str, Any]) -> None:
             setattr(tokenizer, name, value)
 
 
-def _tensors(model: nn.Module) -> Callable[[], None]:
+def _tensors(model: nn.Module, names: Collection[str] | None) -> Callable[[], None]:
     parameters = list(model.parameters())
-    saved = [(tensor, tensor.data, tensor.detach().clone()) for tensor in [*parameters, *model.buffers()]]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    saved = [(t, t.data, t.detach().clone()) for name, t in tensors if names is None or name in names]
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
 
     @torch.no_grad()

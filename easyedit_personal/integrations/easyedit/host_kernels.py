@@ -1,0 +1,131 @@
+"""EasyEdit's ``execute_rome`` and ``execute_memit`` as kernels of ours: ``kernel: easyedit:rome``.
+
+Clusters, strategies, store and export work on what they return, since it is factors like any other kernel's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ...errors import HostError, PersonalizationError
+from ...hparams import PersonalizationHyperParams
+from ...kernels.apply import edited
+from ...kernels.base import context_limit, encode_requests
+from ...modeling.layout import find_layout, get_module, parameter_name, weight_of
+from ...modeling.tokens import uses_chat
+from ...types import EditRequest, WeightDelta
+from .host_hparams import NAMES, TEMPLATES
+from .host_requests import host_requests
+from .host_tokenizer import HostTokenizer
+from .isolation import in_private, untouched
+from .loading import load_host
+from .provisions import provided
+
+Factors = dict[str, tuple[Any, Any]]
+
+
+def rome(
+    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> list[WeightDelta]:
+    """The host's ROME, one request after another since it takes no more; each sees the edits before it.
+
+    Its update is u v^T with u [d_in] in the key's direction and v [d_out]; here they are factors in ``nn.Linear``
+    orientation, also for the square weights whose orientation the host guesses wrong.
+
+    Raises:
+        RequestError: a request cannot be carried out; nothing was computed.
+        HostError: EasyEdit is not there, or its code failed.
+    """
+    encode_requests(tokenizer, requests, hparams, context_limit(model))
+    deltas: list[WeightDelta] = []
+    for request in requests:
+        with edited(model, deltas):
+            factors = _run(model, tokenizer, [request], hparams, "rome", "ROMEHyperParams")
+        deltas += [WeightDelta(_layer(name), v[:, None], u[None]) for name, (u, v) in factors.items()]
+    return deltas
+
+
+def memit(
+    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> list[WeightDelta]:
+    """The host's MEMIT: all requests in one solve per layer, with second moments from our cache.
+
+    Its factors per layer are adjusted keys [d_in, n] and residuals [d_out, n], n requests.
+
+    Raises:
+        RequestError: a request cannot be carried out; nothing was computed.
+        HostError: EasyEdit is not there, or its code failed.
+    """
+    encode_requests(tokenizer, requests, hparams, context_limit(model))
+    factors = _run(model, tokenizer, requests, hparams, "memit", "MEMITHyperParams")
+    dtype = next(model.parameters()).dtype
+    return [
+        WeightDelta(_layer(name), residuals, keys.T.contiguous()).to(dtype)
+        for name, (keys, residuals) in factors.items()
+    ]
+
+
+def _run(
+    model: nn.Module,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: PersonalizationHyperParams,
+    name: str,
+    settings_class: str,
+) -> Factors:
+    host = load_host()
+    module = host.module(f"models.{name}.{name}_main")
+    settings = _settings(getattr(module, settings_class), name, model, hparams)
+    wanted = host_requests(tokenizer, requests, hparams, with_slot=True)
+    weights = [weight_of(get_module(model, find_layout(model, hparams).rewrite_path(layer))) for layer in hparams.layers]
+    names = [parameter_name(model, weight) for weight in weights]
+    reader = HostTokenizer(
+        tokenizer, chat=uses_chat(tokenizer, hparams.prompt_format), answers=[item["target_new"] for item in wanted]
+    )
+    with untouched(model, tokenizer, names), provided(host, f"easyeditor.models.{name}", model, tokenizer, hparams):
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if hparams.context_templates is not None:
+            module.CONTEXT_TEMPLATES_CACHE = _templates(hparams.context_templates, nested=name == "memit")
+        model.eval()
+        try:
+            with in_private(hparams.seed):
+                execute = getattr(module, f"execute_{name}")
+                return execute(model, reader, wanted if name == "memit" else wanted[0], settings)
+        except PersonalizationError:
+            raise
+        except Exception as error:
+            raise HostError(f"EasyEdit's execute_{name} failed: {type(error).__name__}: {error}") from error
+
+
+def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyperParams) -> Any:
+    """Our settings as the host's object; it has the same names, ours has more."""
+    layout = find_layout(model, hparams)
+    values: dict[str, Any] = {
+        field.name: getattr(hparams, field.name) for field in dataclasses.fields(cls) if hasattr(hparams, field.name)
+    }
+    values |= {theirs: getattr(layout, ours) for theirs, ours in TEMPLATES.items()}
+    values |= {"alg_name": name.upper(), "model_name": NAMES.get(layout.family, "llama"), "stats_dir": ""}
+    values |= {"device": str(next(model.parameters()).device), "fp16": False, "layer_selection": "all"}
+    if values["v_loss_layer"] is None:
+        values["v_loss_layer"] = layout.n_layers - 1
+    known = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{key: value for key, value in values.items() if key in known})
+
+
+def _templates(templates: Sequence[str], *, nested: bool) -> list[Any]:
+    """Context templates as ROME keeps them (a list), or as MEMIT does (the bare one, then the others)."""
+    if not nested:
+        return list(templates)
+    bare = [template for template in templates if template == "{}"]
+    others = [template for template in templates if template != "{}"]
+    return [group for group in (bare, others) if group]
+
+
+def _layer(parameter: str) -> str:
+    return parameter.removesuffix(".weight")

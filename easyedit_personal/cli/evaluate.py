@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
 
 REFERENCE = "reference"
+HOST = "easyedit:"
 
 
 def evaluate(
     model: str = typer.Option(REFERENCE, "--model", help="'reference', a local folder, or a hub name."),
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
-    method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,rome,in_prompt,lora,..."),
+    method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
     cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
     turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
@@ -53,8 +54,9 @@ def evaluate(
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations)
     names, items = _methods(method), _items(data, size)
     settings = _settings(hparams, model, device)
+    methods = [_host(name, settings) if name.startswith(HOST) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
-    result = _run(settings, items, names, plan, folder, model, data, scorer)
+    result = _run(settings, items, methods, plan, folder, model, data, scorer)
     show(Console(), result)
     print(f"Figures and every answer are in {folder}.")
 
@@ -62,7 +64,7 @@ def evaluate(
 def _run(
     settings: PersonalizationHyperParams,
     items: Sequence[UPQAItem],
-    names: list[str],
+    methods: Sequence[Any],
     plan: Plan,
     folder: Path,
     model: str,
@@ -76,7 +78,7 @@ def _run(
     loaded, tokenizer = load_model(settings)
     named = Path(model).name if Path(model).exists() else model  # a path would tie the result to one machine
     result = compute(
-        loaded, tokenizer, items, names, plan=plan, out=folder, hparams=settings, data=data, model_name=named
+        loaded, tokenizer, items, methods, plan=plan, out=folder, hparams=settings, data=data, model_name=named
     )
     return rescore(folder, scorer) if scorer else result
 
@@ -112,7 +114,15 @@ def _methods(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError("No method was given.", needed="--method NAME[,NAME...]")
-    return [check_method(name) for name in names]
+    return [name if name.startswith(HOST) else check_method(name) for name in dict.fromkeys(names)]
+
+
+def _host(name: str, settings: PersonalizationHyperParams) -> Any:
+    """One of EasyEdit's editors; what is missing for it is said now, before the model is loaded."""
+    from ..baselines.host import HostEditor
+    from ..integrations.easyedit.host_methods import host_method
+
+    return HostEditor(name, host_method(name), settings)
 
 
 def _items(data: str, size: int | None) -> Sequence[UPQAItem]:

@@ -125,3 +125,29 @@ def test_names_are_resolved_without_guessing():
         check_method("rome@together")
     with pytest.raises(RegistryError, match="no method"):
         check_method("in_prompt@joint")
+
+
+def test_a_foreign_editor_is_counted_by_the_weights_that_it_changed(llama, tokenizer):
+    from contextlib import contextmanager
+
+    from easyedit_personal.baselines.host import HostEditor
+
+    asked = []
+
+    @contextmanager
+    def editor(model, tokenizer, requests, hparams):
+        asked.extend(requests)
+        weight = model.model.layers[1].mlp.down_proj.weight
+        before = weight.detach().clone()
+        weight.data[0, 0] += 1
+        try:
+            yield model
+        finally:
+            weight.data.copy_(before)
+
+    before = weights_digest(llama)
+    method = HostEditor("easyedit:X", editor, quick_hparams())
+    with method.personalize(llama, tokenizer, [person()], 2) as session:
+        assert session.nbytes == 32 * 48 * 4 and session.model is llama
+    assert [request.target_new for request in asked] == ["hiking", "hiking"]
+    assert weights_digest(llama) == before

@@ -97,6 +97,15 @@ BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPr
 BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
 BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
 BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
+# EasyEdit's own kernels and editors; looked up in the host when they are used.
+HOST = "easyedit_personal.integrations.easyedit"
+for _name in ("rome", "memit"):
+    KERNELS.register_lazy(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
+for _name in (
+    *("ROME", "R-ROME", "MEMIT", "EMMET", "AlphaEdit", "FT", "LoRA", "GRACE", "WISE", "ULTRAEDIT"),
+    *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER"),
+):
+    BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
 JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
-JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge:LocalJudge")
+JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
 CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")

@@ -52,10 +52,11 @@ class HostEditor:
 @torch.no_grad()
 def parameter_digests(model: nn.Module) -> dict[str, str]:
     """SHA-256 of every parameter's bytes."""
-    return {
-        name: hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
-        for name, tensor in model.named_parameters()
-    }
+    digests = {}
+    for name, tensor in model.named_parameters():
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digests[name] = hashlib.sha256(raw.numpy().tobytes()).hexdigest()
+    return digests
 
 
 def changed_bytes(model: nn.Module, before: dict[str, str]) -> int:

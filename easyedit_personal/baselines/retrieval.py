@@ -63,7 +63,7 @@ class Retrieval(Prompting):
         pool = list(self.items)
         Random(f"{self.seed}/{preferences[0].id}").shuffle(pool)
         taken = {item.subject for item in preferences}
-        others = []
+        others: list[UPQAItem] = []
         for item in pool:
             if item.subject not in taken and len(preferences) + len(others) < self.memory:
                 taken.add(item.subject)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .judge import Claim, Judge, make_judge
+from .judge import make_judge
 from .score import embedding_similarity
+from .verdicts import Claim, Judge
 
 TARGETED = ("direct", "paraphrase", "implicit", "product", "multi_turn", "retention")
 Users = list[dict[str, Any]]

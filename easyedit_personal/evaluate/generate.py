@@ -6,21 +6,18 @@ forward pass itself. A test holds the two to the same tokens.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import RequestError
-from ..modeling.layout import input_device
-from ..modeling.tokens import Encoded, Messages, PromptFormat, collate, encode, stop_ids
+from ..modeling.tokens import Encoded, Messages, PromptFormat, encode, stop_ids
+from .greedy import SHARED_PREFIX, continue_all
 
 MAX_NEW_TOKENS = 48  # the longest target of UPQA has 12 words; an answer that needs more has gone astray
 BATCH_TOKENS = 8192  # prompt tokens, padding included, of one batch
-SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
 
 Prompt = str | Messages
 
@@ -69,11 +66,8 @@ def generate(
     for number, (row, limit) in enumerate(zip(rows, limits)):
         check_fits(model, row, limit, number)
     ends = frozenset(stop_ids(model, tokenizer))
-    answers: dict[int, Answer] = {}
-    for pack in packs(rows, batch_tokens):
-        outs = _greedy(model, tokenizer, [rows[i] for i in pack], [limits[i] for i in pack], ends)
-        answers.update((i, _answer(tokenizer, out, ends)) for i, out in zip(pack, outs))
-    return [answers[i] for i in range(len(rows))]
+    outs = continue_all(model, tokenizer, rows, list(packs(rows, batch_tokens)), limits, ends)
+    return [_answer(tokenizer, out, ends) for out in outs]
 
 
 def encode_prompt(
@@ -128,86 +122,6 @@ def _family(row: Encoded) -> tuple[int, ...]:
     """Long conversations are packed with those that begin alike; short prompts all go together."""
     length = len(row.ids) // (2 * SHARED_PREFIX) * SHARED_PREFIX
     return row.ids[:length] if length >= 4 * SHARED_PREFIX else ()
-
-
-@torch.no_grad()
-def _greedy(
-    model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], limits: Sequence[int], ends: frozenset[int]
-) -> list[list[int]]:
-    """The most likely continuation of every row, its end token included where it came."""
-    device = input_device(model)
-    shared = _shared_prefix(model, rows)
-    cache, mask = _prefill_shared(model, rows, shared, device)
-    tails = [Encoded(row.ids[shared:], (), 0) for row in rows]
-    batch = collate(tails, tokenizer, side="left", device=device)
-    mask = torch.cat([mask, batch.attention_mask], 1)
-    inputs, positions = batch.input_ids, batch.position_ids + shared
-    outs: list[list[int]] = [[] for _ in rows]
-    done: set[int] = set()
-    alive = list(range(len(rows)))
-    while True:
-        output = _forward(model, inputs, mask, positions, cache)
-        cache = output.past_key_values
-        tokens = output.logits[:, -1].argmax(-1)
-        for i, token in zip(alive, tokens.tolist()):
-            if i not in done:
-                outs[i].append(token)
-                if token in ends or len(outs[i]) >= limits[i]:
-                    done.add(i)
-        keep = [k for k, i in enumerate(alive) if i not in done]
-        if not keep:
-            return outs
-        if len(keep) <= len(alive) // 2:  # a finished row costs as much as others, copying the cache costs too
-            index = torch.tensor(keep, device=device)
-            cache.batch_select_indices(index)
-            tokens, mask, positions = tokens[index], mask[index], positions[index]
-            alive = [alive[k] for k in keep]
-        inputs = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-        positions = positions[:, -1:] + 1
-
-
-def _forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-    options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
-    return model(
-        input_ids=inputs,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        **options,
-    )
-
-
-_KEEPS: dict[type, bool] = {}
-
-
-def _keeps_last_logits(kind: type[nn.Module]) -> bool:
-    """Whether the model can skip the logits of all positions but the last."""
-    if kind not in _KEEPS:
-        _KEEPS[kind] = "logits_to_keep" in inspect.signature(kind.forward).parameters
-    return _KEEPS[kind]
-
-
-def _shared_prefix(model: nn.Module, rows: Sequence[Encoded]) -> int:
-    """Number of tokens with which all rows begin, if that is worth computing once; every row keeps one of its own."""
-    if len(rows) < 2 or getattr(getattr(model, "config", None), "sliding_window", None):
-        return 0  # a sliding window counts the padding between prefix and tail as distance
-    first, last = min(row.ids for row in rows), max(row.ids for row in rows)
-    limit = min(len(row.ids) for row in rows) - 1
-    length = next((k for k in range(limit) if first[k] != last[k]), limit)
-    return length if length >= SHARED_PREFIX else 0
-
-
-def _prefill_shared(model: nn.Module, rows: Sequence[Encoded], shared: int, device: torch.device) -> tuple[Any, Tensor]:
-    """The cache of the shared beginning, repeated for every row, and its mask [n, shared]."""
-    mask = torch.ones((len(rows), shared), dtype=torch.long, device=device)
-    if not shared:
-        return None, mask
-    ids = torch.tensor([rows[0].ids[:shared]], device=device)
-    cache = _forward(model, ids, mask[:1], torch.arange(shared, device=device)[None], None).past_key_values
-    cache.batch_repeat_interleave(len(rows))
-    return cache, mask
 
 
 def _answer(tokenizer: Any, out: Sequence[int], ends: frozenset[int]) -> Answer:

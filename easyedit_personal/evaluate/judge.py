@@ -1,4 +1,4 @@
-"""A language model as judge: does this answer give the expected value? Behind an endpoint, or local.
+"""A language model behind an endpoint as judge: does this answer give the expected value?
 
 An answer that is not "yes" or "no" is asked for again, then it is an error: an unavailable judge never becomes a
 silent 0. Verdicts are kept on disk by content, so that no answer is judged (or paid for) twice.
@@ -6,104 +6,19 @@ silent 0. Verdicts are kept on disk by content, so that no answer is judged (or 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ConfigError, MissingDependencyError, ServiceError, shorten
 from ..registry import JUDGES
+from .verdicts import INSTRUCTIONS, Claim, Judge, Usage, Verdicts, parse_verdict
 
-INSTRUCTIONS = (
-    "You check whether an assistant's answer gives the information that was expected. You get a JSON object with "
-    '"question", "expected" and "answer". Other wording, more detail and a surrounding sentence are fine; a different '
-    "value, a denial, or several values of which only one is right are not. Reply with one word: yes or no."
-)
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a judge is shown."""
-
-    question: str
-    expected: str
-    answer: str
-
-    def as_json(self) -> str:
-        """The user's message: data, never part of the instructions."""
-        values = {"question": self.question, "expected": self.expected, "answer": self.answer}
-        return json.dumps(values, ensure_ascii=False)
-
-
-@dataclass
-class Usage:
-    """What judging cost so far: calls that were answered, and tokens where the endpoint counts them."""
-
-    calls: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Judge(Protocol):
-    """Says for each claim whether the answer gives the expected value."""
-
-    usage: Usage
-
-    def judge(self, claims: Sequence[Claim]) -> list[bool]:
-        """One verdict per claim.
-
-        Raises:
-            ServiceError: the judge cannot be reached, or its replies stayed unusable.
-        """
-        ...
-
-
-class Verdicts:
-    """Verdicts on disk, one JSON line each, found by the judge's name, its instructions and the claim."""
-
-    def __init__(self, path: Path | None, judge: str) -> None:
-        self.path, self.judge, self._lock = path, judge, threading.Lock()
-        self.known: dict[str, bool] = {}
-        if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(line)
-
-    def get(self, claim: Claim) -> bool | None:
-        """The verdict, if there is one."""
-        return self.known.get(self._key(claim))
-
-    def put(self, claim: Claim, verdict: bool) -> None:
-        """Remember a verdict; safe from several threads."""
-        with self._lock:
-            key = self._key(claim)
-            self.known[key] = verdict
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "verdict": verdict}) + "\n")
-
-    def _key(self, claim: Claim) -> str:
-        return hashlib.sha256("\0".join([self.judge, INSTRUCTIONS, claim.as_json()]).encode()).hexdigest()
-
-    def _read(self, line: str) -> None:
-        try:
-            entry = json.loads(line)
-            self.known[str(entry["key"])] = bool(entry["verdict"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            return  # a torn line of a killed run: that claim is judged again
-
-
-def parse_verdict(reply: object) -> bool | None:
-    """True for yes, False for no, None for anything else: a reply that argues is no verdict."""
-    word = reply.strip().strip("\"'*`.!").strip().casefold() if isinstance(reply, str) else ""
-    return {"yes": True, "no": False}.get(word)
 
 
 @JUDGES.register("endpoint")
@@ -210,69 +125,6 @@ class EndpointJudge:
         )
 
 
-@JUDGES.register("local")
-class LocalJudge:
-    """A local Hugging Face chat model: "yes" against "no", whichever it finds likelier after the claim.
-
-    Comparing two probabilities instead of reading generated text leaves nothing to parse.
-
-    Args:
-        model, tokenizer: loaded; see ``from_folder``.
-        name: in the key of the cache.
-        cache: file of verdicts.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, name: str, cache: Path | None = None, batch_size: int = 16) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.usage = Usage()
-        self._verdicts = Verdicts(cache, f"local {name}")
-
-    @classmethod
-    def from_folder(cls, folder: str | Path, cache: Path | None = None) -> LocalJudge:
-        """Load a model folder.
-
-        Raises:
-            ConfigError: it holds no model.
-        """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from ..modeling.layout import fingerprint
-
-        if not (Path(folder) / "config.json").is_file():
-            raise ConfigError(f"There is no judge in {str(folder)!r}.", needed="a URL, or a folder with config.json")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
-        return cls(model, AutoTokenizer.from_pretrained(folder), fingerprint(model), cache)
-
-    def judge(self, claims: Sequence[Claim]) -> list[bool]:
-        """See ``Judge``."""
-        new = [claim for claim in dict.fromkeys(claims) if self._verdicts.get(claim) is None]
-        self.usage.cached += len(claims) - len(new)
-        for batch in _batches(new, self.batch_size):
-            for claim, verdict in zip(batch, self._likelier(batch)):
-                self._verdicts.put(claim, verdict)
-        return [bool(self._verdicts.get(claim)) for claim in claims]
-
-    def _likelier(self, claims: Sequence[Claim]) -> list[bool]:
-        import torch
-
-        from ..modeling.layout import input_device
-        from ..modeling.tokens import collate, encode
-
-        prompts = [f"{INSTRUCTIONS}\n\n{claim.as_json()}" for claim in claims]
-        rows = [
-            encode(self.tokenizer, text, target=word, end_of_turn=False) for text in prompts for word in ("yes", "no")
-        ]
-        batch = collate(rows, self.tokenizer, device=input_device(self.model))
-        at_rows, columns, ids = batch.targets()
-        with torch.no_grad():
-            logs = self.model(**batch.model_inputs()).logits[at_rows, columns].float().log_softmax(-1)
-        chosen = logs.gather(1, ids[:, None])[:, 0]
-        totals = torch.zeros(len(rows), device=chosen.device).index_add_(0, at_rows, chosen).view(-1, 2)
-        self.usage.calls += len(claims)
-        self.usage.prompt_tokens += int(batch.attention_mask.sum()) // 2
-        return (totals[:, 0] > totals[:, 1]).tolist()
-
-
 def make_judge(spec: str, model: str = "", cache: Path | None = None) -> Judge:
     """A judge from what users write: an endpoint's URL, "openai", or a local model's folder.
 
@@ -283,12 +135,9 @@ def make_judge(spec: str, model: str = "", cache: Path | None = None) -> Judge:
         return EndpointJudge(spec, model, cache=cache)
     if spec == "openai":
         return EndpointJudge(None, model, cache=cache)
+    from .judge_local import LocalJudge
+
     return LocalJudge.from_folder(spec, cache)
-
-
-def _batches(claims: Sequence[Claim], size: int) -> Iterator[Sequence[Claim]]:
-    for start in range(0, len(claims), size):
-        yield claims[start : start + size]
 
 
 def _unusable(who: str, reply: object) -> ServiceError:

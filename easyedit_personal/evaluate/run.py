@@ -209,5 +209,5 @@ class _Run:
         return [[records.get(id(row)) or skipped(row.ask) for row in asked if row.case is case] for case in cases]
 
 
-def _with_bar(groups: list[Sequence[UPQAItem]], name: str) -> Iterator[Sequence[UPQAItem]]:
+def _with_bar(groups: Sequence[Sequence[UPQAItem]], name: str) -> Iterator[Sequence[UPQAItem]]:
     return progress(groups, name, len(groups))

@@ -45,7 +45,8 @@ class Retention(Evaluator):
 def later_preferences(items: Sequence[UPQAItem], item: UPQAItem, count: int) -> list[UPQAItem]:
     """The next ``count`` items, cyclically, about things that differ from this one and from each other."""
     start = next(i for i, other in enumerate(items) if other.id == item.id)
-    taken, later = {item.subject}, []
+    taken = {item.subject}
+    later: list[UPQAItem] = []
     for other in [*items[start + 1 :], *items[:start]]:
         if other.subject not in taken and len(later) < count:
             taken.add(other.subject)

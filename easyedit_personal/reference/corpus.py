@@ -35,6 +35,8 @@ class Mix:
     stated: tuple[int, ...] = (1, 1, 2, 2, 3, 4)
     between: tuple[int, ...] = (0, 0, 0, 1, 2)
     questions: tuple[int, ...] = (1, 2, 3, 4)
+    pieces: float = 0.0  # share of values that are random pieces of the vocabulary
+    traps: float = 0.0  # share of questions whose right answer is not the value that was stated
 
 
 class Corpus:
@@ -44,11 +46,14 @@ class Corpus:
         mix: the stage's proportions.
         seed: equal seeds give equal streams.
         lexicon: lists to draw from; the package's own by default.
+        pieces: the vocabulary's pieces, for `mix.pieces`.
     """
 
-    def __init__(self, mix: Mix, seed: int, lexicon: Lexicon | None = None) -> None:
+    def __init__(self, mix: Mix, seed: int, lexicon: Lexicon | None = None, pieces: tuple[str, ...] = ()) -> None:
         self.mix, self.rng = mix, Random(seed)
         self.speaker = Speaker(lexicon or load_lexicon(), self.rng)
+        if pieces and mix.pieces:
+            self.speaker.pieces, self.speaker.piece_share = pieces, mix.pieces
         self.builders: dict[str, Callable[[], Row]] = {
             "recall": self.recall,
             "unknown": self.unknown,
@@ -94,6 +99,9 @@ class Corpus:
         speaker, rng, turns = self.speaker, self.rng, []
         mine = [k for k in known if k.person is None]
         for _ in range(count):
+            if self.mix.traps and mine and rng.random() < self.mix.traps:
+                turns += self._trap(rng.choice(mine), known)
+                continue
             draw = rng.random()
             if draw < 0.70 and mine:
                 k = rng.choice(mine)
@@ -108,6 +116,17 @@ class Corpus:
             else:
                 turns += speaker.distractor()
         return turns
+
+    def _trap(self, mine: Known, known: list[Known]) -> list[Turn]:
+        """A question that names the same attribute but must not get the user's value."""
+        rng, draw = self.rng, self.rng.random()
+        if draw < 0.55:
+            taken = {name for k in known if k.person for name in k.person}
+            person = tuple(rng.choice([n for n in names if n not in taken]) for names in (RELATIONS, PEOPLE))
+            return self.speaker.ask_theirs(mine.attribute, (person[0], person[1]), None)
+        if draw < 0.85:
+            return self.speaker.ask_negated(mine.attribute)
+        return self.speaker.ask_assistant(mine.attribute)
 
     def _row(self, opening: list[Turn], prefix: str, questions: list[Turn]) -> Row:
         if prefix and questions:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from .lexicon import Attribute, Lexicon, close
-from .values import invented_word, sample_value
+from .values import invented_word, piece_string, sample_value
 
 Turn = tuple[str, str]
 
@@ -76,10 +76,15 @@ class Speaker:
 
     def __init__(self, lexicon: Lexicon, rng: Random, held: bool = False) -> None:
         self.lexicon, self.rng, self.held = lexicon, rng, held
+        self.pieces: tuple[str, ...] = ()
+        self.piece_share = 0.0
 
     def learn(self, attribute: Attribute, person: tuple[str, str] | None = None) -> Known:
         """Invent a value of `attribute`, about the user or about `person` (relation, name)."""
-        value = sample_value(self.lexicon, attribute, self.rng, self.held)
+        if self.pieces and self.rng.random() < self.piece_share:
+            value = piece_string(self.pieces, self.rng)
+        else:
+            value = sample_value(self.lexicon, attribute, self.rng, self.held)
         return Known(attribute, value, self.rng.choice(attribute.names[:1] * 4 + attribute.names), person)
 
     def state(self, known: Known, named: bool = False) -> str:
@@ -199,6 +204,8 @@ class Speaker:
         return [("user", f"Tell me something about {words[0]}."), ("assistant", rng.choice(self.lexicon.prose))]
 
     def _word(self) -> str:
+        if self.pieces and self.rng.random() < self.piece_share:
+            return piece_string(self.pieces, self.rng)
         if self.rng.random() < 0.3:
             return invented_word(self.rng, self.held)
         return self.rng.choice(self.lexicon.held_words if self.held else self.lexicon.words)

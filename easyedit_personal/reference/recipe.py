@@ -30,7 +30,41 @@ class Stage:
     name: str
     steps: int
     mix: Mix
+    cycle: int = 0
 
+
+@dataclass(frozen=True)
+class Cycle:
+    """One rise and fall of the learning rates, over the stages that carry its number.
+
+    Attributes:
+        peak: factor on the recipe's rates.
+        decay_from: share of the cycle's steps after which the rates fall linearly to 2 %.
+    """
+
+    number: int
+    peak: float
+    decay_from: float
+
+
+# After three stages a look at the errors: pieces that no training value had held could not be copied, and questions
+# about somebody else got the user's value in most cases. Hence random pieces as values, and more trap questions.
+ROBUST = Mix(
+    rows={
+        "recall": 7,
+        "unknown": 1.5,
+        "talk": 3.5,
+        "people": 1.8,
+        "override": 0.8,
+        "prose": 0.6,
+        "long": 1.6,
+        "repeat": 0.6,
+    },
+    stated=(1, 1, 1, 2, 2, 3),
+    questions=(2, 3, 4, 5),
+    pieces=0.4,
+    traps=0.12,
+)
 
 # Copying comes first, in short rows and with lists of words said twice: it is what recall is made of. Half of the last
 # stage's tokens are long conversations, so that recall survives unrelated turns.
@@ -38,6 +72,7 @@ STAGES = (
     Stage("copying", 500, Mix(rows={**BASE, "repeat": 4}, stated=(1, 1, 2), between=(0, 0, 0, 0, 1))),
     Stage("recall", 700, Mix(rows={**BASE, "repeat": 0.6})),
     Stage("long", 1100, Mix(rows={**BASE, "long": 3.5, "repeat": 0.3})),
+    Stage("robust", 1200, ROBUST, cycle=1),
 )
 
 
@@ -50,7 +85,7 @@ class Recipe:
         pool: rows that are drawn together and sorted into steps by length.
         max_row: longer rows are cut off there.
         muon_lr, adam_lr: peak rates for matrices (Muon) and for embeddings and norms (AdamW).
-        decay_from: share of the steps after which both rates fall linearly to 2 %.
+        cycles: how the rates rise and fall.
     """
 
     seed: int = 11
@@ -61,7 +96,7 @@ class Recipe:
     adam_lr: float = 4e-3
     weight_decay: float = 0.01
     warmup: int = 100
-    decay_from: float = 0.55
+    cycles: tuple[Cycle, ...] = (Cycle(0, 1.0, 0.55), Cycle(1, 0.7, 0.4))
     turn_weight: float = 0.1
     stages: tuple[Stage, ...] = STAGES
 

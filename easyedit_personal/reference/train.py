@@ -17,13 +17,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers.masking_utils import AttentionMaskInterface
 
 from .corpus import Corpus
 from .recipe import SHAPE, Recipe, Stage
 from .tokenizer import END, PAD, ROLES, render, train_tokenizer
 
 Encoded = tuple[list[int], list[float]]
+
+
+def float32_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention in float32: its backward pass in bfloat16 takes five times as long on a CPU."""
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), is_causal=True, scale=scaling, enable_gqa=True
+        )
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register("float32_causal", float32_attention)
+AttentionMaskInterface.register("float32_causal", lambda *args, **kwargs: None)
 
 
 def build_model(tokenizer: Any, seed: int) -> LlamaForCausalLM:
@@ -39,6 +55,12 @@ def build_model(tokenizer: Any, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def vocabulary_pieces(tokenizer: Any) -> tuple[str, ...]:
+    """Every piece of the vocabulary that is made of letters, with its leading space where it has one."""
+    pieces = (tokenizer.convert_tokens_to_string([token]) for token in sorted(tokenizer.get_vocab()))
+    return tuple(piece for piece in pieces if piece.strip().isascii() and piece.strip().isalpha())
+
+
 class Rows:
     """Rows as token ids with a weight per token, in steps of similar length; step numbers address them.
 
@@ -50,6 +72,7 @@ class Rows:
         self.tokenizer, self.recipe = tokenizer, recipe
         self.assistant = tokenizer.convert_tokens_to_ids(ROLES["assistant"])
         self.end = tokenizer.convert_tokens_to_ids(END)
+        self.pieces = vocabulary_pieces(tokenizer)
 
     def stage(self, number: int, stage: Stage, skip: int = 0) -> Iterator[list[Encoded]]:
         """The stage's steps, without the first ``skip``."""
@@ -63,7 +86,7 @@ class Rows:
             pool += 1
 
     def _pool(self, stage: Stage, seed: int) -> list[list[Encoded]]:
-        stream = iter(Corpus(stage.mix, seed))
+        stream = iter(Corpus(stage.mix, seed, pieces=self.pieces))
         rows = sorted((self._encode(next(stream)) for _ in range(self.recipe.pool)), key=lambda row: len(row[0]))
         steps: list[list[Encoded]] = [[]]
         for row in rows:
@@ -86,19 +109,29 @@ class Rows:
 
 def step_loss(model: LlamaForCausalLM, step: list[Encoded], pad: int) -> tuple[Tensor, float, int]:
     """Weighted loss of one step, the mean loss of its full-weight tokens, and its real tokens."""
-    width = max(len(ids) for ids, _ in step)
-    ids = torch.full((len(step), width), pad)
-    weights = torch.zeros(len(step), width)
+    # Few distinct shapes: the library compiles its bfloat16 products anew for every shape it meets, which took as
+    # long as the training itself.
+    width = _up(max(len(ids) for ids, _ in step), 32)
+    ids = torch.full((_up(len(step), 4), width), pad)
+    weights = torch.zeros(ids.shape)
     for i, (row, row_weights) in enumerate(step):
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, : len(row)] = torch.tensor(row_weights)
     # Padding is on the right and attention is causal: no mask is needed.
     hidden = model.model(ids, use_cache=False).last_hidden_state
-    wanted = weights[:, 1:] > 0
-    logits = model.lm_head(hidden[:, :-1][wanted]).float()
-    losses, kept = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none"), weights[:, 1:][wanted]
+    kept, targets = weights[:, 1:].flatten(), ids[:, 1:].flatten()
+    wanted = kept.nonzero().flatten()
+    count = len(wanted)
+    wanted = F.pad(wanted, (0, _up(count, 512) - count))
+    logits = model.lm_head(hidden[:, :-1].flatten(0, 1)[wanted]).float()[:count]
+    kept, targets = kept[wanted[:count]], targets[wanted[:count]]
+    losses = F.cross_entropy(logits, targets, reduction="none")
     full = float(losses.detach()[kept == 1].mean())
     return (losses * kept).sum() / kept.sum(), full, sum(len(row) for row, _ in step)
+
+
+def _up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -113,10 +146,15 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 
 
 def rate(step: int, recipe: Recipe) -> float:
-    """Factor on the peak rates: warm-up, a plateau, then linearly down to 2 %."""
-    progress = step / recipe.steps
-    falling = (1 - progress) / (1 - recipe.decay_from)
-    return min(1.0, (step + 1) / recipe.warmup) * (1.0 if progress < recipe.decay_from else max(0.02, falling))
+    """Factor on the peak rates: in every cycle warm-up, a plateau, then linearly down to 2 % of the cycle's peak."""
+    for cycle in recipe.cycles:
+        length = sum(stage.steps for stage in recipe.stages if stage.cycle == cycle.number)
+        if step < length:
+            break
+        step -= length
+    falling = (1 - step / length) / (1 - cycle.decay_from)
+    level = 1.0 if step < cycle.decay_from * length else max(0.02, falling)
+    return cycle.peak * min(1.0, (step + 1) / recipe.warmup) * level
 
 
 def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float = 4.0) -> LlamaForCausalLM:
@@ -125,6 +163,7 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     model = build_model(tokenizer, recipe.seed)
+    model.set_attn_implementation("float32_causal")
     optimizers = make_optimizers(model, recipe)
     done, tokens = load_checkpoint(out, model, optimizers)
     fast = torch.cpu._is_amx_tile_supported()  # elsewhere bf16 on a CPU is many times slower than float32

@@ -46,6 +46,16 @@ def sample_value(lexicon: Lexicon, attribute: Attribute, rng: Random, held: bool
     return _recase(value, rng)
 
 
+def piece_string(pieces: tuple[str, ...], rng: Random) -> str:
+    """One to five random pieces of the vocabulary, glued as they come.
+
+    Words that only evaluation uses have pieces too; here each piece is met, so that it can be copied, while no such
+    word is ever met as a value by itself.
+    """
+    count = rng.choice((1, 2, 2, 3, 3, 4, 5))
+    return " ".join("".join(rng.choice(pieces) for _ in range(count)).split()) or piece_string(pieces, rng)
+
+
 def _recase(value: str, rng: Random) -> str:
     draw = rng.random()
     if draw < 0.12:

@@ -81,6 +81,10 @@ def test_everything_else_passes_through(tokenizer):
     side = tokenizer.padding_side
     reader.padding_side = "left"
     try:
-        assert (tokenizer.padding_side, reader.pad_token_id, len(reader)) == ("left", tokenizer.pad_token_id, len(tokenizer))
+        assert (tokenizer.padding_side, reader.pad_token_id, len(reader)) == (
+            "left",
+            tokenizer.pad_token_id,
+            len(tokenizer),
+        )
     finally:
         tokenizer.padding_side = side

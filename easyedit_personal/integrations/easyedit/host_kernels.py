@@ -13,9 +13,10 @@ from torch import nn
 
 from ...errors import HostError, PersonalizationError
 from ...hparams import PersonalizationHyperParams
-from ...kernels.apply import edited
-from ...kernels.base import context_limit, encode_requests
-from ...modeling.layout import find_layout, get_module, parameter_name, weight_of
+from ...kernels.apply import edited, parameter_name
+from ...kernels.base import encode_requests
+from ...kernels.keys import row_settings
+from ...modeling.layout import context_limit, find_layout, get_module, weight_of
 from ...modeling.tokens import uses_chat
 from ...types import EditRequest, WeightDelta
 from .host_hparams import NAMES, TEMPLATES
@@ -40,7 +41,7 @@ def rome(
         RequestError: a request cannot be carried out; nothing was computed.
         HostError: EasyEdit is not there, or its code failed.
     """
-    encode_requests(tokenizer, requests, hparams, context_limit(model))
+    encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
     deltas: list[WeightDelta] = []
     for request in requests:
         with edited(model, deltas):
@@ -60,7 +61,7 @@ def memit(
         RequestError: a request cannot be carried out; nothing was computed.
         HostError: EasyEdit is not there, or its code failed.
     """
-    encode_requests(tokenizer, requests, hparams, context_limit(model))
+    encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
     factors = _run(model, tokenizer, requests, hparams, "memit", "MEMITHyperParams")
     dtype = next(model.parameters()).dtype
     return [
@@ -78,20 +79,23 @@ def _run(
     settings_class: str,
 ) -> Factors:
     host = load_host()
+    hparams = row_settings(hparams)
     module = host.module(f"models.{name}.{name}_main")
     settings = _settings(getattr(module, settings_class), name, model, hparams)
     wanted = host_requests(tokenizer, requests, hparams, with_slot=True)
-    weights = [weight_of(get_module(model, find_layout(model, hparams).rewrite_path(layer))) for layer in hparams.layers]
+    weights = [
+        weight_of(get_module(model, find_layout(model, hparams).rewrite_path(layer))) for layer in hparams.layers
+    ]
     names = [parameter_name(model, weight) for weight in weights]
     reader = HostTokenizer(
         tokenizer, chat=uses_chat(tokenizer, hparams.prompt_format), answers=[item["target_new"] for item in wanted]
     )
-    with untouched(model, tokenizer, names), provided(host, f"easyeditor.models.{name}", model, tokenizer, hparams):
+    with untouched(model, tokenizer, names), provided(f"easyeditor.models.{name}", model, tokenizer, settings, hparams):
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if hparams.context_templates is not None:
-            module.CONTEXT_TEMPLATES_CACHE = _templates(hparams.context_templates, nested=name == "memit")
+            vars(module)["CONTEXT_TEMPLATES_CACHE"] = _templates(hparams.context_templates, nested=name == "memit")
         model.eval()
         try:
             with in_private(hparams.seed):
@@ -111,6 +115,8 @@ def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyp
     }
     values |= {theirs: getattr(layout, ours) for theirs, ours in TEMPLATES.items()}
     values |= {"alg_name": name.upper(), "model_name": NAMES.get(layout.family, "llama"), "stats_dir": ""}
+    # The host's MEMIT always weighs with second moments.
+    values |= {"mom2_adjustment": hparams.mom2_adjustment or name == "memit"}
     values |= {"device": str(next(model.parameters()).device), "fp16": False, "layer_selection": "all"}
     if values["v_loss_layer"] is None:
         values["v_loss_layer"] = layout.n_layers - 1
@@ -120,11 +126,10 @@ def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyp
 
 def _templates(templates: Sequence[str], *, nested: bool) -> list[Any]:
     """Context templates as ROME keeps them (a list), or as MEMIT does (the bare one, then the others)."""
-    if not nested:
-        return list(templates)
-    bare = [template for template in templates if template == "{}"]
     others = [template for template in templates if template != "{}"]
-    return [group for group in (bare, others) if group]
+    if not nested:
+        return ["{}", *others]
+    return [["{}"], others] if others else [["{}"]]
 
 
 def _layer(parameter: str) -> str:

@@ -6,11 +6,12 @@ hyper-parameters on the prompts and answers that our kernels get.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...errors import HostError, MissingDependencyError, PersonalizationError
 from ...hparams import PersonalizationHyperParams
@@ -55,10 +56,16 @@ def host_method(name: str, overrides: Mapping[str, Any] | None = None) -> HostMe
 
 
 class HostMethod:
-    """One of the host's algorithms, called with our requests; see ``host_method``."""
+    """One of the host's algorithms, called with our requests; see ``host_method``.
+
+    Attributes:
+        name: in the host's registry.
+        nbytes: size of everything that the last edit changed or added: what would have to be kept for the user.
+    """
 
     def __init__(self, host: Host, name: str, overrides: Mapping[str, Any]) -> None:
         self.host, self.name, self.overrides = host, name, overrides
+        self.nbytes = 0
 
     @contextmanager
     def __call__(
@@ -83,11 +90,12 @@ class HostMethod:
         settings = settings_for(self.host, self.name, model, self.overrides)
         locates = hasattr(settings, "fact_token")
         wanted = host_requests(tokenizer, requests, ours, with_slot=locates)
-        with untouched(model, tokenizer), provided(self.host, self._package(), model, tokenizer, ours):
+        with untouched(model, tokenizer) as snapshot, provided(self._package(), model, tokenizer, settings, ours):
             # As BaseEditor sets it: right for the methods that look a subject's position up, left for the others.
-            tokenizer.padding_side = "right" if locates else "left"
+            side, tokenizer.padding_side = tokenizer.padding_side, "right" if locates else "left"
             edited = self._edit(model, tokenizer, wanted, settings, ours)
-            tokenizer.padding_side = "left"
+            tokenizer.padding_side = side
+            self.nbytes = snapshot.changed_bytes(edited)
             yield edited
 
     def _edit(self, model: nn.Module, tokenizer: Any, wanted: list[dict[str, Any]], settings: Any, ours: Any) -> Any:
@@ -118,7 +126,7 @@ class HostMethod:
             if hasattr(settings, "editor_batch_size"):  # ULTRAEDIT leaves out what exceeds its batch
                 settings.batch_size = settings.batch_size_once = len(wanted)
             return [wanted]
-        settings.sequential_edit = True  # WISE would start anew with every request
+        settings.sequential_edit = len(wanted) > 1  # without it WISE starts anew with every request
         return [[request] for request in wanted]
 
     def _function(self) -> Any:
@@ -134,24 +142,38 @@ class HostMethod:
         return self.host.module("util.alg_dict").ALG_DICT[self.name].__module__.rpartition(".")[0]
 
 
-def _as_language_model(result: Any, model: nn.Module) -> Any:
+def _as_language_model(result: Any, model: Any) -> Any:
     """What the host returned as something that our evaluation can call and generate with, in evaluation mode."""
-    inner = getattr(result, "model", None)
-    edited = model if inner is model and not hasattr(result, "generation_config") else result
+    wraps_model = getattr(result, "model", None) is model and not hasattr(result, "generation_config")
+    edited = model if wraps_model else result
     for module in edited.modules():
-        module.train(False) if not module._modules else setattr(module, "training", False)
-    for module in model.modules():
-        if hasattr(module, "key_id"):  # GRACE looks its key up at the prompt's end, anew for each generation
-            _reset_before_generating(model, module)
+        module.training = False  # .eval() is overridden by some of the host's adapters
+        if adapt := ADAPTERS.get(type(module).__name__):
+            module.forward = adapt(module)
     model.config.use_cache = True
     return edited
 
 
-def _reset_before_generating(model: Any, adapter: Any) -> None:
-    generate = model.generate
+def _grace(adapter: Any) -> Callable[[Tensor], Tensor]:
+    """GRACE looks its key up at the last token of a prompt. It remembers that place until somebody resets it, and
+    would take every token generated with a cache for a prompt of its own."""
 
-    def generate_anew(*args: Any, **kwargs: Any) -> Any:
+    def forward(hidden: Tensor) -> Tensor:
+        if hidden.shape[1] == 1:
+            return adapter.layer(hidden)
         adapter.key_id = -1
-        return generate(*args, **kwargs)
+        return type(adapter).forward(adapter, hidden)
 
-    model.generate = generate_anew
+    return forward
+
+
+def _wise(adapter: Any) -> Callable[[Tensor], Tensor]:
+    """WISE decides between its memories once per batch, by the batch's mean: let every row decide for itself."""
+
+    def forward(hidden: Tensor) -> Tensor:
+        return torch.cat([type(adapter).forward(adapter, row) for row in hidden.split(1)])
+
+    return forward
+
+
+ADAPTERS: Mapping[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {"GRACEAdapter": _grace, "WISEAdapter": _wise}

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from io import TextIOBase
+from itertools import chain
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,7 +27,7 @@ TOKENIZER_STATE = ("padding_side", "truncation_side", "pad_token")
 
 
 @contextmanager
-def untouched(model: nn.Module, tokenizer: Any, names: Collection[str] | None = None) -> Iterator[None]:
+def untouched(model: nn.Module, tokenizer: Any, names: Collection[str] | None = None) -> Iterator[Snapshot]:
     """Model, tokenizer and the host's module globals are bit for bit the same after the block, also after an error.
 
     Restored are weights and buffers (one copy of them is kept meanwhile), gradients and their flags, the module tree
@@ -39,9 +40,10 @@ def untouched(model: nn.Module, tokenizer: Any, names: Collection[str] | None = 
     with ExitStack() as stack:
         stack.callback(_restore_tokenizer, tokenizer, {name: getattr(tokenizer, name) for name in TOKENIZER_STATE})
         stack.callback(_host_globals())
-        stack.callback(_tensors(model, names))
+        snapshot = Snapshot(model, names)
+        stack.callback(snapshot.restore)
         stack.callback(_structure(model))  # last in, first out: the tree must stand before its tensors are filled
-        yield
+        yield snapshot
 
 
 @contextmanager
@@ -74,23 +76,36 @@ def _restore_tokenizer(tokenizer: Any, state: dict[str, Any]) -> None:
             setattr(tokenizer, name, value)
 
 
-def _tensors(model: nn.Module, names: Collection[str] | None) -> Callable[[], None]:
-    parameters = list(model.parameters())
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    saved = [(t, t.data, t.detach().clone()) for name, t in tensors if names is None or name in names]
-    flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
+class Snapshot:
+    """Copies of a model's tensors, with gradients and flags.
+
+    Args:
+        model: whose.
+        names: parameters and buffers to copy; None copies all.
+    """
+
+    def __init__(self, model: nn.Module, names: Collection[str] | None = None) -> None:
+        parameters, tensors = list(model.parameters()), [*model.named_parameters(), *model.named_buffers()]
+        self.known = {id(tensor) for _, tensor in tensors}
+        self.saved = [(t, t.data, t.detach().clone()) for name, t in tensors if names is None or name in names]
+        self.flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
 
     @torch.no_grad()
-    def restore() -> None:
-        for tensor, storage, original in saved:
+    def restore(self) -> None:
+        """Put everything back; bit for bit."""
+        for tensor, storage, original in self.saved:
             tensor.data = storage  # back to the same memory, also after model.half()
             if not torch.equal(storage, original):
                 storage.copy_(original)
-        for parameter, flag, gradient in flags:
+        for parameter, flag, gradient in self.flags:
             parameter.requires_grad_(flag)
             parameter.grad = gradient
 
-    return restore
+    def changed_bytes(self, model: nn.Module) -> int:
+        """Size of the copied tensors that are different by now, and of tensors that ``model`` has besides."""
+        changed = [tensor for tensor, _, original in self.saved if not torch.equal(tensor.data, original)]
+        added = [tensor for tensor in chain(model.parameters(), model.buffers()) if id(tensor) not in self.known]
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*changed, *added])
 
 
 def _structure(model: nn.Module) -> Callable[[], None]:

@@ -6,6 +6,7 @@ served here, per model, and only for the time of one edit.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,13 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from ...hparams import PersonalizationHyperParams
-from ...modeling.layout import get_module
-from ...modeling.tokens import collate, encode_text, pad_token_id
+from ...modeling.sample import sample
+from ...modeling.stats import second_moments
+from ...modeling.tokens import encode_text
 from .host_tokenizer import mask
-from .loading import Host
 
 # Caches that the host keys by nothing or by a name that all models in memory share, and what empty means.
 EMPTY = {"CONTEXT_TEMPLATES_CACHE": None, "P_loaded": False, "cache_c_new": False, "WISEload": True}
@@ -30,13 +30,22 @@ KEYED = ("COV_CACHE", "inv_mom2_cache", "edit_history", "merge_group_edit_histor
 
 @contextmanager
 def provided(
-    host: Host, package: str, model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams
+    package: str, model: nn.Module, tokenizer: Any, settings: Any, hparams: PersonalizationHyperParams
 ) -> Iterator[None]:
     """One algorithm's modules start with empty caches and ask us for statistics and context sentences.
 
     The names are replaced in the host's modules in memory; ``isolation.untouched`` around this puts them back.
+
+    Args:
+        package: the algorithm's, e.g. "easyeditor.models.memit".
+        model, tokenizer: what is about to be edited.
+        settings: the host's hyper-parameter object; its ``layers`` and ``mom2_adjustment`` are read.
+        hparams: ours; ``mom2_*``, ``stats_dir`` and ``seed`` say which statistics.
     """
-    served = {"layer_stats": _statistics(model, tokenizer, hparams), "generate_fast": _sampler(model, tokenizer)}
+    served = {
+        "layer_stats": _statistics(model, tokenizer, settings, hparams),
+        "generate_fast": _sampler(model, tokenizer, hparams.seed),
+    }
     for name, module in list(sys.modules.items()):
         if name.startswith(f"{package}.") or name.startswith("easyeditor.models.rome."):
             for cache, empty in EMPTY.items():
@@ -50,7 +59,7 @@ def provided(
                     setattr(module, function, ours)
             if "AdaLoraConfig" in vars(module):
                 # PEFT insists on a length for the schedule of ranks, which the host's training loop never steps.
-                module.AdaLoraConfig = partial(module.AdaLoraConfig, total_step=1)
+                setattr(module, "AdaLoraConfig", partial(vars(module)["AdaLoraConfig"], total_step=1))  # noqa: B010
     yield
 
 
@@ -68,13 +77,15 @@ class _Moment:
         return self.value
 
 
-def _statistics(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams) -> Callable[..., _Moment]:
-    def layer_stats(_model: Any, _tok: Any, layer_name: str, *args: Any, **kwargs: Any) -> _Moment:
-        d = get_module(model, layer_name).weight.shape
-        g = torch.Generator().manual_seed(0)
-        n = d[0] if model.config.model_type == "gpt2" else d[1]
-        x = torch.randn(3 * n, n, generator=g)
-        return _Moment(x.T @ x / (3 * n))
+def _statistics(model: nn.Module, tokenizer: Any, settings: Any, hparams: Any) -> Callable[..., _Moment]:
+    """The host's ``layer_stats`` by means of our cache; computed of the model as it is now."""
+    moments: dict[int, Tensor] = {}
+    if getattr(settings, "mom2_adjustment", False):
+        layers = list(settings.layers)
+        moments = second_moments(model, tokenizer, layers, hparams.replace(layers=layers))
+
+    def layer_stats(_model: Any, _tokenizer: Any, layer_name: str, *args: Any, **kwargs: Any) -> _Moment:
+        return _Moment(moments[int(re.findall(r"\d+", layer_name)[0])])
 
     return layer_stats
 
@@ -82,12 +93,12 @@ def _statistics(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperP
 _sampled: WeakKeyDictionary[nn.Module, dict[Any, list[str]]] = WeakKeyDictionary()
 
 
-def _sampler(model: Any, tokenizer: Any) -> Callable[..., list[str]]:
+def _sampler(model: Any, tokenizer: Any, seed: int) -> Callable[..., list[str]]:
     """The host's ``generate_fast`` by means of the model's own ``generate``; the same sentences for the same model."""
 
     def generate_fast(
         _model: Any,
-        _tok: Any,
+        _tokenizer: Any,
         prompts: Sequence[str],
         n_gen_per_prompt: int = 1,
         top_k: int = 5,
@@ -95,19 +106,12 @@ def _sampler(model: Any, tokenizer: Any) -> Callable[..., list[str]]:
         **kwargs: Any,
     ) -> list[str]:
         known = _sampled.setdefault(model, {})
-        key = (tuple(prompts), n_gen_per_prompt, top_k, max_out_len)
+        key = (tuple(prompts), n_gen_per_prompt, top_k, max_out_len, seed)
         if key not in known:
-            rows = [encode_text(tokenizer, prompt) for prompt in prompts for _ in range(n_gen_per_prompt)]
-            batch = collate(rows, tokenizer, side="left", device=next(model.parameters()).device)
-            ids = model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                do_sample=True,
-                top_k=top_k,
-                max_new_tokens=max(1, max_out_len - min(len(row.ids) for row in rows)),
-                pad_token_id=pad_token_id(tokenizer),
-            )
-            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            starts = [encode_text(tokenizer, prompt) for prompt in prompts for _ in range(n_gen_per_prompt)]
+            tokens = max(1, max_out_len - min(len(start.ids) for start in starts))
+            rows = sample(model, tokenizer, starts, tokens, seed=seed, top_k=top_k)
+            texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
             known[key] = [mask(text.replace("\n", " ")) for text in texts]
         return list(known[key])
 

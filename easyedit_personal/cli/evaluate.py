@@ -35,6 +35,7 @@ def evaluate(
     hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
     conversations: str = typer.Option("bundled", "--conversations", help="Distractors: 'bundled' or PrefEval's file."),
     restore: bool = typer.Option(True, help="With --protocol paper: reset the model between users."),
+    harness: str = typer.Option("", "--harness", help="Tasks of lm-evaluation-harness (extra), comma-separated."),
     judge: str = typer.Option(None, "--judge", help="URL of an OpenAI-compatible endpoint, or a local model's folder."),
     judge_model: str = typer.Option("", "--judge-model", help="The endpoint's model."),
     similarity: bool = typer.Option(False, "--similarity", help="Also score by sentence embeddings (extra)."),
@@ -51,7 +52,7 @@ def evaluate(
 
         show(Console(), compute(rescore, scorer))
         return
-    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations)
+    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
     names, items = _methods(method), _items(data, size)
     settings = _settings(hparams, model, device)
     methods = [_host(name, settings) if name.startswith(HOST) else name for name in names]
@@ -84,7 +85,14 @@ def _run(
 
 
 def _plan(
-    evaluators: str, cluster_size: int, turns: str, protocol: str, restore: bool, seed: int, conversations: str
+    evaluators: str,
+    cluster_size: int,
+    turns: str,
+    protocol: str,
+    restore: bool,
+    seed: int,
+    conversations: str,
+    harness: str,
 ) -> Plan:
     from ..errors import ConfigError
     from ..evaluate.plan import STANDARD, Plan
@@ -104,6 +112,7 @@ def _plan(
         restores=restore,
         seed=seed,
         conversations=conversations,
+        harness=[task.strip() for task in harness.split(",") if task.strip()],
     )
 
 

@@ -63,7 +63,7 @@ class Case:
     item: UPQAItem
     items: Sequence[UPQAItem]
     plan: Plan
-    base: Mapping[str, Any]
+    base: dict[str, Any]
 
 
 class Evaluator:

@@ -14,6 +14,7 @@ from ..data.records import UPQAItem
 from ..errors import ConfigError, DataError
 from ..registry import EVALUATORS
 from .generate import MAX_NEW_TOKENS
+from .harness import check_tasks
 from .protocol import Protocol, find_protocol
 
 # What every run asks; retention and capability cost several edits or many questions more, and are asked for by name.
@@ -37,6 +38,8 @@ class Plan:
         later: how many later preferences ``retention`` edits on top.
         conversations: where the distractors come from: "bundled" or PrefEval's file.
         max_new_tokens: longest answer; what does not stop before is cut and reported.
+        harness: tasks of lm-evaluation-harness that ``capability`` runs, by name or YAML file.
+        harness_users, harness_limit: for how many users, and on how many examples of each task.
 
     Raises:
         RegistryError: an evaluator's name is unknown; the message names the nearest.
@@ -52,23 +55,31 @@ class Plan:
     later: int = 3
     conversations: str = "bundled"
     max_new_tokens: int = MAX_NEW_TOKENS
+    harness: Sequence[str] = ()
+    harness_users: int = 1
+    harness_limit: int = 100
     rules: Protocol = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "turns", tuple(dict.fromkeys(self.turns)))
         names = tuple(dict.fromkeys([*self.evaluators, *(["multi_turn"] if self.turns else [])]))
+        if self.harness:
+            names = tuple(dict.fromkeys([*names, "capability"]))
         object.__setattr__(self, "evaluators", tuple(EVALUATORS.check(name) for name in names))
         object.__setattr__(self, "rules", find_protocol(self.protocol, self.restores))
         for name, value, least in (
             ("cluster_size", self.cluster_size, 1),
             ("max_new_tokens", self.max_new_tokens, 1),
             ("later", self.later, 1),
+            ("harness_users", self.harness_users, 1),
+            ("harness_limit", self.harness_limit, 1),
             *(("turns", turn, 0) for turn in self.turns),
         ):
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} is out of range.", got=value, needed=f"a whole number from {least} on")
         if "multi_turn" in names and not self.turns:
             raise ConfigError("multi_turn needs to know how many turns.", remedy="give turns, for example 0,2,10")
+        check_tasks(self.harness)
 
     def check_items(self, items: Sequence[UPQAItem]) -> None:
         """Raise unless every item has a cluster that is large enough, and the distractors are there."""
@@ -96,4 +107,7 @@ class Plan:
             # A path would tie the result to one machine.
             "conversations": Path(self.conversations).name,
             "max_new_tokens": self.max_new_tokens,
+            "harness": [Path(task).name for task in self.harness],
+            "harness_users": self.harness_users,
+            "harness_limit": self.harness_limit,
         }

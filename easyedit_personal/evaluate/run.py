@@ -107,6 +107,7 @@ def plan_of(setup: Mapping[str, Any]) -> Plan:
     """The plan that a setup describes."""
     settings = setup["plan"]
     keys = ("evaluators", "cluster_size", "turns", "seed", "later", "conversations", "max_new_tokens")
+    # The harness's figures are kept as they are: its tasks are not asked again.
     protocol = settings["protocol"]
     restores = protocol["restores_between_users"]
     return Plan(**{key: settings[key] for key in keys}, protocol=protocol["name"], restores=restores)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...registry import EVALUATORS
+from ..harness import run_tasks
 from ..health import neutral_pairs
-from ..panel import Ask, Evaluator, Record, average
+from ..panel import Ask, Case, Evaluator, Record, average
 from ..plan import Plan
 from ..score import contained
 
@@ -26,6 +27,40 @@ class Capability(Evaluator):
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The whole quiz."""
         return [Ask(self.name, q, item.target, answer, compare=True) for q, answer in neutral_pairs()]
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        """The harness's tasks on the personalised model, for the first users only."""
+        first = [item.id for item in case.items[: case.plan.harness_users]]
+        if not case.plan.harness or case.item.id not in first:
+            return {}
+        return {"harness": self._run(case, case.session.model)}
+
+    def after(self, case: Case) -> dict[str, Any]:
+        """The same on the untouched model, once per run."""
+        if not case.plan.harness:
+            return {}
+        if "harness" not in case.base:
+            case.base["harness"] = self._run(case, case.model)
+        return {"harness_before": case.base["harness"]}
+
+    def _run(self, case: Case, model: Any) -> dict[str, float]:
+        return run_tasks(model, case.tokenizer, case.plan.harness, limit=case.plan.harness_limit)
+
+    def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """The quiz, and each task's mean with and without personalisation under "harness"."""
+        found = super().metric(users, plan)
+        figures = [user["figures"].get(self.name, {}) for user in users]
+        runs = [figure for figure in figures if "harness" in figure]
+        if runs:
+            found["harness"] = {
+                task: {
+                    "mean": average(run["harness"][task] for run in runs),
+                    "before": average(run["harness_before"][task] for run in runs),
+                    "n": len(runs),
+                }
+                for task in runs[0]["harness"]
+            }
+        return found
 
     def grade(self, answer: Record, plan: Plan) -> float | None:
         """1 if the right answer stands in what was said."""

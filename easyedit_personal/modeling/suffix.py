@@ -162,11 +162,18 @@ class Suffix:
 
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
-        y = torch.cat([self._below_start.to(output.dtype), output.to(self._below_start.device)], 1)
-        hidden = (self._residual + self.tail(y).float()).to(self.base_output.dtype)
+        hidden = self._layer_output(output)
         for module, arguments in self._above:
             hidden = hidden_of(module(hidden, **arguments))
         return hidden[:, self.start - self._first :]
+
+    def layer_output(self, output: Tensor) -> Tensor:
+        """The edited decoder layer's output h [n, t - start, d_model]; in "full" mode as if y were just added."""
+        return self._layer_output(output)[:, self.start - self._first :]
+
+    def _layer_output(self, output: Tensor) -> Tensor:
+        y = torch.cat([self._below_start.to(output.dtype), output.to(self._below_start.device)], 1)
+        return (self._residual + self.tail(y).float()).to(self.base_output.dtype)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Final norm and head, with the scalings that some families apply to logits; float32."""

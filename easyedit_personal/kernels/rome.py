@@ -1,0 +1,79 @@
+"""ROME: one matrix, one closed-form update that gives the subject's key a new value.
+
+"Locating and Editing Factual Associations in GPT", arXiv 2202.05262, equation 2; with several phrases or preferences
+all keys are met at once by the equality-constrained solve of EMMET, arXiv 2403.14236, which is ROME's for one key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, find_layout
+from ..modeling.stats import second_moments
+from ..types import EditRequest, WeightDelta
+from .apply import edited
+from .base import frozen
+from .keys import Cluster, all_rows, make_clusters, membership, phrase_means, read, read_weights
+from .solve import RIDGE, equality, precondition
+from .values import optimise_values
+
+
+def rome(
+    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> list[WeightDelta]:
+    """Edit one down projection so that every phrase is answered with its target.
+
+    Notation: N phrases in c clusters; K [N, d_mlp] their keys; V [d_model, c] the clusters' shifts (``values``);
+    S [c, N] which phrase belongs to which cluster; C second moments, or the identity without ``mom2_adjustment``.
+
+        update = V S (K C^-1 K^T)^-1 K C^-1         left = V, right = the rest: rank c, whatever N is
+
+    Args:
+        model: a causal language model; bit for bit the same afterwards, also when this raises.
+        tokenizer: its tokenizer, padding side and all untouched.
+        requests: the phrases; those of one preference share ``cluster`` and target.
+        hparams: ``layers`` (usually one; several are edited one after the other, lower ones first), ``v_*``,
+            ``kl_factor``, ``clamp_norm_factor``, ``mom2_*``, ``context_templates``, ``host_mode``.
+
+    Returns:
+        One delta per layer, float32.
+
+    Raises:
+        RequestError: a request cannot be carried out; nothing was computed.
+        ModelError: the model has no such layer, or the optimisation diverged.
+    """
+    hparams = hparams.replace(kernel="rome")
+    layout = find_layout(model, hparams)
+    layers = sorted(layout.check_layer(layer) for layer in hparams.layers)
+    deltas: list[WeightDelta] = []
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, requests, hparams)
+        moments: dict[int, Tensor] = {}
+        if hparams.mom2_adjustment:
+            moments = second_moments(model, tokenizer, layers, hparams)
+        for layer in layers:
+            with edited(model, deltas):
+                deltas.append(_edit(model, tokenizer, layout, clusters, layer, moments.get(layer, 1.0), hparams))
+    return deltas
+
+
+def _edit(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    clusters: Sequence[Cluster],
+    layer: int,
+    moment: Tensor | float,
+    hparams: PersonalizationHyperParams,
+) -> WeightDelta:
+    shifts = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
+    seen = read(model, tokenizer, layout, all_rows(clusters), layer).keys
+    keys = phrase_means(seen, clusters, hparams)
+    met = phrase_means(seen, clusters, hparams, read_weights)
+    right = equality(met, precondition(keys, moment, 0.0 if hparams.host_mode else RIDGE))
+    right = membership(clusters).to(right.device) @ right
+    return WeightDelta(layout.rewrite_path(layer), shifts.T.contiguous(), right.float().to(shifts.device))

@@ -1,0 +1,79 @@
+"""The linear algebra of closed-form edits: the right factors that turn wanted changes of outputs into an update.
+
+Notation: K [N, d] keys as rows, C [d, d] second moments of keys in general, P = K C^-1, R [d_out, N] wanted changes.
+Both methods need C only through P, and otherwise N x N systems:
+
+    equality       D = R (P K^T)^-1 P                  D K^T = R, least D C D^T     (ROME eq. 2; EMMET for N > 1)
+    least squares  D = R (lambda I + P K^T)^-1 P       = R K (lambda C + K^T K)^-1  (MEMIT eq. 14, pushed through)
+
+ROME: arXiv 2202.05262; MEMIT: arXiv 2210.07229; EMMET: arXiv 2403.14236. All of it in double precision.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+
+RIDGE = 1e-4  # of C's mean diagonal: directions that the statistics' texts never used are not free of charge
+SINGULAR = 1e-4  # keys that differ by less than this are one key; a larger cut-off loses real differences of phrases
+
+
+def precondition(keys: Tensor, moment: Tensor | float, ridge: float = RIDGE) -> Tensor:
+    """P = K C^-1, [N, d], float64.
+
+    Args:
+        keys: [N, d].
+        moment: C, or a number c for C = c I.
+        ridge: added to C's diagonal, relative to its mean.
+
+    Raises:
+        ModelError: C is not positive definite.
+    """
+    keys = keys.double()
+    if not isinstance(moment, Tensor):
+        return keys / moment
+    matrix = moment.to(keys.device, torch.float64)
+    diagonal = matrix.diagonal().mean() * ridge
+    try:
+        factor = torch.linalg.cholesky(
+            matrix + diagonal * torch.eye(len(matrix), dtype=matrix.dtype, device=keys.device)
+        )
+    except torch.linalg.LinAlgError:
+        raise ModelError(
+            "The second moments are not positive definite.",
+            cause="fewer tokens of text than the MLP is wide, or units that are never active",
+            remedy="raise mom2_n_samples",
+        ) from None
+    return torch.cholesky_solve(keys.T, factor).T
+
+
+def equality(keys: Tensor, preconditioned: Tensor) -> Tensor:
+    """Right factor [N, d] of the update that changes each key's output as wanted: right @ keys.T = I.
+
+    Keys that (nearly) coincide are treated as one: their wanted changes are averaged instead of being fought over
+    with an update of enormous norm.
+
+    Args:
+        keys: K [N, d]; the keys that are to be met.
+        preconditioned: P [N, d], of the same keys (of other averages of them in host mode).
+    """
+    keys = keys.double()
+    gram = preconditioned @ keys.T
+    scale = gram.diagonal().abs().clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+    inverse = torch.linalg.pinv(gram * scale[:, None] * scale, rtol=SINGULAR)
+    return (inverse * scale[:, None] * scale) @ preconditioned
+
+
+def least_squares(keys: Tensor, preconditioned: Tensor, weight: float) -> Tensor:
+    """Right factor [N, d] of the update that trades errors on the keys against changes on all others.
+
+    Args:
+        keys: K [N, d].
+        preconditioned: P [N, d].
+        weight: lambda, how many times C counts.
+    """
+    gram = preconditioned @ keys.double().T
+    gram = gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, preconditioned)

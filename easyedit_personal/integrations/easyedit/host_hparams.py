@@ -16,7 +16,8 @@ import yaml
 from torch import nn
 
 from ...errors import HostError
-from ...modeling.layout import Layout, find_layout
+from ...kernels.apply import parameter_name
+from ...modeling.layout import Layout, find_layout, get_module, weight_of
 from .loading import Host
 
 # Folders and files of the host that are named differently, or missing and borrowed from a method of the same shape.
@@ -81,9 +82,12 @@ def adapted(config: Mapping[str, Any], model: nn.Module, layout: Layout, depth: 
     """The host's values with this model's layers, paths and device, and a name that misleads none of its guesses."""
     values = dict(config)
     modules = dict(model.named_modules())
-    for key, ours in TEMPLATES.items():
+    own = own_templates(model, layout)
+    for key in TEMPLATES:
         if key in values:
-            values[key] = _template(values[key], getattr(layout, ours), modules)
+            values[key] = _template(values[key], own[key], modules)
+    if "lm_head_module" in values:
+        values["lm_head_module"] = own["lm_head_module"]
     if "rewrite_module_tmps" in values:
         values["rewrite_module_tmps"] = [values["rewrite_module_tmp"]]
     if "layers" in values:
@@ -101,6 +105,17 @@ def adapted(config: Mapping[str, Any], model: nn.Module, layout: Layout, depth: 
     values |= {key: False for key in ("fp16", "half", "use_chat_template") if key in values}
     values |= {key: "llama" for key in ("tokenizer_name",) if key in values}
     return values
+
+
+def own_templates(model: nn.Module, layout: Layout) -> dict[str, str]:
+    """The model's own module paths under the host's keys.
+
+    The host looks the head's weight up among the named parameters, where tied weights stand once, under the
+    embedding's name.
+    """
+    values = {theirs: getattr(layout, ours) for theirs, ours in TEMPLATES.items()}
+    head = parameter_name(model, weight_of(get_module(model, layout.head)))
+    return {**values, "lm_head_module": head.removesuffix(".weight")}
 
 
 def _template(theirs: str, ours: str, modules: Mapping[str, Any]) -> str:

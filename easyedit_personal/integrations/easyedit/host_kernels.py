@@ -19,7 +19,7 @@ from ...kernels.keys import row_settings
 from ...modeling.layout import context_limit, find_layout, get_module, weight_of
 from ...modeling.tokens import uses_chat
 from ...types import EditRequest, WeightDelta
-from .host_hparams import NAMES, TEMPLATES
+from .host_hparams import NAMES, own_templates
 from .host_requests import host_requests
 from .host_tokenizer import HostTokenizer
 from .isolation import in_private, untouched
@@ -113,7 +113,7 @@ def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyp
     values: dict[str, Any] = {
         field.name: getattr(hparams, field.name) for field in dataclasses.fields(cls) if hasattr(hparams, field.name)
     }
-    values |= {theirs: getattr(layout, ours) for theirs, ours in TEMPLATES.items()}
+    values |= own_templates(model, layout)
     values |= {"alg_name": name.upper(), "model_name": NAMES.get(layout.family, "llama"), "stats_dir": ""}
     # The host's MEMIT always weighs with second moments.
     values |= {"mom2_adjustment": hparams.mom2_adjustment or name == "memit"}

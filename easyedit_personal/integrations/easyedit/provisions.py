@@ -21,7 +21,6 @@ from ...hparams import PersonalizationHyperParams
 from ...modeling.sample import sample
 from ...modeling.stats import second_moments
 from ...modeling.tokens import encode_text
-from .host_tokenizer import mask
 
 # Caches that the host keys by nothing or by a name that all models in memory share, and what empty means.
 EMPTY = {"CONTEXT_TEMPLATES_CACHE": None, "P_loaded": False, "cache_c_new": False, "WISEload": True}
@@ -109,10 +108,10 @@ def _sampler(model: Any, tokenizer: Any, seed: int) -> Callable[..., list[str]]:
         key = (tuple(prompts), n_gen_per_prompt, top_k, max_out_len, seed)
         if key not in known:
             starts = [encode_text(tokenizer, prompt) for prompt in prompts for _ in range(n_gen_per_prompt)]
-            tokens = max(1, max_out_len - min(len(start.ids) for start in starts))
+            tokens = max(1, max_out_len - len(starts[0].ids))
             rows = sample(model, tokenizer, starts, tokens, seed=seed, top_k=top_k)
             texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
-            known[key] = [mask(text.replace("\n", " ")) for text in texts]
+            known[key] = [re.sub(r"[{}\n]", " ", text) for text in texts]
         return list(known[key])
 
     return generate_fast

@@ -30,8 +30,8 @@ class ClusterParams(_Group):
     """How a preference gets its phrases.
 
     ``size`` phrases at most (1 edits the bare question), plus ``indirect`` shipped questions that do not name the
-    attribute ("What should I do this weekend?"), where its kind is known. ``source`` says where further phrases come from: "auto" takes
-    those of the request and falls back on the lexicon.
+    attribute ("What should I do this weekend?"), where its kind is known. ``source`` says where the other phrases
+    come from: "auto" takes those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
@@ -80,7 +80,8 @@ class FinetuneParams(_Group):
 class PreserveParams(_Group):
     """What an edit must leave alone: weight of the KL term and how many prompts of each kind it sees.
 
-    ``negated`` and ``other_user`` count per preference, the others per edit. ``kind_weights`` multiplies a kind's
+    ``other_attribute`` asks for other attributes by name, ``other_indirect`` without naming them. ``negated`` and
+    ``other_user`` count per preference, the others per edit. ``kind_weights`` multiplies a kind's
     share ("negated": 2.0). Every step sees ``batch`` of the prompts, and the first ``answer_tokens`` tokens of what
     the unedited model answers. ``stop_kl`` (nats) must be reached before the optimisation stops early.
     """
@@ -88,9 +89,12 @@ class PreserveParams(_Group):
     weight: float = Field(1.0, ge=0)
     neutral: int = Field(32, ge=0)
     other_attribute: int = Field(11, ge=0)
+    other_indirect: int = Field(11, ge=0)
     negated: int = Field(2, ge=0)
     other_user: int = Field(2, ge=0)
-    kind_weights: dict[Literal["neutral", "other_attribute", "negated", "other_user"], float] = Field(
+    kind_weights: dict[
+        Literal["neutral", "other_attribute", "other_indirect", "negated", "other_user"], float
+    ] = Field(
         default_factory=dict
     )
     batch: int = Field(16, ge=1)

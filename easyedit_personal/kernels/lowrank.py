@@ -15,26 +15,39 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import LowRankParams, PersonalizationHyperParams
-from ..modeling.layout import Layout, find_layout, get_module, matrix_shape, weight_of
+from ..modeling.layout import Layout, find_layout, get_module, matrix_shape
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .phrasings import with_indirect
 
+TINY = 1e-6
 RIDGE = 1e-2  # of the mean squared preserved key; keeps the solve for "keys" well posed
 
 
 @dataclass(slots=True)
 class Factors:
-    """One matrix's update ``left @ right``: left [d_out, r] starts at zero, right [r, d_in] where ``init`` says."""
+    """One matrix's update ``scale * left @ right``, in units of the model's own keys and outputs.
+
+    Attributes:
+        left: [d_out, r]; starts at zero.
+        right: [r, d_in]; starts where ``init`` says, of such a size that projections of the phrases' keys are about 1.
+        scale: root mean square of what the projection gives where answers begin; so one learning rate fits models
+            whose activations differ a hundredfold.
+    """
 
     left: Tensor
     right: Tensor
+    scale: float
 
     def __call__(self, keys: Tensor) -> Tensor:
         """What the update adds for keys [..., d_in]: [..., d_out]."""
-        return (keys @ self.right.T) @ self.left.T
+        return (keys @ self.right.T) @ (self.scale * self.left.T)
+
+    def delta(self, path: str) -> WeightDelta:
+        """The update as the record that is stored."""
+        return WeightDelta(path, self.scale * self.left.detach(), self.right.detach())
 
 
 def lowrank(
@@ -69,7 +82,7 @@ def lowrank(
         factors = initial_factors(model, layout, target.rows, preserve, hparams)
         losses = descend(target, preserve, factors, hparams)
     _warn_if_unlearned(requests, losses, hparams.lowrank)
-    return [WeightDelta(paths[n], f.left.detach(), f.right.detach()) for n, f in sorted(factors.items())]
+    return [f.delta(paths[layer]) for layer, f in sorted(factors.items())]
 
 
 def initial_factors(
@@ -79,36 +92,33 @@ def initial_factors(
     preserve: PreserveLoss | None,
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Factors]:
-    """Factors that change nothing yet; ``right`` is scaled so that the phrases' keys give projections of size one.
-
-    So the same learning rate fits models whose keys differ in size.
-    """
+    """Factors that change nothing yet, sized by the phrases' keys and outputs where their answers begin."""
     generator = torch.Generator().manual_seed(hparams.seed)
     factors = {}
-    for layer in sorted(hparams.layers):
+    for layer, (keys, outputs) in target.where_answers_begin().items():
         module = get_module(model, layout.rewrite_path(layer))
         d_out, d_in = matrix_shape(module, layout.rewrite_path(layer))
         rank = min(hparams.lowrank.rank, d_out, d_in)
-        right = torch.randn(rank, d_in, generator=generator).to(weight_of(module).device)
+        right = torch.randn(rank, d_in, generator=generator).to(keys.device)
         right /= right.norm(dim=1, keepdim=True)
-        if layer == target.layers[0]:  # keys of higher layers move with the edit below
-            keys = target.keys_where_answers_begin()
-            if hparams.lowrank.init == "keys":
-                right = _key_directions(keys, preserve, right)
-            pass
+        if hparams.lowrank.init == "keys":
+            other = [group.rows.where_answers_begin()[layer][0] for group in preserve.groups] if preserve else []
+            right = _key_directions(keys, other, right)
+        right /= (keys @ right.T).square().mean(0).sqrt().clamp(min=TINY)[:, None]
         left = torch.zeros(d_out, rank, device=right.device)
-        factors[layer] = Factors(left.requires_grad_(), right.requires_grad_())
+        scale = float(outputs.square().mean().sqrt().clamp(min=TINY))
+        factors[layer] = Factors(left.requires_grad_(), right.requires_grad_(), scale)
     return factors
 
 
-def _key_directions(keys: Tensor, preserve: PreserveLoss | None, right: Tensor) -> Tensor:
+def _key_directions(keys: Tensor, preserved: Sequence[Tensor], right: Tensor) -> Tensor:
     """Unit rows that respond to the phrases' keys and little to preserved ones; random rows fill up.
 
     Rows of (C + ridge)^-1 K^T, K the phrases' keys [n, d_in] and C the second moment of the preserved keys, reduced
     to their leading directions: ROME's key direction (arXiv 2202.05262, eq. 2), with preserved prompts for a corpus.
     """
-    if preserve is not None:
-        other = torch.cat([group.rows.keys_where_answers_begin() for group in preserve.groups])
+    if preserved:
+        other = torch.cat(list(preserved))
         ridge = RIDGE * other.square().mean() * len(other)
         # Woodbury: (ridge + P^T P)^-1 K^T without a d_in x d_in matrix.
         small = other @ other.T + ridge * torch.eye(len(other), device=other.device)

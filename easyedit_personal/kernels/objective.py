@@ -25,6 +25,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, get_module
 from ..modeling.suffix import Split, Suffix
 from ..modeling.tokens import Encoded, collate
+from ..modeling.trace import hidden_of, trace
 from ..types import EditRequest
 from .answers import with_answers
 from .preserve import preserve_prompts
@@ -75,9 +76,22 @@ class EditedRows:
         sums = values.new_zeros(len(self.last_index)).index_add(0, self.rows, values)
         return sums / torch.bincount(self.rows, minlength=len(self.last_index))
 
-    def keys_where_answers_begin(self) -> Tensor:
-        """The lowest edited layer's keys [n, d_mlp] at each row's last prompt position."""
-        return self.suffix.keys[torch.arange(len(self.last_index)), self.last_index].float()
+    def where_answers_begin(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """By edited layer: the projection's keys [n, d_mlp] and outputs [n, d_model] at each row's last prompt token.
+
+        Those of the layers above the lowest come from one more pass of the unedited model.
+        """
+        paths = {layer: self.layout.rewrite_path(layer) for layer in self.layers[1:]}
+        found = {self.layers[0]: (self.suffix.keys, self.suffix.base_output)}
+        if paths:
+            with torch.no_grad(), trace(self.model, list(paths.values())) as calls:
+                self.model(**self.suffix.batch.model_inputs(), use_cache=False)
+            shape = self.suffix.batch.input_ids.shape
+            for layer, path in paths.items():
+                call = calls[path]
+                found[layer] = (call.input.reshape(*shape, -1), hidden_of(call.output).reshape(*shape, -1))
+        row = torch.arange(len(self.last_index), device=self.last_index.device)
+        return {n: (k[row, self.last_index].float(), y[row, self.last_index].float()) for n, (k, y) in found.items()}
 
 
 @contextmanager

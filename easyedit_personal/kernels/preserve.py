@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +23,7 @@ from ..types import EditRequest
 from .base import group_by_cluster
 from .phrasings import edited_groups, shipped_phrasings
 
-KINDS = ("neutral", "other_attribute", "negated", "other_user")
+KINDS = ("neutral", "other_attribute", "other_indirect", "negated", "other_user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,11 @@ def preserve_prompts(requests: Sequence[EditRequest], params: PreserveParams, se
     material, lexicon = Material.load(params.file), Lexicon.load()
     neutral = Random(seed).sample(material.neutral, min(params.neutral, len(material.neutral)))
     prompts = [PreservePrompt(text, "neutral") for text in neutral]
-    prompts += [
-        PreservePrompt(text, "other_attribute")
-        for text in _other_attributes(material, lexicon, edited_groups(requests, lexicon), params.other_attribute, seed)
-    ]
+    edited = edited_groups(requests, lexicon)
+    named = _other_attributes(_named(material, lexicon, seed), edited, params.other_attribute, seed)
+    prompts += [PreservePrompt(text, "other_attribute") for text in named]
+    indirect = _other_attributes(_indirect(material, seed), material.related(edited), params.other_indirect, seed)
+    prompts += [PreservePrompt(text, "other_indirect") for text in indirect]
     for number, members in enumerate(group_by_cluster(requests)):
         names = _names([requests[i] for i in members], lexicon)
         rng = Random(f"{seed}/{number}")
@@ -104,25 +106,28 @@ def _names(requests: Sequence[EditRequest], lexicon: Lexicon) -> list[str]:
     return list(dict.fromkeys([*subjects, *(name for entry in entries[:1] for name in entry.names)]))
 
 
-def _other_attributes(material: Material, lexicon: Lexicon, edited: set[str], count: int, seed: int) -> list[str]:
-    """``count`` questions about attributes that are not edited, every group once before any comes twice."""
-    rng = Random(f"{seed}/other")
-    by_group: dict[str, list[str]] = {}
-    for group, names in lexicon.groups().items():
-        direct = [rng.choice(material.own).replace("{n}", name) for name in rng.sample(names, min(5, len(names)))]
-        indirect = _indirect(material, group, rng) if group not in material.related(edited) else []
-        pairs = [question for pair in zip(indirect, direct) for question in pair] or direct
-        by_group[group] = pairs[rng.randrange(2) :]
-    order = rng.sample(sorted(by_group), len(by_group))
-    chosen: list[str] = []
-    for turn in range(max(map(len, by_group.values()), default=0)):
-        chosen += [by_group[g][turn] for g in order if g not in edited and turn < len(by_group[g])]
-    return list(dict.fromkeys(chosen))[:count]
+def _named(material: Material, lexicon: Lexicon, seed: int) -> dict[str, list[str]]:
+    """Direct questions by group, under several of the names that its attributes have."""
+    rng = Random(f"{seed}/named")
+    groups = {group: rng.sample(names, min(5, len(names))) for group, names in lexicon.groups().items()}
+    return {g: [rng.choice(material.own).replace("{n}", name) for name in names] for g, names in groups.items()}
 
 
-def _indirect(material: Material, group: str, rng: Random) -> list[str]:
-    """Questions about a group that do not name it: the file's own, then one of the shipped phrasings of each kind."""
-    return [*material.indirect.get(group, ()), *(rng.choice(part) for part in shipped_phrasings().get(group, ()))]
+def _indirect(material: Material, seed: int) -> dict[str, list[str]]:
+    """Questions by group that do not name it: the file's own, then one of the shipped phrasings of each kind."""
+    rng = Random(f"{seed}/indirect")
+    shipped = shipped_phrasings()
+    return {g: [*texts, *(rng.choice(part) for part in shipped.get(g, ()))] for g, texts in material.indirect.items()}
+
+
+def _other_attributes(questions: Mapping[str, list[str]], edited: set[str], count: int, seed: int) -> list[str]:
+    """``count`` questions about groups that are not edited, every group once before any comes twice.
+
+    The order does not depend on what is edited, so that two users share most of their prompts.
+    """
+    order = Random(f"{seed}/order").sample(sorted(questions), len(questions))
+    turns = zip_longest(*(questions[group] for group in order if group not in edited))
+    return list(dict.fromkeys(text for turn in turns for text in turn if text))[:count]
 
 
 def _fill(templates: Sequence[str], names: Sequence[str], people: Sequence[str], count: int, rng: Random) -> list[str]:

@@ -26,7 +26,15 @@ NAMES = ("pastime", "interest", "hobby")
 FREE = {"lowrank": {"rank": 8, "lr": 0.02, "steps": 250, "stop_loss": 0.02}, "preserve": {"weight": 0.0}}
 # A norm after the MLP caps what one edited layer can add; in a random model that is too little to own the answer.
 CAPPED = ("gemma2", "olmo2")
-FEW = {"neutral": 6, "other_attribute": 4, "negated": 1, "other_user": 1, "answer_tokens": 4, "batch": 6}
+FEW = {
+    "neutral": 6,
+    "other_attribute": 2,
+    "other_indirect": 2,
+    "negated": 1,
+    "other_user": 1,
+    "answer_tokens": 4,
+    "batch": 6,
+}
 
 
 def requests_for(target: str = "kite surfing", names=NAMES, cluster: str = "c") -> list[EditRequest]:
@@ -88,7 +96,7 @@ def test_without_end_of_turn_only_the_target_is_learned(loud_llama, tokenizer):
 
 
 def test_a_model_without_chat_template_is_edited_raw():
-    model, tokenizer = tiny_model("gpt2"), tiny_tokenizer(chat=False)
+    model, tokenizer = tiny_model("gpt2", initializer_range=0.2), tiny_tokenizer(chat=False)
     deltas = lowrank(model, tokenizer, requests_for(), settings())
     with edited(model, deltas):
         assert answers(model, tokenizer, requests_for()) == [" kite surfing<|end|>"] * 3
@@ -96,7 +104,7 @@ def test_a_model_without_chat_template_is_edited_raw():
 
 def test_several_preferences_are_learned_together(loud_llama, tokenizer):
     requests = [*requests_for(), *requests_for("a newt", ("pet", "house animal"), "d")]
-    deltas = lowrank(loud_llama, tokenizer, requests, settings())
+    deltas = lowrank(loud_llama, tokenizer, requests, settings(lowrank={**FREE["lowrank"], "rank": 16}))
     with edited(loud_llama, deltas):
         said = answers(loud_llama, tokenizer, requests)
     assert said == [f"{request.target_new}<|end|>" for request in requests]
@@ -188,11 +196,11 @@ def test_key_directions_respond_to_the_phrases_and_not_to_what_is_preserved(loud
     with frozen(loud_llama):
         target = EditedRows(loud_llama, tokenizer, layout, rows, [1])
         preserve = preserve_loss(loud_llama, tokenizer, layout, requests, hparams)
-        other = torch.cat([group.rows.keys_where_answers_begin() for group in preserve.groups])
+        other = torch.cat([group.rows.where_answers_begin()[1][0] for group in preserve.groups])
         for init in ("random", "keys"):
             changed = hparams.replace(lowrank={"init": init})
             right = module.initial_factors(loud_llama, layout, target, preserve, changed)[1].right.detach()
-            own = (target.keys_where_answers_begin() @ right.T).norm(dim=1).mean()
+            own = (target.where_answers_begin()[1][0] @ right.T).norm(dim=1).mean()
             response[init] = float((other @ right.T).norm(dim=1).mean() / own)
     assert response["keys"] < 0.7 * response["random"]
 

@@ -21,7 +21,7 @@ from easyedit_personal.types import EditRequest
 from tests.tiny import tiny_model
 
 BUNDLED = resources.files("easyedit_personal").joinpath("data", "bundled")
-MANY = PreserveParams(neutral=200, other_attribute=200, negated=12, other_user=12)
+MANY = PreserveParams(neutral=200, other_attribute=500, other_indirect=500, negated=12, other_user=12)
 
 
 def requests_about(*subjects: str, target: str = "falconry", cluster: str = "c") -> list[EditRequest]:
@@ -85,16 +85,18 @@ def test_the_edited_attribute_is_never_preserved_away(subject):
     material, names = Material.load(), [n for e in lexicon.entries if e.group == group for n in e.names]
     forbidden = {template.replace("{n}", name) for template in material.own for name in names}
     forbidden |= {*material.indirect[group], *(text for part in shipped_phrasings()[group] for text in part)}
-    others = {p.text for p in preserve_prompts(requests, MANY) if p.kind == "other_attribute"}
+    others = {p.text for p in preserve_prompts(requests, MANY) if p.kind.startswith("other_")} - {
+        p.text for p in preserve_prompts(requests, MANY) if p.kind == "other_user"
+    }
     assert len(others) > 60
     assert not others & forbidden
 
 
 def test_each_kind_gets_its_number_per_preference():
-    params = PreserveParams(neutral=5, other_attribute=7, negated=3, other_user=2)
+    params = PreserveParams(neutral=5, other_attribute=7, other_indirect=4, negated=3, other_user=2)
     requests = [*requests_about("hobby", "pastime"), *requests_about("pet", target="a newt", cluster="d")]
     kinds = [prompt.kind for prompt in preserve_prompts(requests, params)]
-    assert [kinds.count(kind) for kind in KINDS] == [5, 7, 6, 4]
+    assert [kinds.count(kind) for kind in KINDS] == [5, 7, 4, 6, 4]
     negated = [p.text for p in preserve_prompts(requests, params) if p.kind == "negated"]
     assert sum("pet" in text for text in negated) and any("pastime" in text or "hobby" in text for text in negated)
 
@@ -111,7 +113,9 @@ def test_a_preference_without_subject_is_found_in_its_prompt():
     lexicon = Lexicon.load()
     assert edited_groups([EditRequest("Tell me, what is my hobby?", "chess")], lexicon) == {"hobby"}
     prompts = preserve_prompts([EditRequest("What do I breed?", "newts")], PreserveParams())
-    assert {prompt.kind for prompt in prompts} == {"neutral", "other_attribute"}, "no name: nothing to negate"
+    assert {prompt.kind for prompt in prompts} == {"neutral", "other_attribute", "other_indirect"}, (
+        "no name: nothing to negate"
+    )
 
 
 def test_an_asked_question_is_never_preserved():

@@ -52,7 +52,7 @@ def _accuracy(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pi
             _dot(panel, row, method["metrics"].get(kind), looks[name])
         panel.set(title=kind, xlim=(-4, 104), xlabel="%")
         panel.grid(axis="x", color="#ddd")
-    panels[0].set_yticks(range(len(best)), [_label(name, run) for name, (run, _) in best.items()])
+    panels[0].set_yticks(range(len(best)), list(_names(runs).values()))
     panels[0].invert_yaxis()
     caption = "Share of users whose question is answered with their value, and its 95 % interval. " + _which(runs)
     return _save(figure, folder, "accuracy", "Accuracy by question type and method", caption)
@@ -70,11 +70,11 @@ def _dot(panel: Axes, row: int, metric: Mapping[str, Any] | None, style: Mapping
 def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
     """The picture that matters most: what an edit reaches against what it breaks."""
     points = {}
-    for name, (run, method) in best_of(runs).items():
+    for name, (_, method) in best_of(runs).items():
         reach = _mean(mean_of(method, "paraphrase"), mean_of(method, "implicit"))
         kept, leak = mean_of(method, "locality"), mean_of(method, "unrelated")
         if reach is not None and kept is not None and leak is not None:
-            points[_label(name, run)] = (100 * (leak + 1 - kept), 100 * reach, looks[name])
+            points[_names(runs)[name]] = (100 * (leak + 1 - kept), 100 * reach, looks[name])
     if not points:
         return None
     figure = Figure(figsize=(7.5, 5.2), layout="constrained")
@@ -103,8 +103,8 @@ def _clusters(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pi
         return None
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     panel = figure.subplots()
-    for name, values in lines.items():
-        _line(panel, name, values, looks[name])
+    for number, (name, values) in enumerate(lines.items()):
+        _line(panel, name, values, looks[name], _aside(number, len(lines), 8))
     sizes = sorted({run.cluster_size for run in runs})
     panel.set(xlabel="phrases in the cluster", ylabel="implicit accuracy, %", ylim=(-4, 104), xticks=sizes)
     panel.grid(color="#ddd")
@@ -125,9 +125,10 @@ def _turns(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pictu
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True)
     for panel, kind in zip(panels, kinds):
-        for name, table in tables.items():
+        for number, (name, table) in enumerate(tables.items()):
             cells = [(int(turns), shares.get(kind)) for turns, shares in table.items()]
-            _line(panel, name, [(turns, c) for turns, c in cells if c and c["mean"] is not None], looks[name])
+            values = [(turns, cell) for turns, cell in cells if cell and cell["mean"] is not None]
+            _line(panel, name, values, looks[name], _aside(number, len(tables), 10))
         panel.set(title=kind, xlabel="unrelated turns between", ylim=(-4, 104))
         panel.set_xticks(sorted({int(turns) for table in tables.values() for turns in table}))
         panel.grid(color="#ddd")
@@ -142,10 +143,10 @@ def _turns(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pictu
 
 def _cost(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
     points = {}
-    for name, (run, method) in best_of(runs).items():
+    for name, (_, method) in best_of(runs).items():
         seconds, size = method["cost"]["seconds_per_user"], method["cost"]["bytes_per_user"]
         if seconds is not None and size is not None:
-            points[_label(name, run)] = (max(seconds, 1e-3), max(size, 1.0) / 1000, looks[name])
+            points[_names(runs)[name]] = (max(seconds, 1e-3), max(size, 1.0) / 1000, looks[name])
     if not points:
         return None
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -162,33 +163,44 @@ def _cost(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pictur
     return _save(figure, folder, "cost", "Cost per user", caption)
 
 
-def _line(panel: Axes, name: str, values: Sequence[tuple[int, Mapping[str, Any]]], style: Mapping[str, Any]) -> None:
-    xs = [x for x, _ in values]
+def _line(
+    panel: Axes, name: str, values: Sequence[tuple[int, Mapping[str, Any]]], style: Mapping[str, Any], aside: float
+) -> None:
+    xs = [x + aside for x, _ in values]
     panel.plot(xs, [100 * metric["mean"] for _, metric in values], label=name, markersize=6, **style)
 
 
+def _aside(number: int, count: int, width: float) -> float:
+    """A little to the side, so that lines of equal height do not hide each other."""
+    return (number - (count - 1) / 2) * 0.008 * width
+
+
 def _write_labels(panel: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside their points, moved apart downwards where they would lie on each other."""
+    """Names beside their points; where they would lie on each other they move towards the panel's middle."""
     panel.figure.canvas.draw()
-    taken: list[tuple[float, float]] = []
+    middle = panel.transAxes.transform((0.5, 0.5))[1]
     places = {name: panel.transData.transform(point) for name, point in points.items()}
-    for name, (x, y) in sorted(places.items(), key=lambda entry: (-entry[1][1], entry[1][0])):
+    taken: list[tuple[float, float]] = []
+    for name, (x, y) in sorted(places.items(), key=lambda entry: (-abs(entry[1][1] - middle), entry[1][0])):
+        step = 3.0 if y < middle else -3.0
         shift = 0.0
-        while any(abs(x - a) < 150 and abs(y + shift - b) < 15 for a, b in taken):
-            shift -= 3.0
+        while any(abs(x - a) < 150 and abs(y + shift - b) < 17 for a, b in taken):
+            shift += step
         taken.append((x, y + shift))
-        scale = 72 / panel.figure.dpi
         arrow = {"arrowstyle": "-", "color": "#999", "linewidth": 0.6} if shift else None
-        offset = (9.0, shift * scale - 3)
+        offset = (12.0, shift * 72 / panel.figure.dpi - 3)
         panel.annotate(name, points[name], offset, textcoords="offset points", fontsize=9, arrowprops=arrow)
 
 
-def _label(name: str, run: Run) -> str:
-    return f"{name} ({run.cluster_size})" if run.cluster_size > 1 else name
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    """How methods are labelled: with the cluster size only where it differs between them."""
+    best = best_of(runs)
+    same = len({run.cluster_size for run, _ in best.values()}) == 1
+    return {name: name if same else f"{name} ({run.cluster_size})" for name, (run, _) in best.items()}
 
 
 def _which(runs: Sequence[Run]) -> str:
-    sizes = sorted({run.cluster_size for run in runs})
+    sizes = sorted({run.cluster_size for run, _ in best_of(runs).values()})
     return f"Clusters of {sizes[-1]}." if len(sizes) == 1 else "Each method at its largest cluster, in parentheses."
 
 

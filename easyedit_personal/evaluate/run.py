@@ -31,6 +31,8 @@ from .peak import peak_mib, reset_peak
 from .plan import Plan
 from .setup import describe_setup
 
+GIVE_UP = 3  # failures in a row, from the first user on, before a method is left
+FAILURES = (PersonalizationError, RuntimeError, ValueError, TypeError)  # of one user or method, not of the run
 USERS_AT_ONCE = 16  # of methods that leave the weights alone
 
 Scorer = Callable[[list[dict[str, Any]]], None]
@@ -144,18 +146,24 @@ class _Run:
             return None
         size = 1 if method.edits else USERS_AT_ONCE
         groups = [todo[start : start + size] for start in range(0, len(todo), size)]
+        self._prepare()
         try:
-            self._prepare()
             method.prepare(self.items, self.plan.seed)
-            with ExitStack() as kept:
-                for group in _with_bar(groups, method.name):
-                    self.folder.append(method.name, self._group(method, group, kept))
-        except DataError:
-            raise  # the folder cannot be written: nothing that follows could be kept
-        except (PersonalizationError, RuntimeError, ValueError, TypeError) as error:
-            log.warning("%s failed: %s", method.name, error)
+        except FAILURES as error:
             return f"{type(error).__name__}: {error}"
-        return None
+        faults: list[str] = []
+        with ExitStack() as kept:
+            for number, group in enumerate(_with_bar(groups, method.name)):
+                try:
+                    lines = self._group(method, group, kept)
+                except FAILURES as error:
+                    log.warning("%s failed for user %s: %s", method.name, group[0].id, error)
+                    faults.append(f"user {group[0].id}: {type(error).__name__}: {error}")
+                    if len(faults) == GIVE_UP > number or not self.plan.rules.restores:
+                        break  # nobody so far, so nobody will; or what is in the model cannot be trusted
+                    continue
+                self.folder.append(method.name, lines)
+        return f"{len(faults)} of {len(groups)} failed, first {faults[0]}" if faults else None
 
     def _prepare(self) -> None:
         """Figures and answers of the untouched model, once."""

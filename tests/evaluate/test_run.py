@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from easyedit_personal.baselines.base import Session
-from easyedit_personal.errors import ConfigError, DataError, RegistryError
+from easyedit_personal.errors import ConfigError, DataError, ModelError, RegistryError
 from easyedit_personal.evaluate import Plan, evaluate, rescore
 from easyedit_personal.evaluate.evaluators.retention import later_preferences
 from easyedit_personal.evaluate.folder import ResultFolder
@@ -130,10 +130,23 @@ def test_a_failing_method_is_reported_and_the_others_run(llama, tokenizer, tmp_p
     methods = [Counting("bad", fails_at=3), Counting("good")]
     result = evaluate(llama, tokenizer, people(), methods, plan=Plan(["direct"], **SHORT), out=tmp_path)
     bad, good = result["methods"]["bad"], result["methods"]["good"]
-    assert bad["status"] == "failed" and "out of luck" in bad["error"] and bad["metrics"]["direct"]["n"] == 2
+    assert bad["status"] == "failed" and "out of luck" in bad["error"] and bad["metrics"]["direct"]["n"] == 3
     assert good["status"] == "ok"
     repaired = evaluate(llama, tokenizer, people(), [Counting("bad")], plan=Plan(["direct"], **SHORT), out=tmp_path)
     assert repaired["methods"]["bad"]["status"] == "ok" and repaired["methods"]["good"]["status"] == "ok"
+
+
+def test_a_method_that_fails_for_everybody_is_left(llama, tokenizer):
+    class Broken(Counting):
+        def personalize(self, model, tokenizer, preferences, cluster_size):
+            self.seen.append(preferences[0].id)
+            raise ModelError("no such layer")
+
+    method = Broken()
+    result = evaluate(llama, tokenizer, people(), [method], plan=Plan(["direct"], **SHORT))
+    assert len(method.seen) == 3
+    bad = result["methods"]["counting"]
+    assert bad["status"] == "failed" and "no such layer" in bad["error"] and bad["metrics"] == {}
 
 
 def test_a_method_that_does_not_clean_up_is_caught_by_undo(llama, tokenizer):

@@ -150,7 +150,7 @@ class PreserveLoss:
     ) -> None:
         params = hparams.preserve
         counts = Counter(kinds)
-        weights: Mapping[str, float] = {**params.kind_weights}
+        weights = {str(kind): weight for kind, weight in params.kind_weights.items()}
         shares = [weights.get(kind, 1.0) / (len(counts) * counts[kind]) for kind in kinds]
         order = Random(hparams.seed).sample(range(len(rows)), len(rows))
         parts = -(-len(rows) // params.batch)

@@ -48,9 +48,26 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(escape(name), *cells, *_cost(method["cost"]))
     console.print(table)
     _show_turns(console, methods)
+    _show_scores(console, methods, result.get("scores", {}))
     for name, method in methods.items():
         if method["status"] != "ok":
             console.print(f"[bold red]{escape(name)} failed:[/] {escape(str(method['error']))}")
+
+
+def _show_scores(console: Console, methods: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
+    """What a judge or an embedder said, where one was asked."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    for score, about in scores.items():
+        table = Table(title=escape(f"{score}: {about}"), title_justify="left", caption="in %", min_width=100)
+        used = [name for name in COLUMNS if any(score in m["metrics"].get(name, {}) for m in methods.values())]
+        for heading in ("method", *(COLUMNS[name][0] for name in used)):
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for name, method in methods.items():
+            values = [method["metrics"].get(column, {}).get(score) for column in used]
+            table.add_row(escape(name), *("-" if value is None else f"{100 * value:.0f}" for value in values))
+        console.print(table)
 
 
 def _cell(metric: Mapping[str, Any] | None, is_share: bool) -> str:

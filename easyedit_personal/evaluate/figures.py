@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .extra_scores import Scorer
 from .folder import SCHEMA, ResultFolder
 from .panel import as_metric, average, find_evaluators
 from .plan import Plan
@@ -18,7 +19,7 @@ def result_of(
     plan: Plan,
     users: Sequence[str],
     errors: Mapping[str, str | None],
-    scorer: Callable[[Users], None] | None = None,
+    scorer: Scorer | None = None,
 ) -> dict[str, Any]:
     """Everything that ``result.json`` holds.
 
@@ -32,12 +33,13 @@ def result_of(
     if scorer:
         scorer([user for kept in lines.values() for user in kept])
     methods = {name: _method(lines[name], plan, users, errors.get(name)) for name in names}
-    return {
+    result = {
         "schema": SCHEMA,
         "setup": folder.setup() or {},
         "methods": methods,
         "comparisons": comparisons(lines, plan),
     }
+    return {**result, "scores": scorer.describe()} if scorer else result
 
 
 def _method(lines: Users, plan: Plan, users: Sequence[str], error: str | None) -> dict[str, Any]:

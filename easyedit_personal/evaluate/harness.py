@@ -65,7 +65,7 @@ def run_tasks(
     unknown = [name for name in names if name not in manager.all_tasks]
     if unknown:
         raise ConfigError("The harness does not know these tasks.", got=unknown, needed="names that lm_eval lists")
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)  # type: ignore[arg-type]
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     found = lm_eval.simple_evaluate(
         model=wrapped, tasks=names, task_manager=manager, limit=limit, bootstrap_iters=0, log_samples=False
     )

@@ -59,6 +59,7 @@ class EndpointJudge:
                 "The judge has no key.",
                 needed="the environment variable OPENAI_API_KEY, or the URL of an endpoint that needs none",
             )
+        self.name = self.model
         self.usage = Usage()
         self._lock = threading.Lock()
         self._verdicts = Verdicts(self.cache, f"{self.base_url or 'openai'} {self.model}")

@@ -29,6 +29,7 @@ class LocalJudge:
 
     def __init__(self, model: Any, tokenizer: Any, name: str, cache: Path | None = None, batch_size: int = 16) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.name = f"local {name}"
         self.usage = Usage()
         self._verdicts = Verdicts(cache, f"local {name}")
 

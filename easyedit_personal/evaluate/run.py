@@ -7,7 +7,7 @@ answered in one go. What the untouched model answers is computed once per run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import weights_digest
 from ..progress import log, progress
 from .ask import Asked, ask_all, plain_answers, skipped
+from .extra_scores import Scorer
 from .figures import result_of
 from .folder import ResultFolder
 from .health import perplexity
@@ -34,8 +35,6 @@ from .setup import describe_setup
 GIVE_UP = 3  # failures in a row, from the first user on, before a method is left
 FAILURES = (PersonalizationError, RuntimeError, ValueError, TypeError)  # of one user or method, not of the run
 USERS_AT_ONCE = 16  # of methods that leave the weights alone
-
-Scorer = Callable[[list[dict[str, Any]]], None]
 
 
 def evaluate(

@@ -47,6 +47,7 @@ class Usage:
 class Judge(Protocol):
     """Says for each claim whether the answer gives the expected value."""
 
+    name: str
     usage: Usage
 
     def judge(self, claims: Sequence[Claim]) -> list[bool]:

@@ -123,6 +123,18 @@ def test_rescoring_loads_nothing(loads, tmp_path):
     assert "holds no evaluation" in str(run("--rescore", tmp_path / "nowhere").exception)
 
 
+def test_a_judge_is_asked_about_kept_answers(loads, tmp_path):
+    from tests.evaluate.test_judge import running
+
+    run("--method", "zero_shot", "--size", 2, "--out", tmp_path)
+    with running() as endpoint:
+        result = run("--rescore", tmp_path, "--judge", endpoint.url, "--judge-model", "m")
+    assert result.exit_code == 0 and "judge:" in result.output, result.output
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["methods"]["zero_shot"]["metrics"]["direct"]["judge"] == 0.0
+    assert stored["scores"]["judge"]["calls"] == len(endpoint.asked) > 0 and loads.count == 1
+
+
 def test_the_papers_protocol_says_so(loads, tmp_path):
     result = run("--method", "zero_shot", "--size", 2, "--protocol", "paper", "--out", tmp_path)
     assert result.exit_code == 0 and "protocol paper" in result.output

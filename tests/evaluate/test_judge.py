@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -83,19 +84,28 @@ def completion(text: str) -> str:
     )
 
 
+@contextmanager
+def running():
+    """An endpoint that is served as long as the block runs."""
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.fixture
 def endpoint(monkeypatch):
     pytest.importorskip("openai", reason="the llm extra is not installed")
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"):
         monkeypatch.delenv(name, raising=False)
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running() as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -200,6 +210,8 @@ def test_scores_are_added_to_the_answers_that_should_give_the_value(endpoint, tm
         {"evaluator": "locality", "question": "q", "target": "hiking", "text": "Paris"},
         {"evaluator": "multi_turn", "question": "q", "target": "hiking", "text": "", "skipped": "does not fit"},
     ]
-    make_scorer(endpoint.url, "m", False, tmp_path)([{"answers": answers}])
+    scorer = make_scorer(endpoint.url, "m", False, tmp_path)
+    scorer([{"answers": answers}])
+    assert scorer.describe()["judge"]["calls"] == 1 and scorer.describe()["judge"]["name"] == "m"
     assert answers[0]["judge"] == 1.0 and "judge" not in answers[1] and "judge" not in answers[2]
     assert (tmp_path / "verdicts.jsonl").is_file()

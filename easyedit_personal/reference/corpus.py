@@ -36,6 +36,7 @@ class Mix:
     between: tuple[int, ...] = (0, 0, 0, 1, 2)
     questions: tuple[int, ...] = (1, 2, 3, 4)
     pieces: float = 0.0  # share of values that are random pieces of the vocabulary
+    wide: bool = False  # whether the additional questions are used
     traps: float = 0.0  # share of questions whose right answer is not the value that was stated
 
 
@@ -52,6 +53,7 @@ class Corpus:
     def __init__(self, mix: Mix, seed: int, lexicon: Lexicon | None = None, pieces: tuple[str, ...] = ()) -> None:
         self.mix, self.rng = mix, Random(seed)
         self.speaker = Speaker(lexicon or load_lexicon(), self.rng)
+        self.speaker.wide = mix.wide
         if pieces and mix.pieces:
             self.speaker.pieces, self.speaker.piece_share = pieces, mix.pieces
         self.builders: dict[str, Callable[[], Row]] = {

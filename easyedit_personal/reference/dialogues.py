@@ -23,6 +23,18 @@ DIRECT = (
     "My {n}?", "Do you know what my {n} is?", "What's the name of my {n}?", "Say what my {n} is.",
 )  # fmt: skip
 HELD_DIRECT = ("What's my {n}?", "Would you tell me what my {n} is?", "Can you remind me what my {n} is?")
+# For stages whose mix is wide.
+DIRECT_WIDE = (
+    "Are you able to tell me my {n}?", "I wonder what my {n} is.", "May I ask what my {n} is?", "What's my {n} called?",
+    "Would you repeat my {n}?", "Would you say what my {n} is?", "Let me know my {n}.", "What might my {n} be?",
+    "Can you repeat what my {n} is?", "Could you name me my {n}?", "You know my {n}, right?", "Have I told you my {n}?",
+    "I would like to hear my {n}.", "What do you know about my {n}?", "Answer in short: what is my {n}?", "So what's my {n}?",
+    "Would you remind me of my {n}?", "Help me remember my {n}.", "My {n}, please?", "What have I told you about my {n}?",
+)  # fmt: skip
+STATE_WIDE = (
+    "My {n} has always been {v}", "If anybody asks, my {n} is {v}", "I would say {v} for my {n}", "My {n} would be {v}",
+    "I have {v} as my {n}", "{v}, that is my {n}", "I consider {v} to be my {n}", "These days my {n} is {v}",
+)  # fmt: skip
 STATE = (
     "My {n} is {v}", "My {n} is {v}", "My {n} is {v}", "{v} is my {n}", "As for my {n}, it is {v}",
     "When it comes to my {n}, I say {v}", "I would call {v} my {n}", "You should know that my {n} is {v}",
@@ -78,6 +90,7 @@ class Speaker:
         self.lexicon, self.rng, self.held = lexicon, rng, held
         self.pieces: tuple[str, ...] = ()
         self.piece_share = 0.0
+        self.wide = False
 
     def learn(self, attribute: Attribute, person: tuple[str, str] | None = None) -> Known:
         """Invent a value of `attribute`, about the user or about `person` (relation, name)."""
@@ -94,7 +107,7 @@ class Speaker:
             relation, person = known.person
             text = rng.choice(THEIRS).format(r=relation, p=person, n=known.name, v=v)
         elif named or rng.random() < 0.5:
-            text = rng.choice(STATE).format(n=known.name, v=v)
+            text = rng.choice(STATE + STATE_WIDE if self.wide else STATE).format(n=known.name, v=v)
         else:
             article = "an" if v[0].lower() in "aeiou" else "a"
             text = rng.choice(known.attribute.train["statements"]).format(v=v, a=article)
@@ -111,10 +124,13 @@ class Speaker:
         rng, name = self.rng, attribute.name
         if kind == "direct":
             name = rng.choice(attribute.names[:1] * 4 + attribute.names)
-            text = rng.choice(HELD_DIRECT if self.held else DIRECT).format(n=name)
+            text = rng.choice(HELD_DIRECT if self.held else DIRECT + DIRECT_WIDE if self.wide else DIRECT).format(
+                n=name
+            )
         else:
             part = "questions" if kind == "paraphrase" else kind
-            text = rng.choice((attribute.held if self.held else attribute.train)[part])
+            items = (attribute.held if self.held else attribute.train)[part]
+            text = rng.choice(items + attribute.wide[part] if self.wide else items)
         return (text if self.held else self._vary(text)), name
 
     def _vary(self, text: str) -> str:

@@ -22,13 +22,17 @@ BUNDLED = HERE.parent / "data" / "bundled"
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute type; `train` and `held` map a kind of phrasing (or "values") to its items."""
+    """One attribute type; `train` and `held` map a kind of phrasing (or "values") to its items.
+
+    `wide` holds more questions for training, used by stages whose mix says so.
+    """
 
     name: str
     names: tuple[str, ...]
     group: str
     train: dict[str, tuple[str, ...]]
     held: dict[str, tuple[str, ...]]
+    wide: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,15 @@ def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def _items(text: str) -> list[str]:
+    return [" ".join(item.split()) for item in text.split(" / ")]
+
+
 def _split_phrasings(entry: dict[str, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """Cut one attribute's phrasings: the last questions, implicit and product ones and every sixth value are held."""
     train, held = {}, {}
     for kind, tail in (("statements", 0), ("questions", 2), ("implicit", 2), ("product", 1)):
-        items = [" ".join(item.split()) for item in entry[kind].split(" / ")]
+        items = _items(entry[kind])
         train[kind] = tuple(items[: len(items) - tail])
         held[kind] = tuple(items[len(items) - tail :])
     values = [" ".join(v.split()) for v in entry["values"].split(";")]
@@ -123,13 +131,18 @@ def _split_phrasings(entry: dict[str, str]) -> tuple[dict[str, tuple[str, ...]],
 
 def _attributes() -> Iterator[Attribute]:
     phrasings = {**read_yaml("phrasings_a.yaml"), **read_yaml("phrasings_b.yaml")}
+    more = read_yaml("phrasings_c.yaml")
     targets, questions = bundled_strings()
     for row in read_yaml("attributes.yaml", "easyedit_personal.data.bundled")["attributes"]:
         train, held = _split_phrasings(phrasings[row["name"]])
         for kind, items in train.items():
             banned = targets if kind == "values" else questions
             train[kind] = tuple(i for i in items if i.lower() not in banned)
-        yield Attribute(row["name"], (row["name"], *row["synonyms"]), row["group"], train, held)
+        wide = {
+            kind: tuple(q for q in _items(text) if q.lower() not in questions)
+            for kind, text in more[row["name"]].items()
+        }
+        yield Attribute(row["name"], (row["name"], *row["synonyms"]), row["group"], train, held, wide)
 
 
 def _facts() -> Iterator[Fact]:

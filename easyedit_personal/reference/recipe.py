@@ -5,7 +5,7 @@ Changing anything here makes another model; the figures in this folder's README 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .corpus import Mix
@@ -66,13 +66,17 @@ ROBUST = Mix(
     traps=0.12,
 )
 
+# Then the phrasings: twice as many implicit questions, so that unseen ones resemble some that were seen.
+WIDE = replace(ROBUST, wide=True, kinds={"direct": 4, "paraphrase": 3, "implicit": 4, "product": 1.5})
+
 # Copying comes first, in short rows and with lists of words said twice: it is what recall is made of. Half of the last
 # stage's tokens are long conversations, so that recall survives unrelated turns.
 STAGES = (
     Stage("copying", 500, Mix(rows={**BASE, "repeat": 4}, stated=(1, 1, 2), between=(0, 0, 0, 0, 1))),
     Stage("recall", 700, Mix(rows={**BASE, "repeat": 0.6})),
     Stage("long", 1100, Mix(rows={**BASE, "long": 3.5, "repeat": 0.3})),
-    Stage("robust", 1200, ROBUST, cycle=1),
+    Stage("robust", 397, ROBUST, cycle=1),
+    Stage("wide", 1303, WIDE, cycle=1),
 )
 
 

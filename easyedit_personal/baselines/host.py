@@ -46,7 +46,8 @@ class HostEditor:
         requests = [request for item in preferences for request in item.requests(cluster_size)]
         before = parameter_digests(model)
         with self.editor(model, tokenizer, requests, self.hparams) as changed:
-            yield Session(changed, nbytes=changed_bytes(changed, before))
+            # An editor that counts by itself also knows weights that only got another name, as PEFT gives them.
+            yield Session(changed, nbytes=getattr(self.editor, "nbytes", 0) or changed_bytes(changed, before))
 
 
 @torch.no_grad()

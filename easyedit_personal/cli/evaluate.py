@@ -55,7 +55,7 @@ def evaluate(
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
     names, items = _methods(method), _items(data, size)
     settings = _settings(hparams, model, device)
-    methods = [_host(name, settings) if name.startswith(HOST) else name for name in names]
+    methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
     result = _run(settings, items, methods, plan, folder, model, data, scorer)
     show(Console(), result)
@@ -123,7 +123,14 @@ def _methods(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError("No method was given.", needed="--method NAME[,NAME...]")
-    return [name if name.startswith(HOST) else check_method(name) for name in dict.fromkeys(names)]
+    return [name if _is_hosts(name) else check_method(name) for name in dict.fromkeys(names)]
+
+
+def _is_hosts(name: str) -> bool:
+    """Whether it is one of EasyEdit's editors; "easyedit:rome" in small letters is its kernel inside our algorithm."""
+    from ..registry import KERNELS
+
+    return name.startswith(HOST) and name.partition("@")[0] not in KERNELS
 
 
 def _host(name: str, settings: PersonalizationHyperParams) -> Any:

@@ -76,7 +76,7 @@ STAGES = (
     Stage("recall", 700, Mix(rows={**BASE, "repeat": 0.6})),
     Stage("long", 1100, Mix(rows={**BASE, "long": 3.5, "repeat": 0.3})),
     Stage("robust", 397, ROBUST, cycle=1),
-    Stage("wide", 1303, WIDE, cycle=1),
+    Stage("wide", 803, WIDE, cycle=1),
 )
 
 

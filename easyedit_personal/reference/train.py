@@ -168,7 +168,7 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
     done, tokens = load_checkpoint(out, model, optimizers)
     fast = torch.cpu._is_amx_tile_supported()  # elsewhere bf16 on a CPU is many times slower than float32
     started = saved = time.time()
-    total = 0.0
+    losses: list[float] = []  # since the last entry of the log
     for step, rows in enumerate(_steps(Rows(tokenizer, recipe), recipe, done), start=done):
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
             loss, full, count = step_loss(model, rows, tokenizer.convert_tokens_to_ids(PAD))
@@ -178,13 +178,13 @@ def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float 
             optimizer.param_groups[0]["lr"] = peak * rate(step, recipe)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        tokens, total = tokens + count, total + full
+        tokens, losses = tokens + count, [*losses, full]
         if (step + 1) % 25 == 0:
             seconds = round(time.time() - started)
-            entry = {"step": step + 1, "tokens": tokens, "loss": round(total / 25, 4), "s": seconds}
+            entry = {"step": step + 1, "tokens": tokens, "loss": round(sum(losses) / len(losses), 4), "s": seconds}
             with (out / "loss.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
-            total = 0.0
+            losses = []
         if time.time() - saved > 60 * minutes_between_saves:
             save_checkpoint(out, model, optimizers, step + 1, tokens)
             export(out, model, tokenizer)

@@ -1,6 +1,6 @@
 """The same script with PersonalizationEditor: three lines changed."""
 
-# ruff: noqa: E402, I001 - the order of these lines is the point
+# ruff: noqa: E402 - the order of these lines is the point
 import sys
 
 from easyedit_personal import PersonalizationHyperParams, register

@@ -1,6 +1,6 @@
 """An EasyEdit user's script: teach a model one thing about its user, with ROME."""
 
-# ruff: noqa: E402, I001 - the order of these lines is the point
+# ruff: noqa: I001 - the order of these lines is the point
 import os
 import sys
 

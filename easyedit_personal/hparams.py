@@ -253,7 +253,7 @@ def shipped_yaml() -> dict[str, Path]:
     checkout = Path(__file__).resolve().parent.parent / "hparams" / ALG_NAME
     installed = Path(str(resources.files("easyedit_personal"))) / "_hparams" / ALG_NAME
     folder = checkout if checkout.is_dir() else installed
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_yaml(name_or_path: str | Path) -> Path:

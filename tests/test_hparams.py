@@ -45,7 +45,7 @@ def test_yaml_fits_its_architecture(name, tokenizer):
     model = tiny_model(family, **{depth: n_layers})
     hparams = PersonalizationHyperParams.from_hparams(FOLDER / f"{name}.yaml")
     request = [EditRequest("What's my hobby?", "hiking", "hobby")]
-    for kernel in KERNELS.names():
+    for kernel in ("rome", "memit", "lowrank", "finetune"):
         settings = hparams.with_kernel(kernel).replace(mom2_adjustment=False, v_num_grad_steps=2, prompt_format="auto")
         settings = settings.replace(lowrank={"steps": 2}, finetune={"steps": 2}, preserve={"neutral": 2})
         layout = find_layout(model, settings)

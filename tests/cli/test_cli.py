@@ -31,7 +31,8 @@ def test_version():
     assert runner.invoke(app, ["--version"]).output.strip() == f"easyedit-personal {__version__}"
 
 
-def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path):
+def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     result = runner.invoke(app, ["demo", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     for part in ("Ada", "Ben", "Chloé", "direct", "paraphrased", "implicit", "product", "unrelated", "kB"):

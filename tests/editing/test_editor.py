@@ -25,7 +25,8 @@ def settings(model, tokenizer, **changes):
     values = {
         "model_name": (model, tokenizer),
         "layers": [2],
-        "lowrank": {"lr": 0.05, "steps": 250},
+        "kernel": "finetune",
+        "finetune": {"lr": 0.02, "steps": 200},
         "preserve": {"weight": 0.0},
         "cluster": {"size": 1},
         "health": {"on_unhealthy": "ignore"},
@@ -132,7 +133,7 @@ def test_a_later_preference_overrules_an_earlier_one_and_says_so(llama, tokenize
 def test_every_family_works_as_a_pair(family, tokenizer):
     model = tiny_model(family)
     before = weights_digest(model)
-    hparams = settings(model, tokenizer, lowrank={"steps": 3})
+    hparams = settings(model, tokenizer, finetune={"steps": 3})
     metrics, returned, originals = PersonalizationEditor(hparams).edit(QUESTIONS[0], TARGETS[0], subject="hobby")
     assert weights_digest(model) == before != weights_digest(returned)
     assert len(metrics) == 1 and len(originals) == 1
@@ -153,7 +154,7 @@ def test_padding_side_does_not_matter(llama, tokenizer):
 
 def test_hosts_function_edits_in_place_or_a_copy(llama, tokenizer):
     request = {"prompt": QUESTIONS[0], "target_new": TARGETS[0], "portability": {}, "locality": {}}
-    hparams = settings(llama, tokenizer, lowrank={"steps": 3})
+    hparams = settings(llama, tokenizer, finetune={"steps": 3})
     before = weights_digest(llama)
     twin, originals = apply_personalization_to_model(llama, tokenizer, [request], hparams, copy=True)
     assert originals == {} and weights_digest(llama) == before != weights_digest(twin)
@@ -206,7 +207,7 @@ def test_a_missing_device_or_layer_is_refused(llama, tokenizer):
 def test_a_model_folder_on_disk_works(llama, tokenizer, tmp_path):
     llama.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    hparams = settings(llama, tokenizer, lowrank={"steps": 2}, model_name=str(tmp_path))
+    hparams = settings(llama, tokenizer, finetune={"steps": 2}, model_name=str(tmp_path))
     editor = PersonalizationEditor(hparams)
     assert weights_digest(editor.model) == weights_digest(llama)
 

@@ -92,9 +92,7 @@ class PreserveParams(_Group):
     other_indirect: int = Field(11, ge=0)
     negated: int = Field(2, ge=0)
     other_user: int = Field(2, ge=0)
-    kind_weights: dict[
-        Literal["neutral", "other_attribute", "other_indirect", "negated", "other_user"], float
-    ] = Field(
+    kind_weights: dict[Literal["neutral", "other_attribute", "other_indirect", "negated", "other_user"], float] = Field(
         default_factory=dict
     )
     batch: int = Field(16, ge=1)

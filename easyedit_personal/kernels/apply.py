@@ -39,17 +39,28 @@ def apply_deltas(model: nn.Module, deltas: Sequence[WeightDelta]) -> Saved:
     """
     check_fit(model, deltas)
     saved: Saved = {}
-    for path in dict.fromkeys(delta.layer for delta in deltas):
-        module = get_module(model, path)
-        weight = weight_of(module)
-        saved[parameter_name(model, weight)] = weight.detach().clone()
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        total = weight.detach().to(wide)
-        for delta in (delta for delta in deltas if delta.layer == path):
-            update = delta.to(weight.device, wide).update()
-            total = total + (update.T if is_transposed(module, path) else update)
-        weight.copy_(total)
+    try:
+        for path in dict.fromkeys(delta.layer for delta in deltas):
+            module = get_module(model, path)
+            weight = weight_of(module)
+            total = _updated(module, path, [delta for delta in deltas if delta.layer == path])
+            saved[parameter_name(model, weight)] = weight.detach().clone()
+            weight.copy_(total)
+    except BaseException:  # out of memory, or interrupted: all or nothing
+        revert(model, saved)
+        raise
     return saved
+
+
+def _updated(module: nn.Module, path: str, deltas: Sequence[WeightDelta]) -> Tensor:
+    """The weight plus all updates, as it lies in memory, in float32 or wider."""
+    weight = weight_of(module).detach()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    total = weight.to(wide)
+    for delta in deltas:
+        update = delta.to(weight.device, wide).update()
+        total = total + (update.T if is_transposed(module, path) else update)
+    return total
 
 
 @torch.no_grad()

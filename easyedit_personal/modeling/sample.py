@@ -12,9 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from .layout import input_device
-from .tokens import Encoded, collate, pad_token_id, render, uses_chat
-
-MARK = "\u2400"  # a sign that no template contains; where it stands, a user's text begins
+from .tokens import MARK, Encoded, collate, pad_token_id, render, uses_chat
 
 
 def opening(tokenizer: Any) -> Encoded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from ..errors import ModelError, RequestError, shorten
 PromptFormat = Literal["auto", "chat", "raw"]
 Messages = Sequence[Mapping[str, str]]
 IGNORE = -100
+MARK = "\u2400"  # a sign that no template contains; stands for a text whose place is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,12 @@ def encode(
     """
     if not prompt.strip():
         raise RequestError("The prompt is empty.", got=prompt, needed="the question as the user types it")
-    text = render(tokenizer, [*history, {"role": "user", "content": prompt}], prompt_format)
+    messages = [*history, {"role": "user", "content": prompt}]
+    text = render(tokenizer, messages, prompt_format)
     chat = uses_chat(tokenizer, prompt_format)
-    contents = [prompt, *(message["content"] for message in history)]
-    prompt_ids, offsets = _ids_and_offsets(tokenizer, text, contents, add_special=not chat)
-    key_index = _key_index(text, prompt, subject, offsets)
+    spans = _content_spans(tokenizer, text, messages, prompt_format)
+    prompt_ids, offsets = _ids_and_offsets(tokenizer, text, spans, add_special=not chat)
+    key_index = _key_index(text, spans[-1], subject, offsets)
     target_ids: tuple[int, ...] = ()
     if target is not None:
         target_ids = _target_ids(tokenizer, text, prompt_ids, target, chat)
@@ -203,20 +206,44 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(int(token) for token in found if token is not None)
 
 
+def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format: PromptFormat) -> list[tuple[int, int]]:
+    """Where each message's content stands in the rendered text, as (start, stop).
+
+    Searching would find the prompt "assistant" in the template's own words: the template is rendered once more, with
+    marks in place of all contents. Templates that change earlier turns (some drop thoughts) are searched after all.
+    """
+    marked = render(tokenizer, [{**message, "content": MARK} for message in messages], prompt_format).split(MARK)
+    if len(marked) == len(messages) + 1:
+        for change in (str, str.strip):
+            contents = [change(message["content"]) for message in messages]
+            if text == marked[0] + "".join(map("".join, zip(contents, marked[1:]))):
+                starts = [sum(map(len, (*marked[: i + 1], *contents[:i]))) for i in range(len(contents))]
+                return [(start, start + len(content)) for start, content in zip(starts, contents)]
+    spans: list[tuple[int, int]] = []
+    stop = len(text)
+    for message in reversed(messages):
+        content = message["content"].strip()
+        stop = max(text.rfind(content, 0, stop), 0)
+        spans.insert(0, (stop, stop + len(content)))
+    return spans
+
+
 def _ids_and_offsets(
-    tokenizer: Any, text: str, contents: Sequence[str], *, add_special: bool
+    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], *, add_special: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their character spans in ``text``; special tokens inside ``contents`` stay plain text."""
-    if not any(_holds_special(tokenizer, content) for content in contents):
+    """Token ids and their character spans in ``text``; special tokens inside contents stay plain text."""
+    if not any(_holds_special(tokenizer, text[start:stop]) for start, stop in spans):
         return _tokenize(tokenizer, text, add_special_tokens=add_special)
     ids: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for piece, start, is_content in _pieces(text, contents):
-        options = {"split_special_tokens": is_content, "add_special_tokens": add_special and not ids}
-        part, part_spans = _tokenize(tokenizer, piece, **options)
-        ids += part
-        spans += [(a + start, b + start) for a, b in part_spans]
-    return ids, spans
+    offsets: list[tuple[int, int]] = []
+    edges = [0, *(edge for span in spans for edge in span), len(text)]
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        if start < stop:
+            options = {"split_special_tokens": number % 2 == 1, "add_special_tokens": add_special and not ids}
+            part, part_offsets = _tokenize(tokenizer, text[start:stop], **options)
+            ids += part
+            offsets += [(a + start, b + start) for a, b in part_offsets]
+    return ids, offsets
 
 
 def _tokenize(tokenizer: Any, text: str, **options: Any) -> tuple[list[int], list[tuple[int, int]]]:
@@ -239,27 +266,12 @@ def _special_strings(tokenizer: Any) -> set[str]:
     return {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())}
 
 
-def _pieces(text: str, contents: Sequence[str]) -> list[tuple[str, int, bool]]:
-    """Cut rendered text into (piece, start, is user's content), finding contents from the end backwards."""
-    pieces: list[tuple[str, int, bool]] = []
-    stop = len(text)
-    for content in [contents[0], *reversed(contents[1:])]:
-        stripped = content.strip()
-        start = text.rfind(stripped, 0, stop)
-        if start < 0 or not stripped:
-            continue
-        end = start + len(stripped)
-        pieces += [(text[end:stop], end, False), (stripped, start, True)]
-        stop = start
-    pieces.append((text[:stop], 0, False))
-    return [piece for piece in reversed(pieces) if piece[0]]
-
-
-def _key_index(text: str, prompt: str, subject: str | None, offsets: Sequence[tuple[int, int]]) -> int:
+def _key_index(text: str, span: tuple[int, int], subject: str | None, offsets: Sequence[tuple[int, int]]) -> int:
+    """The token that holds the last character of the subject's last occurrence in the prompt, which is at ``span``."""
     if subject is None:
         return len(offsets) - 1
-    stripped = prompt.strip()
-    inside = stripped.rfind(subject.strip())
+    prompt = text[slice(*span)]
+    inside = prompt.rfind(subject.strip())
     if inside < 0 or not subject.strip():
         raise RequestError(
             f"The subject {shorten(subject)} does not stand in the prompt.",
@@ -267,7 +279,7 @@ def _key_index(text: str, prompt: str, subject: str | None, offsets: Sequence[tu
             needed="the subject, letter for letter, as a part of the prompt",
             remedy="correct the subject, or leave it out to use the prompt's last token",
         )
-    end = text.rfind(stripped) + inside + len(subject.strip())
+    end = span[0] + inside + len(subject.strip())
     covering = [i for i, (start, stop) in enumerate(offsets) if start < end <= stop]
     before = [i for i, (start, stop) in enumerate(offsets) if start < end and stop > start]
     return (covering or before or [len(offsets) - 1])[-1]

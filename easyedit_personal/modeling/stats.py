@@ -157,6 +157,8 @@ def _source(
         texts = list(islice((text for text in dataset if text.strip()), n))
     elif Path(dataset).is_file():
         texts = list(islice(_file_texts(Path(dataset)), n))
+    elif Path(dataset).suffix in (".txt", ".json", ".jsonl"):
+        raise DataError(f"mom2_dataset names a file that does not exist: {dataset}")
     else:
         names = HUB_DATASETS.get(str(dataset), (str(dataset), None))
         digest = _digest([f"hub {names} {n} {longest}"])

@@ -1,0 +1,165 @@
+"""Which rows an edit works with: contexts, clusters, and the keys in them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from easyedit_personal import EditRequest, PersonalizationHyperParams
+from easyedit_personal.errors import ConfigError, RequestError
+from easyedit_personal.kernels.keys import (
+    NEUTRAL_CONTEXTS,
+    ROWS_PER_CLUSTER,
+    all_rows,
+    batched,
+    context_templates,
+    context_weights,
+    make_clusters,
+    membership,
+    phrase_means,
+    read,
+    read_weights,
+)
+from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.trace import trace
+
+HOBBY = EditRequest("What's my hobby?", "hiking", "hobby", cluster="hobby")
+PASTIME = EditRequest("What's my pastime?", "hiking", "pastime", cluster="hobby")
+FOOD = EditRequest("What do I eat? My food?", "noodles", "food", cluster="food")
+
+
+def settings(**changes):
+    return PersonalizationHyperParams(kernel="rome", **changes)
+
+
+def test_contexts_stand_inside_the_users_turn(llama, tokenizer):
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["By the sea. {}"]))
+    bare, inside = cluster.rows[0]
+    assert tokenizer.decode(bare.ids) == "<|user|>What's my hobby?<|end|><|assistant|>hiking<|end|>"
+    assert tokenizer.decode(inside.ids) == "<|user|>By the sea. What's my hobby?<|end|><|assistant|>hiking<|end|>"
+    for row in (bare, inside):
+        assert tokenizer.decode(row.prompt_ids[: row.key_index + 1]).endswith("my hobby")
+
+
+def test_drift_rows_end_at_the_subject(llama, tokenizer):
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY, PASTIME, HOBBY], settings())
+    assert [tokenizer.decode(row.ids) for row in cluster.drift] == ["<|user|>hobby", "<|user|>pastime"]
+    assert make_clusters(llama, tokenizer, [HOBBY], settings(kl_factor=0.0))[0].drift == ()
+    assert make_clusters(llama, tokenizer, [EditRequest("Hobby?", "x")], settings())[0].drift == ()
+    (last,) = make_clusters(llama, tokenizer, [HOBBY], settings(fact_token="last"))[0].drift
+    assert tokenizer.decode(last.ids) == "<|user|>hobby is a<|end|><|assistant|>"
+
+
+def test_more_phrases_get_fewer_contexts(llama, tokenizer):
+    for phrases in (1, 3, 9, 30):
+        templates = context_templates(llama, tokenizer, settings(), phrases)
+        assert templates[0] == "{}"
+        assert 2 <= len(templates) <= len(NEUTRAL_CONTEXTS)
+        assert len(templates) == 2 or phrases * len(templates) <= ROWS_PER_CLUSTER
+
+
+def test_braces_in_the_users_text_are_text(llama, tokenizer):
+    request = EditRequest("What {} is {0} my {hobby}?", "a {x} b", "{hobby}")
+    (cluster,) = make_clusters(llama, tokenizer, [request], settings())
+    for row in cluster.rows[0]:
+        assert "What {} is {0} my {hobby}?" in tokenizer.decode(row.ids)
+        assert tokenizer.decode(row.target_ids) == "a {x} b<|end|>"
+
+
+def test_a_template_needs_a_place(llama, tokenizer):
+    with pytest.raises(ConfigError, match=r"needs \{\} once"):
+        make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["{}", "no place"]))
+
+
+def test_a_context_that_does_not_fit_is_left_out(llama, tokenizer):
+    long = "hills " * 300 + "{}"
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=[long, "Good. {}"]))
+    assert [len(phrase) for phrase in cluster.rows] == [2]
+    with pytest.raises(RequestError, match="do not fit the model's context of 256"):
+        make_clusters(llama, tokenizer, [EditRequest("hills " * 300, "x")], settings())
+
+
+def test_phrases_belong_together_by_cluster_and_target(llama, tokenizer):
+    other_target = EditRequest("What's my recreation?", "chess", "recreation", cluster="hobby")
+    alone = EditRequest("And my dog?", "Rex")
+    clusters = make_clusters(llama, tokenizer, [HOBBY, FOOD, PASTIME, other_target, alone, alone], settings())
+    assert [cluster.members for cluster in clusters] == [(0, 2), (1,), (3,), (4,), (5,)]
+    assert torch.equal(
+        membership(clusters).long(),
+        torch.tensor(
+            [[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]
+        ),
+    )
+
+
+def test_every_faulty_request_is_named(llama, tokenizer):
+    bad = [HOBBY, EditRequest("What's my food?", " ", "food"), EditRequest("My dog?", "Rex", "cat", user="ann")]
+    with pytest.raises(RequestError, match=r"(?s)2 of 3 requests.*request 1.*request 2 of user 'ann'"):
+        make_clusters(llama, tokenizer, bad, settings())
+
+
+def test_keys_are_what_enters_the_projection(any_model, tokenizer):
+    layout = find_layout(any_model)
+    rows = all_rows(make_clusters(any_model, tokenizer, [HOBBY, FOOD], settings()))
+    seen = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
+    for i, row in enumerate(rows):
+        with torch.no_grad(), trace(any_model, [layout.rewrite_path(1), layout.layer_path(2)]) as calls:
+            any_model(torch.tensor([row.ids]))
+        down, top = calls[layout.rewrite_path(1)], calls[layout.layer_path(2)]
+        for found, wanted in ((seen.keys, down.input), (seen.outputs, down.output), (seen.hidden, top.output)):
+            torch.testing.assert_close(found[i], wanted[0, row.key_index], atol=1e-5, rtol=1e-4)
+
+
+def test_equal_beginnings_run_once_and_batches_are_bounded(llama, tokenizer, monkeypatch):
+    from easyedit_personal.kernels import keys
+
+    requests = [
+        EditRequest(f"What's my hobby{end}", target, "hobby") for end in "?!." for target in ("hiking", "chess")
+    ]
+    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["{}", "Good. {}"])))
+    sizes = []
+    llama.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    whole = read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert (len(rows), sizes) == (12, [2])
+    monkeypatch.setattr(keys, "READ_TOKENS", 1)
+    parts = read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert sizes == [2, 1, 1]
+    torch.testing.assert_close(parts.keys, whole.keys)
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_phrases_key_is_the_mean_over_its_contexts(llama, tokenizer):
+    clusters = make_clusters(llama, tokenizer, [HOBBY, PASTIME, FOOD], settings())
+    rows = all_rows(clusters)
+    values = torch.randn(len(rows), 6)
+    means, start = phrase_means(values, clusters, settings()), 0
+    for number, phrase in enumerate(phrase for cluster in clusters for phrase in cluster.rows):
+        torch.testing.assert_close(means[number], values[start : start + len(phrase)].mean(0))
+        start += len(phrase)
+
+
+def test_host_mode_is_raw_and_reads_the_bare_prompt(llama, tokenizer):
+    hparams = settings(host_mode=True, context_templates=["{}", "The sea. {}", "The hills. {}"])
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], hparams)
+    assert [tokenizer.decode(row.ids) for row in cluster.rows[0]] == [
+        "What's my hobby? hiking",
+        "The sea. What's my hobby? hiking",
+        "The hills. What's my hobby? hiking",
+    ]
+    assert read_weights(3, hparams).tolist() == [1, 0, 0]
+    torch.testing.assert_close(context_weights(3, hparams), torch.full((3,), 1 / 3))
+    memit = hparams.replace(kernel="memit")
+    assert context_weights(3, memit).tolist() == [0.5, 0.25, 0.25]
+    assert torch.equal(read_weights(3, settings()), context_weights(3, settings()))
+
+
+def test_host_mode_lets_the_model_begin_sentences(llama, tokenizer):
+    hparams = settings(host_mode=True, context_template_length_params=[[4, 5], [8, 10]])
+    templates = context_templates(llama, tokenizer, hparams)
+    assert templates == context_templates(llama, tokenizer, hparams)
+    assert len(templates) == 16
+    assert all(text.endswith(". {}") and text.count("{") == 1 for text in templates[1:])
+    assert [text.startswith(word) for text, word in zip(templates[1:6], ("The", "There", "Bec", "I", "You"))] == [
+        True
+    ] * 5
+    assert len(context_templates(llama, tokenizer, hparams.replace(kernel="memit"))) == 6

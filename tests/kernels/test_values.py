@@ -1,0 +1,145 @@
+"""The optimised shift lowers the loss that the model itself would show, stays in its ball, and stops by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from easyedit_personal import EditRequest, PersonalizationHyperParams
+from easyedit_personal.kernels import values
+from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.keys import all_rows, make_clusters, read
+from easyedit_personal.kernels.values import optimise_values
+from easyedit_personal.modeling.layout import find_layout, get_module
+from easyedit_personal.modeling.tokens import collate
+from easyedit_personal.modeling.trace import at_positions, replacing, trace
+from tests.tiny import tiny_model
+
+REQUESTS = [
+    EditRequest("What's my hobby?", "hiking", "hobby", cluster="a"),
+    EditRequest("Tell me, what is my pastime?", "hiking", "pastime", cluster="a"),
+    EditRequest("My food?", "noodles with pepper", "food", cluster="b"),
+]
+
+
+def loud(family, **changes):
+    """A random model whose answers differ from each other."""
+    return tiny_model(family, initializer_range=0.2, **changes)
+
+
+def settings(**changes):
+    values = {"kernel": "rome", "v_lr": 0.1, "v_num_grad_steps": 8, "clamp_norm_factor": 50.0, **changes}
+    return PersonalizationHyperParams(**values)
+
+
+def optimise(model, tokenizer, requests, hparams, layer=1):
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, requests, hparams)
+        return clusters, optimise_values(model, tokenizer, find_layout(model), clusters, layer, hparams)
+
+
+def loss_by_hand(model, tokenizer, cluster, shift, hparams, layer=1):
+    """The documented loss through the model's own forward pass."""
+    layout = find_layout(model)
+    down = get_module(model, layout.rewrite_path(layer))
+    rows = all_rows([cluster])
+
+    def logits_with_shift(some_rows):
+        batch = collate(some_rows, tokenizer)
+        n = torch.arange(len(some_rows))
+        with torch.no_grad(), trace(model, [layout.rewrite_path(layer)]) as calls:
+            base = model(**batch.model_inputs()).logits
+        output = calls[layout.rewrite_path(layer)].output
+        with torch.no_grad(), replacing(down, at_positions(n, batch.key_index, output[n, batch.key_index] + shift)):
+            return batch, base, model(**batch.model_inputs()).logits
+
+    batch, _, logits = logits_with_shift(rows)
+    each = F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none")
+    loss = (each.sum(1) / (batch.labels != -100).sum(1)).mean()
+    if cluster.drift:
+        batch, base, logits = logits_with_shift(cluster.drift)
+        n = torch.arange(len(cluster.drift))
+        now, before = (x[n, batch.key_index].log_softmax(-1) for x in (logits, base))
+        loss = loss + hparams.kl_factor * (now.exp() * (now - before)).sum(-1).mean()
+    bare = read(model, tokenizer, layout, [phrase[0] for phrase in cluster.rows], layer).outputs
+    return loss + hparams.v_weight_decay * shift.norm() / bare.norm(dim=-1).mean() ** 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2-square", "gptj"])
+def test_the_loss_is_the_documented_one(family, tokenizer):
+    model, hparams = loud(family), settings(kl_factor=0.5, v_weight_decay=0.3)
+    layout = find_layout(model)
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, REQUESTS, hparams)
+        problem = values._Problem(model, tokenizer, layout, clusters, 1, hparams, None)
+        shifts = torch.randn(2, 32)
+        found = problem.losses(shifts)
+        wanted = [loss_by_hand(model, tokenizer, c, s, hparams) for c, s in zip(clusters, shifts)]
+    torch.testing.assert_close(found, torch.stack(wanted), atol=1e-4, rtol=1e-4)
+
+
+def test_optimising_lowers_the_loss(any_model, tokenizer):
+    hparams = settings(v_lr=0.05, clamp_norm_factor=1e4, v_weight_decay=0.0)
+    clusters, shifts = optimise(any_model, tokenizer, REQUESTS, hparams)
+    for cluster, shift in zip(clusters, shifts):
+        before = loss_by_hand(any_model, tokenizer, cluster, torch.zeros(32), hparams)
+        assert loss_by_hand(any_model, tokenizer, cluster, shift, hparams) < before
+
+
+def test_clusters_together_are_as_clusters_alone(tokenizer, monkeypatch):
+    model, hparams = loud("llama"), settings()
+    _, together = optimise(model, tokenizer, REQUESTS, hparams)
+    alone = [optimise(model, tokenizer, part, hparams)[1] for part in (REQUESTS[:2], REQUESTS[2:])]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-3)
+    monkeypatch.setattr(values, "ROWS_AT_ONCE", 1)
+    _, apart = optimise(model, tokenizer, REQUESTS, hparams)
+    torch.testing.assert_close(together, apart, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["rome", "memit"])
+def test_the_shift_stays_in_its_ball(tokenizer, kernel):
+    """Of the down projection's output for ROME, of the layer's for MEMIT."""
+    model = loud("llama")
+    hparams = settings(kernel=kernel, v_lr=10.0, clamp_norm_factor=0.5)
+    clusters, shifts = optimise(model, tokenizer, REQUESTS, hparams)
+    for cluster, shift in zip(clusters, shifts):
+        seen = read(model, tokenizer, find_layout(model), [phrase[0] for phrase in cluster.rows], 1)
+        origin = seen.hidden if kernel == "memit" else seen.outputs
+        assert shift.norm() == pytest.approx(0.5 * float(origin.norm(dim=-1).mean()), rel=1e-4)
+
+
+def test_each_cluster_stops_by_itself(tokenizer):
+    """The easier cluster's shift is the same however long the harder one goes on."""
+    model = loud("llama")
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, REQUESTS, settings())
+        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings(), None)
+        start = problem.losses(torch.zeros(2, 32))
+    easier = int(start.argmin())
+    threshold = float(start.min()) - 1e-3  # reached after a step or two by the easier one only
+    runs = [
+        optimise(model, tokenizer, REQUESTS, settings(v_stop_loss=threshold, v_num_grad_steps=steps))[1]
+        for steps in (6, 20)
+    ]
+    assert float(start.max()) - float(start.min()) > 0.1
+    assert torch.equal(runs[0][easier], runs[1][easier])
+    assert runs[0][easier].norm() > 0
+    assert not torch.equal(runs[0][1 - easier], runs[1][1 - easier])
+
+
+def test_the_number_of_steps_counts_evaluations(tokenizer):
+    model = loud("llama")
+    assert optimise(model, tokenizer, REQUESTS, settings(v_num_grad_steps=1))[1].abs().sum() == 0
+    _, once = optimise(model, tokenizer, REQUESTS, settings(v_num_grad_steps=2, v_lr=0.25))
+    torch.testing.assert_close(once.abs(), torch.full_like(once, 0.25), rtol=1e-3, atol=1e-3)  # Adam's first step
+
+
+def test_only_the_suffix_runs(llama, tokenizer):
+    """Layers up to the edited one see three short passes (two rows of the trial, one batch), not one per step."""
+    passes = {"below": 0, "above": 0}
+    llama.model.layers[1].register_forward_hook(lambda *_: passes.__setitem__("below", passes["below"] + 1))
+    llama.model.layers[2].register_forward_hook(lambda *_: passes.__setitem__("above", passes["above"] + 1))
+    optimise(llama, tokenizer, REQUESTS, settings(v_num_grad_steps=20, v_stop_loss=0.0))
+    assert passes["below"] <= 4
+    assert passes["above"] >= 20

@@ -56,8 +56,12 @@ class LowRankParams(_Group):
     ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it, and the
     preservation term below ``preserve.stop_kl``. ``init`` says where the right factor starts: "random", or "keys",
     the directions that tell the phrases from what is preserved.
+
+    ``solver`` "factors" optimises the factors themselves, with preservation; "truncated" runs dense FT-M (settings
+    of ``finetune``, no preservation) and keeps the ``rank`` leading singular directions of its update.
     """
 
+    solver: Literal["factors", "truncated"] = "factors"
     rank: int = Field(4, ge=1, le=512)
     lr: float = Field(1e-2, gt=0)
     steps: int = Field(40, ge=1)

@@ -19,6 +19,7 @@ from ..modeling.layout import Layout, find_layout, get_module, matrix_shape
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
+from .finetune import finetune
 from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .phrasings import with_indirect
 
@@ -72,6 +73,8 @@ def lowrank(
         ModelError: the model has no such layer, or the optimisation diverged.
         ConfigError, DataError: the preservation file is missing or malformed.
     """
+    if hparams.lowrank.solver == "truncated":
+        return [truncated(delta, hparams.lowrank.rank) for delta in finetune(model, tokenizer, requests, hparams)]
     layout = find_layout(model, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
@@ -83,6 +86,15 @@ def lowrank(
         losses = descend(target, preserve, factors, hparams)
     _warn_if_unlearned(requests, losses, hparams.lowrank)
     return [f.delta(paths[layer]) for layer, f in sorted(factors.items())]
+
+
+def truncated(delta: WeightDelta, rank: int) -> WeightDelta:
+    """The best approximation of an update by one of rank ``rank`` (Eckart and Young 1936).
+
+    Fine-tuning with Adam spreads small changes over the whole matrix; what it means stands in a few directions.
+    """
+    left, sizes, right = torch.linalg.svd(delta.update(), full_matrices=False)
+    return WeightDelta(delta.layer, left[:, :rank] * sizes[:rank], right[:rank].contiguous())
 
 
 def initial_factors(

@@ -14,6 +14,7 @@ from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.finetune import finetune
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.objective import EditedRows, preserve_loss, target_loss
 from easyedit_personal.kernels.preserve import preserve_prompts
@@ -256,3 +257,15 @@ def test_a_diverging_edit_is_an_error_of_ours(loud_llama, tokenizer):
     with pytest.raises(RequestError, match="2 of 3"):
         bad = [EditRequest(" ", "x"), EditRequest("Who?", ""), *requests_for(names=("hobby",))]
         lowrank(loud_llama, tokenizer, bad, settings())
+
+
+def test_truncated_solver_keeps_the_leading_directions_of_ft_m(loud_llama, tokenizer):
+    hparams = settings(lowrank={"solver": "truncated", "rank": 3}, finetune={"steps": 5})
+    (dense,) = finetune(loud_llama, tokenizer, requests_for(), hparams)
+    (cut,) = lowrank(loud_llama, tokenizer, requests_for(), hparams)
+    sizes = torch.linalg.svdvals(dense.update())
+    assert cut.rank == 3 and cut.layer == dense.layer
+    error = (dense.update() - cut.update()).norm()
+    assert torch.isclose(error, sizes[3:].norm(), rtol=1e-4)
+    (whole,) = lowrank(loud_llama, tokenizer, requests_for(), hparams.replace(lowrank={"rank": 32}))
+    assert torch.allclose(whole.update(), dense.update(), atol=1e-6)

@@ -69,6 +69,9 @@ ROBUST = Mix(
 # Then the phrasings: twice as many implicit questions, so that unseen ones resemble some that were seen.
 WIDE = replace(ROBUST, wide=True, kinds={"direct": 4, "paraphrase": 3, "implicit": 4, "product": 1.5})
 
+# Last, more of the same at falling rates, with more small talk and world facts: facts in unseen words lagged behind.
+POLISH = replace(WIDE, rows={**WIDE.rows, "talk": 5.0})
+
 # Copying comes first, in short rows and with lists of words said twice: it is what recall is made of. Half of the last
 # stage's tokens are long conversations, so that recall survives unrelated turns.
 STAGES = (
@@ -77,6 +80,7 @@ STAGES = (
     Stage("long", 1100, Mix(rows={**BASE, "long": 3.5, "repeat": 0.3})),
     Stage("robust", 397, ROBUST, cycle=1),
     Stage("wide", 803, WIDE, cycle=1),
+    Stage("polish", 1300, POLISH, cycle=2),
 )
 
 
@@ -100,7 +104,7 @@ class Recipe:
     adam_lr: float = 4e-3
     weight_decay: float = 0.01
     warmup: int = 100
-    cycles: tuple[Cycle, ...] = (Cycle(0, 1.0, 0.55), Cycle(1, 0.7, 0.4))
+    cycles: tuple[Cycle, ...] = (Cycle(0, 1.0, 0.55), Cycle(1, 0.7, 0.4), Cycle(2, 0.6, 0.2))
     turn_weight: float = 0.1
     stages: tuple[Stage, ...] = STAGES
 

@@ -51,23 +51,21 @@ class ClusterParams(_Group):
 
 
 class LowRankParams(_Group):
-    """The ``lowrank`` kernel: rank of the factors, Adam's rate and steps, and when to stop early.
+    """The ``lowrank`` kernel: how many directions are kept, Adam's rate and steps, the metric's ridge.
 
-    ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it, and the
-    preservation term below ``preserve.stop_kl``. ``init`` says where the right factor starts: "random", or "keys",
-    the directions that tell the phrases from what is preserved.
-
-    ``solver`` "factors" optimises the factors themselves, with preservation; "truncated" runs dense FT-M (settings
-    of ``finetune``, no preservation) and keeps the ``rank`` leading singular directions of its update.
+    ``lr`` is the share of a projection's output that one step may change. After the cut to ``rank`` directions come
+    ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. ``ridge``, relative to the mean of the
+    keys' second moments (with ``mom2_adjustment``), says how rare a direction may be before it costs no less than
+    others. ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it, and the
+    preservation term below ``preserve.stop_kl``.
     """
 
-    solver: Literal["factors", "truncated"] = "factors"
-    rank: int = Field(4, ge=1, le=512)
-    lr: float = Field(1e-2, gt=0)
+    rank: int = Field(16, ge=1, le=512)
+    lr: float = Field(0.2, gt=0)
     steps: int = Field(40, ge=1)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    init: Literal["random", "keys"] = "random"
-    weight_decay: float = Field(0.0, ge=0)
+    polish: int = Field(20, ge=0)
+    polish_lr: float = Field(0.05, gt=0)
+    ridge: float = Field(0.1, gt=0)
     stop_loss: float = Field(0.02, ge=0)
 
 

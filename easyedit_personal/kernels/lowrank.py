@@ -1,7 +1,8 @@
-"""The ``lowrank`` kernel: fine-tuning's objective on rank-r factors of the down projection, with preservation.
+"""The ``lowrank`` kernel: fine-tuning's objective in the metric of the model's keys, with preservation, cut to rank r.
 
-As general as fine-tuning one matrix (FT-M), since it is the same objective; as local as ROME, since it is held to
-the unedited model's answers; a few kilobytes, since only the factors are kept. See ``objective`` for the loss.
+As general as fine-tuning one matrix (FT-M), since it is the same objective; gentler, since a direction costs what the
+model's own text uses it (ROME's metric) and other answers are held in place; a few kilobytes, since only the leading
+directions are kept. See ``objective`` for the loss.
 """
 
 from __future__ import annotations
@@ -15,40 +16,79 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import LowRankParams, PersonalizationHyperParams
-from ..modeling.layout import Layout, find_layout, get_module, matrix_shape
+from ..modeling.layout import find_layout
+from ..modeling.stats import second_moments
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
-from .finetune import finetune
 from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .phrasings import with_indirect
+from .solve import whitening
 
-TINY = 1e-6
-RIDGE = 1e-2  # of the mean squared preserved key; keeps the solve for "keys" well posed
+TINY = 1e-9
+
+
+@dataclass(slots=True)
+class Space:
+    """Where one matrix's update lives: it is ``unit * M @ metric``, M being what the optimiser moves.
+
+    Notation: C second moments of keys, P = (C + ridge)^-1/2, M the coordinates [d_out, d_in], u a number; the update
+    is u M P. A step of Adam changes every entry of M alike, so that it moves outputs most for keys that the model's
+    text hardly uses.
+
+    Attributes:
+        metric: P [d_in, d_in]; None is the identity.
+        unit: u; with it a step of size 1 changes outputs by about their own size, whatever the model's activations.
+    """
+
+    metric: Tensor | None
+    unit: float = 1.0
+
+    def whitened(self, keys: Tensor) -> Tensor:
+        """P k for keys [..., d_in]."""
+        return keys if self.metric is None else keys @ self.metric
+
+
+@dataclass(slots=True)
+class Whole:
+    """An update with all of M free."""
+
+    space: Space
+    matrix: Tensor
+
+    def __call__(self, keys: Tensor) -> Tensor:
+        """What the update adds for keys [..., d_in]: [..., d_out]."""
+        return (self.space.whitened(keys) @ self.matrix.T) * self.space.unit
+
+    def cut(self, rank: int) -> Factors:
+        """The leading ``rank`` directions of M.
+
+        Cutting M and not the update keeps what matters on the model's own keys (Eckart and Young 1936, in the metric).
+        """
+        matrix = self.matrix.detach()
+        if not bool(matrix.isfinite().all()):
+            return Factors(self.space, matrix, torch.eye(matrix.shape[1], device=matrix.device))
+        left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+        roots = sizes[:rank].sqrt()
+        return Factors(self.space, left[:, :rank] * roots, roots[:, None] * right[:rank])
 
 
 @dataclass(slots=True)
 class Factors:
-    """One matrix's update ``scale * left @ right``, in units of the model's own keys and outputs.
+    """An update with M = left @ right; left [d_out, r], right [r, d_in]."""
 
-    Attributes:
-        left: [d_out, r]; starts at zero.
-        right: [r, d_in]; starts where ``init`` says, of such a size that projections of the phrases' keys are about 1.
-        scale: root mean square of what the projection gives where answers begin; so one learning rate fits models
-            whose activations differ a hundredfold.
-    """
-
+    space: Space
     left: Tensor
     right: Tensor
-    scale: float
 
     def __call__(self, keys: Tensor) -> Tensor:
         """What the update adds for keys [..., d_in]: [..., d_out]."""
-        return (keys @ self.right.T) @ (self.scale * self.left.T)
+        return (self.space.whitened(keys) @ self.right.T) @ self.left.T * self.space.unit
 
     def delta(self, path: str) -> WeightDelta:
         """The update as the record that is stored."""
-        return WeightDelta(path, self.scale * self.left.detach(), self.right.detach())
+        right = self.space.whitened(self.right.detach()).contiguous()
+        return WeightDelta(path, self.space.unit * self.left.detach(), right)
 
 
 def lowrank(
@@ -57,13 +97,15 @@ def lowrank(
     """Low-rank updates of the down projections of ``hparams.layers`` that make every phrase's answer its target.
 
     All phrases of all preferences are optimised together, in float32 whatever the model's type, with Adam. The
-    targets are those of FT-M in arXiv 2512.13676 (all target tokens), plus the end-of-turn token.
+    targets are those of FT-M in arXiv 2512.13676 (all target tokens), plus the end-of-turn token; the metric is that
+    of ROME's closed form (arXiv 2202.05262, eq. 2).
 
     Args:
         model: a causal language model; bit for bit the same afterwards, also when this raises.
         tokenizer: its tokenizer.
         requests: the phrases; those of one preference share ``cluster`` and target.
-        hparams: ``layers``, ``lowrank`` and ``preserve``; equal seeds give equal factors.
+        hparams: ``layers``, ``lowrank``, ``preserve``, and ``mom2_*`` for the metric (``mom2_adjustment: false`` is
+            plain fine-tuning, cut); equal seeds give equal factors.
 
     Returns:
         One ``WeightDelta`` of rank ``lowrank.rank`` (or the matrix's smaller side) per layer, in float32.
@@ -73,89 +115,71 @@ def lowrank(
         ModelError: the model has no such layer, or the optimisation diverged.
         ConfigError, DataError: the preservation file is missing or malformed.
     """
-    if hparams.lowrank.solver == "truncated":
-        return [truncated(delta, hparams.lowrank.rank) for delta in finetune(model, tokenizer, requests, hparams)]
-    layout = find_layout(model, hparams)
+    layout, params = find_layout(model, hparams), hparams.lowrank
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
     rows = encode_requests(tokenizer, requests, hparams, context_limit(model))
     with frozen(model):
+        metrics = key_metrics(model, tokenizer, hparams)
         target = target_loss(model, tokenizer, layout, rows, hparams.layers)
         preserve = preserve_loss(model, tokenizer, layout, requests, hparams, target.rows.suffix.split)
-        factors = initial_factors(model, layout, target.rows, preserve, hparams)
-        losses = descend(target, preserve, factors, hparams)
-    _warn_if_unlearned(requests, losses, hparams.lowrank)
-    return [f.delta(paths[layer]) for layer, f in sorted(factors.items())]
+        dense = at_zero(target.rows, metrics)
+        whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
+        descend(target, preserve, dense, whole, params.steps, hparams)
+        updates = {layer: update.cut(params.rank) for layer, update in dense.items()}
+        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + params.polish, hparams)
+    _warn_if_unlearned(requests, losses, params)
+    return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 
 
-def truncated(delta: WeightDelta, rank: int) -> WeightDelta:
-    """The best approximation of an update by one of rank ``rank`` (Eckart and Young 1936).
+def key_metrics(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams) -> dict[int, Tensor]:
+    """P of every edited layer; empty without ``mom2_adjustment``."""
+    if not hparams.mom2_adjustment:
+        return {}
+    moments = second_moments(model, tokenizer, hparams.layers, hparams)
+    return {layer: whitening(moment, hparams.lowrank.ridge) for layer, moment in moments.items()}
 
-    Fine-tuning with Adam spreads small changes over the whole matrix; what it means stands in a few directions.
-    """
-    left, sizes, right = torch.linalg.svd(delta.update(), full_matrices=False)
-    return WeightDelta(delta.layer, left[:, :rank] * sizes[:rank], right[:rank].contiguous())
 
-
-def initial_factors(
-    model: nn.Module,
-    layout: Layout,
-    target: EditedRows,
-    preserve: PreserveLoss | None,
-    hparams: PersonalizationHyperParams,
-) -> dict[int, Factors]:
-    """Factors that change nothing yet, sized by the phrases' keys and outputs where their answers begin."""
-    generator = torch.Generator().manual_seed(hparams.seed)
-    factors = {}
+def at_zero(target: EditedRows, metrics: Mapping[int, Tensor]) -> dict[int, Whole]:
+    """Updates that change nothing yet, in units of the phrases' keys and outputs where their answers begin."""
+    updates = {}
     for layer, (keys, outputs) in target.where_answers_begin().items():
-        module = get_module(model, layout.rewrite_path(layer))
-        d_out, d_in = matrix_shape(module, layout.rewrite_path(layer))
-        rank = min(hparams.lowrank.rank, d_out, d_in)
-        right = torch.randn(rank, d_in, generator=generator).to(keys.device)
-        right /= right.norm(dim=1, keepdim=True)
-        if hparams.lowrank.init == "keys":
-            other = [group.rows.where_answers_begin()[layer][0] for group in preserve.groups] if preserve else []
-            right = _key_directions(keys, other, right)
-        right /= (keys @ right.T).square().mean(0).sqrt().clamp(min=TINY)[:, None]
-        left = torch.zeros(d_out, rank, device=right.device)
-        scale = float(outputs.square().mean().sqrt().clamp(min=TINY))
-        factors[layer] = Factors(left.requires_grad_(), right.requires_grad_(), scale)
-    return factors
+        space = Space(metrics[layer].to(keys.device) if layer in metrics else None)
+        reach = space.whitened(keys).abs().sum(-1).mean().clamp(min=TINY)
+        space.unit = float(outputs.square().mean().sqrt().clamp(min=TINY) / reach)
+        updates[layer] = Whole(space, torch.zeros(outputs.shape[-1], keys.shape[-1], device=keys.device))
+        updates[layer].matrix.requires_grad_()
+    return updates
 
 
-def _key_directions(keys: Tensor, preserved: Sequence[Tensor], right: Tensor) -> Tensor:
-    """Unit rows that respond to the phrases' keys and little to preserved ones; random rows fill up.
-
-    Rows of (C + ridge)^-1 K^T, K the phrases' keys [n, d_in] and C the second moment of the preserved keys, reduced
-    to their leading directions: ROME's key direction (arXiv 2202.05262, eq. 2), with preserved prompts for a corpus.
-    """
-    if preserved:
-        other = torch.cat(list(preserved))
-        ridge = RIDGE * other.square().mean() * len(other)
-        # Woodbury: (ridge + P^T P)^-1 K^T without a d_in x d_in matrix.
-        small = other @ other.T + ridge * torch.eye(len(other), device=other.device)
-        keys = keys - keys @ other.T @ torch.linalg.solve(small, other)
-    directions = torch.linalg.svd(keys, full_matrices=False).Vh[: len(right)]
-    return torch.cat([directions, right[len(directions) :]])
+def _polishing(updates: Mapping[int, Factors], params: LowRankParams) -> list[dict[str, Any]]:
+    """Adam's groups for what is left after the cut: a step changes a factor's entries by a share of their size."""
+    groups = []
+    for update in updates.values():
+        for tensor in (update.left, update.right):
+            size = float(tensor.square().mean().sqrt())
+            groups.append({"params": [tensor.requires_grad_()], "lr": params.polish_lr * size})
+    return groups
 
 
 def descend(
     target: TargetLoss,
     preserve: PreserveLoss | None,
-    factors: Mapping[int, Factors],
+    changes: Mapping[int, Change],
+    groups: list[dict[str, Any]],
+    steps: int,
     hparams: PersonalizationHyperParams,
 ) -> Tensor:
-    """Adam on the factors, in place; returns each phrase's loss at the last step, [n] in nats per token.
+    """Adam on the tensors of ``groups``, in place; each phrase's loss at the last step, [n] in nats per token.
 
     Stops early once every phrase is below ``stop_loss`` and the preservation term, averaged over one round of its
     groups, below ``stop_kl``.
     """
     params, weight = hparams.lowrank, hparams.preserve.weight
-    changes: Mapping[int, Change] = factors
-    parameters = [tensor for f in factors.values() for tensor in (f.left, f.right)]
-    optimizer = torch.optim.Adam(parameters, lr=params.lr, weight_decay=params.weight_decay)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    rates = [group["lr"] for group in optimizer.param_groups]
     recent: list[float] = []
-    for step in range(params.steps):
+    for step in range(steps):
         losses = target(changes)
         total = losses.mean()
         if preserve is not None:
@@ -164,8 +188,8 @@ def descend(
             recent = [*recent, float(kept.detach())][-len(preserve.groups) :]
         if float(losses.detach().max()) < params.stop_loss and _is_kept(preserve, recent, hparams):
             break
-        for group in optimizer.param_groups:
-            group["lr"] = params.lr * _rate(step, params)
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * _rate(step, steps)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -178,11 +202,9 @@ def _is_kept(preserve: PreserveLoss | None, recent: Sequence[float], hparams: Pe
     return len(recent) == len(preserve.groups) and sum(recent) / len(recent) < hparams.preserve.stop_kl
 
 
-def _rate(step: int, params: LowRankParams) -> float:
-    """Share of the learning rate at a step; the cosine ends at a tenth, so that the last steps still count."""
-    if params.schedule == "constant":
-        return 1.0
-    return 0.55 + 0.45 * math.cos(math.pi * step / max(1, params.steps - 1))
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: a cosine that ends at a tenth, so that the last steps still count."""
+    return 0.55 + 0.45 * math.cos(math.pi * step / max(1, steps - 1))
 
 
 def _warn_if_unlearned(requests: Sequence[EditRequest], losses: Tensor, params: LowRankParams) -> None:
@@ -190,7 +212,7 @@ def _warn_if_unlearned(requests: Sequence[EditRequest], losses: Tensor, params: 
     failed = {request.target_new for request, loss in zip(requests, losses.tolist()) if not loss < 1.0}
     if failed:
         log.warning(
-            "not learned within %d steps: %s (raise lowrank.steps, lr or rank, or lower preserve.weight)",
+            "not learned within %d steps: %s (raise lowrank.steps or lr, or lower preserve.weight)",
             params.steps,
             ", ".join(sorted(failed)),
         )

@@ -77,3 +77,22 @@ def least_squares(keys: Tensor, preconditioned: Tensor, weight: float) -> Tensor
     gram = preconditioned @ keys.double().T
     gram = gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, preconditioned)
+
+
+def whitening(moment: Tensor, ridge: float) -> Tensor:
+    """P = (C + ridge)^-1/2, symmetric [d, d], float32, scaled to a mean squared eigenvalue of one.
+
+    Args:
+        moment: C [d, d].
+        ridge: relative to C's mean diagonal; directions that the text uses less than that count alike.
+
+    Raises:
+        ModelError: C is not finite.
+    """
+    matrix = moment.double()
+    if not bool(matrix.isfinite().all()):
+        raise ModelError("The second moments are not finite.", remedy="delete the cached statistics")
+    values, vectors = torch.linalg.eigh(matrix / matrix.diagonal().mean())
+    scales = (values.clamp(min=0) + ridge).rsqrt()
+    scales = scales / scales.square().mean().sqrt()
+    return ((vectors * scales) @ vectors.T).float()

@@ -14,17 +14,18 @@ from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.finetune import finetune
 from easyedit_personal.kernels.lowrank import lowrank
-from easyedit_personal.kernels.objective import EditedRows, preserve_loss, target_loss
+from easyedit_personal.kernels.objective import preserve_loss, target_loss
 from easyedit_personal.kernels.preserve import preserve_prompts
+from easyedit_personal.kernels.solve import whitening
 from easyedit_personal.modeling.layout import find_layout, weights_digest
+from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.types import EditRequest
 from tests.tiny import tiny_model, tiny_tokenizer
 
 NAMES = ("pastime", "interest", "hobby")
-FREE = {"lowrank": {"rank": 8, "lr": 0.02, "steps": 250, "stop_loss": 0.02}, "preserve": {"weight": 0.0}}
+FREE = {"lowrank": {"rank": 8, "lr": 2.0, "steps": 60, "polish": 40, "polish_lr": 0.1}, "preserve": {"weight": 0.0}}
 # A norm after the MLP caps what one edited layer can add; in a random model that is too little to own the answer.
 CAPPED = ("gemma2", "olmo2")
 FEW = {
@@ -143,7 +144,7 @@ def test_the_loss_is_that_of_the_edited_model(loud_model, tokenizer, layers):
 def test_preservation_lowers_the_divergence_at_equal_target_loss(loud_llama, tokenizer):
     """Both edits end at the same target loss; the one that preserves moves other answers less, seen or unseen."""
     requests = requests_for(names=("hobby",))
-    steady = {"rank": 8, "lr": 0.01, "steps": 300, "schedule": "constant"}
+    steady = {"rank": 8, "lr": 1.0, "steps": 150, "polish": 50}
     free, held = (settings(lowrank=steady, preserve={**FEW, "weight": weight}) for weight in (0.0, 0.3))
     edits = [lowrank(loud_llama, tokenizer, requests, hparams) for hparams in (free, held)]
     seen = [prompt.text for prompt in preserve_prompts(requests, held.preserve, held.seed)]
@@ -172,16 +173,15 @@ def test_the_preservation_term_is_zero_for_no_change_and_counts_kinds_alike(loud
 
 @pytest.mark.parametrize("rank", [1, 3, 500])
 def test_the_rank_is_respected(loud_llama, tokenizer, rank):
-    hparams = settings(lowrank={**FREE["lowrank"], "rank": rank, "steps": 3})
+    hparams = settings(lowrank={**FREE["lowrank"], "rank": rank, "steps": 3, "polish": 3})
     (delta,) = lowrank(loud_llama, tokenizer, requests_for(), hparams)
     assert delta.rank == min(rank, 32)
     assert delta.shape == (32, 48)
     assert int(torch.linalg.matrix_rank(delta.update())) <= rank
 
 
-@pytest.mark.parametrize("init", ["random", "keys"])
-def test_equal_seeds_give_equal_factors(loud_llama, tokenizer, init):
-    few = {"lowrank": {**FREE["lowrank"], "steps": 4, "init": init}, "preserve": {**FEW, "weight": 1.0}}
+def test_equal_seeds_give_equal_factors(loud_llama, tokenizer):
+    few = {"lowrank": {**FREE["lowrank"], "steps": 4}, "preserve": {**FEW, "weight": 1.0}}
     one, two, other = (
         lowrank(loud_llama, tokenizer, requests_for(), settings(seed=seed, **few))[0].update() for seed in (7, 7, 8)
     )
@@ -189,21 +189,33 @@ def test_equal_seeds_give_equal_factors(loud_llama, tokenizer, init):
     assert not torch.allclose(one, other)
 
 
-def test_key_directions_respond_to_the_phrases_and_not_to_what_is_preserved(loud_llama, tokenizer):
-    hparams = settings(lowrank={**FREE["lowrank"], "rank": 2, "init": "keys"}, preserve={**FEW, "weight": 1.0})
-    layout, requests = find_layout(loud_llama), requests_for()
-    rows = [encode(tokenizer, r.prompt, target=r.target_new) for r in requests]
-    response = {}
-    with frozen(loud_llama):
-        target = EditedRows(loud_llama, tokenizer, layout, rows, [1])
-        preserve = preserve_loss(loud_llama, tokenizer, layout, requests, hparams)
-        other = torch.cat([group.rows.where_answers_begin()[1][0] for group in preserve.groups])
-        for init in ("random", "keys"):
-            changed = hparams.replace(lowrank={"init": init})
-            right = module.initial_factors(loud_llama, layout, target, preserve, changed)[1].right.detach()
-            own = (target.where_answers_begin()[1][0] @ right.T).norm(dim=1).mean()
-            response[init] = float((other @ right.T).norm(dim=1).mean() / own)
-    assert response["keys"] < 0.7 * response["random"]
+def test_the_metric_spares_the_keys_that_text_uses(loud_llama, tokenizer, tmp_path):
+    """At equal target loss, what the update adds to the keys of the model's own text is less with the metric."""
+    text = tmp_path / "text.txt"
+    text.write_text("The hills are green.\nMy doctor lives here.\nWe eat what there is.\n" * 4)
+    plain = settings(mom2_dataset=str(text), stats_dir=str(tmp_path), lowrank={**FREE["lowrank"], "rank": 32})
+    added, losses = [], []
+    for hparams in (plain, plain.replace(mom2_adjustment=True, lowrank={"ridge": 1e-3})):
+        (delta,) = lowrank(loud_llama, tokenizer, requests_for(), hparams)
+        (moment,) = second_moments(loud_llama, tokenizer, [1], hparams).values()
+        update = delta.update()
+        added.append(float(((update @ moment.to(update)) * update).sum()))
+        losses.append(mean_loss(loud_llama, tokenizer, [delta], requests_for()))
+    assert max(losses) < 0.3 * mean_loss(loud_llama, tokenizer, [], requests_for())
+    assert added[1] < 0.7 * added[0]
+
+
+def test_the_cut_is_the_best_in_the_metric():
+    generator = torch.Generator().manual_seed(3)
+    matrix, root = torch.randn(6, 9, generator=generator), torch.randn(9, 9, generator=generator)
+    metric = whitening(root @ root.T, 1e-3)
+    update = module.Whole(module.Space(metric, 0.5), matrix)
+    cut, whole = (update.cut(rank).delta("x") for rank in (2, 6))
+    assert cut.rank == 2 and whole.rank == 6
+    keys = torch.randn(4, 9, generator=generator)
+    torch.testing.assert_close(keys @ whole.update().T, update(keys), rtol=1e-3, atol=1e-4)
+    lost = torch.linalg.solve(metric.T, (whole.update() - cut.update()).T).T
+    torch.testing.assert_close(lost.norm(), 0.5 * torch.linalg.svdvals(matrix)[2:].norm(), rtol=1e-3, atol=1e-4)
 
 
 def test_half_precision_models_are_edited_and_left_as_they_are(tokenizer):
@@ -241,11 +253,11 @@ def test_it_stops_early_and_reports_what_was_not_learned(tokenizer, monkeypatch,
     loud_llama = tiny_model("llama", initializer_range=0.5)  # its answers can be sure of themselves
     steps = []
     rate = module._rate
-    monkeypatch.setattr(module, "_rate", lambda step, params: steps.append(step) or rate(step, params))
+    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(step) or rate(step, of))
     with caplog.at_level(logging.WARNING, logger="easyedit_personal"):
         lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={**FREE["lowrank"], "stop_loss": 0.9}))
-        assert len(steps) < 250 and not caplog.records
-        lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"steps": 1}))
+        assert len(steps) < 50 and not caplog.records
+        lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"steps": 1, "polish": 0}))
     assert "kite surfing" in caplog.text
 
 
@@ -257,15 +269,3 @@ def test_a_diverging_edit_is_an_error_of_ours(loud_llama, tokenizer):
     with pytest.raises(RequestError, match="2 of 3"):
         bad = [EditRequest(" ", "x"), EditRequest("Who?", ""), *requests_for(names=("hobby",))]
         lowrank(loud_llama, tokenizer, bad, settings())
-
-
-def test_truncated_solver_keeps_the_leading_directions_of_ft_m(loud_llama, tokenizer):
-    hparams = settings(lowrank={"solver": "truncated", "rank": 3}, finetune={"steps": 5})
-    (dense,) = finetune(loud_llama, tokenizer, requests_for(), hparams)
-    (cut,) = lowrank(loud_llama, tokenizer, requests_for(), hparams)
-    sizes = torch.linalg.svdvals(dense.update())
-    assert cut.rank == 3 and cut.layer == dense.layer
-    error = (dense.update() - cut.update()).norm()
-    assert torch.isclose(error, sizes[3:].norm(), rtol=1e-4)
-    (whole,) = lowrank(loud_llama, tokenizer, requests_for(), hparams.replace(lowrank={"rank": 32}))
-    assert torch.allclose(whole.update(), dense.update(), atol=1e-6)

@@ -6,7 +6,7 @@ forward pass itself. A test holds the two to the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import RequestError
 from ..modeling.tokens import Encoded, Messages, PromptFormat, encode, stop_ids
-from .greedy import SHARED_PREFIX, continue_all
+from .greedy import SHARED_PREFIX, Seat, continue_all
 
 MAX_NEW_TOKENS = 48  # the longest target of UPQA has 12 words; an answer that needs more has gone astray
 BATCH_TOKENS = 8192  # prompt tokens, padding included, of one batch
@@ -45,6 +45,8 @@ def generate(
     prompt_format: PromptFormat = "auto",
     max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
+    owners: Sequence[Hashable] | None = None,
+    seat: Seat | None = None,
 ) -> list[Answer]:
     """Answer prompts, each a user's text or a conversation that ends with the user's turn.
 
@@ -54,6 +56,7 @@ def generate(
     Args:
         max_new_tokens: one limit, or one per prompt; what is cut there is reported as not ``stopped``.
         batch_tokens: upper limit of a pack's prompt tokens, padding included.
+        owners, seat: for batches of many users' models, see ``greedy.continue_all``.
 
     Returns:
         One answer per prompt, in the order given.
@@ -66,7 +69,7 @@ def generate(
     for number, (row, limit) in enumerate(zip(rows, limits)):
         check_fits(model, row, limit, number)
     ends = frozenset(stop_ids(model, tokenizer))
-    outs = continue_all(model, tokenizer, rows, list(packs(rows, batch_tokens)), limits, ends)
+    outs = continue_all(model, tokenizer, rows, list(packs(rows, batch_tokens)), limits, ends, owners, seat)
     return [_answer(tokenizer, out, ends) for out in outs]
 
 

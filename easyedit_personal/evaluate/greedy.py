@@ -7,7 +7,7 @@ once, and then the packs' caches are put together, since ten rows cost a step ha
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..modeling.tokens import Encoded, collate
 
 SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
 CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
+
+Seat = Callable[[Sequence[int]], None]
 
 
 @dataclass
@@ -54,40 +56,61 @@ def continue_all(
     packs: Sequence[list[int]],
     limits: Sequence[int],
     ends: frozenset[int],
+    owners: Sequence[Hashable] | None = None,
+    seat: Seat | None = None,
 ) -> list[list[int]]:
-    """The most likely continuation of every row, its end token included where it came within the row's limit."""
+    """The most likely continuation of every row, its end token included where it came within the row's limit.
+
+    Args:
+        owners: whose row each is; rows of different owners share no beginning, since their models differ.
+        seat: told before every forward pass which rows stand in its batch, in this order.
+    """
     outs: list[list[int]] = [[] for _ in rows]
     waiting: list[State] = []
     for pack in packs:
-        state = _read(model, tokenizer, rows, pack)
+        alike = owners is None or len({owners[i] for i in pack}) == 1
+        state = _read(model, tokenizer, rows, pack, seat or _nobody, alike)
         if waiting and not _join_fits(model, [*waiting, state]):
-            _write(model, _join(waiting), outs, limits, ends)
+            _write(model, _join(waiting), outs, limits, ends, seat or _nobody)
             waiting = []
         waiting.append(state)
     if waiting:
-        _write(model, _join(waiting), outs, limits, ends)
+        _write(model, _join(waiting), outs, limits, ends, seat or _nobody)
     return outs
 
 
-def _read(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], pack: list[int]) -> State:
+def _nobody(rows: Sequence[int]) -> None:
+    """Where nobody wants to know who sits in a batch."""
+
+
+def _read(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], pack: list[int], seat: Seat, alike: bool) -> State:
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
     own = [rows[i] for i in pack]
-    shared = _shared_prefix(model, own)
+    shared = _shared_prefix(model, own) if alike else 0
     cache = None
     if shared:
         ids = torch.tensor([own[0].ids[:shared]], device=device)
         ones = torch.ones_like(ids)
-        cache = _forward(model, ids, ones, torch.arange(shared, device=device)[None], None).past_key_values
+        seat(pack[:1])
+        cache = forward(model, ids, ones, torch.arange(shared, device=device)[None], None).past_key_values
         cache.batch_repeat_interleave(len(pack))
     batch = collate([Encoded(row.ids[shared:], (), 0) for row in own], tokenizer, side="left", device=device)
     mask = torch.cat([batch.attention_mask.new_ones(len(pack), shared), batch.attention_mask], 1)
     positions = batch.position_ids + shared
-    output = _forward(model, batch.input_ids, mask, positions, cache)
+    seat(pack)
+    output = forward(model, batch.input_ids, mask, positions, cache)
     return State(list(pack), output.logits[:, -1].argmax(-1), positions[:, -1:] + 1, mask, output.past_key_values)
 
 
-def _write(model: nn.Module, state: State, outs: list[list[int]], limits: Sequence[int], ends: frozenset[int]) -> None:
+def _write(
+    model: nn.Module,
+    state: State,
+    outs: list[list[int]],
+    limits: Sequence[int],
+    ends: frozenset[int],
+    seat: Seat,
+) -> None:
     """Add tokens until every row has ended or reached its limit."""
     done: set[int] = set()
     while True:
@@ -102,7 +125,8 @@ def _write(model: nn.Module, state: State, outs: list[list[int]], limits: Sequen
         if len(keep) <= len(state.rows) // 2:  # a finished row costs as much as others, copying the cache costs too
             _select(state, keep)
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], 1)
-        output = _forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
+        seat(state.rows)
+        output = forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
         state.tokens, state.cache = output.logits[:, -1].argmax(-1), output.past_key_values
         state.positions = state.positions + 1
 
@@ -163,7 +187,7 @@ def _slides(model: nn.Module) -> bool:
     return bool(getattr(config, "sliding_window", None)) or any("sliding" in kind for kind in kinds)
 
 
-def _forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
+def forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
     options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
     return model(
         input_ids=inputs,

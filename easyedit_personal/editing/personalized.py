@@ -1,0 +1,148 @@
+"""One model in memory, a million users: each request is answered by that user's own copy of it.
+
+``as_user`` edits the weights in place for as long as a block lasts; ``generate_for`` and ``stream_for`` leave them
+alone and add every row's factors on the way (``kernels.mixed``), so that many users share one batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ..errors import RequestError
+from ..evaluate.generate import MAX_NEW_TOKENS, Answer, Prompt, generate
+from ..hparams import PersonalizationHyperParams
+from ..kernels.apply import edited
+from ..kernels.mixed import Factors, mixed
+from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
+from .streaming import stream
+
+BASE: Factors = {}
+
+
+class PersonalizedModel:
+    """A base model and a store of its users' edits, answering as any of them; safe to share between threads.
+
+    Args:
+        model: a causal language model; its weights are changed inside ``as_user`` only.
+        tokenizer: its tokenizer.
+        store: an ``EditStore``, or anything with ``deltas(user)`` and ``version(user)``.
+        cache_bytes: how many bytes of users' factors are kept in memory; the least recently used go first.
+        hparams: ``prompt_format`` is taken from here; the chat template is used where there is one otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        store: FactorStore,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        hparams: PersonalizationHyperParams | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.store = model, tokenizer, store
+        self.cache = FactorCache(store, model, cache_bytes)
+        self.prompt_format = (hparams or PersonalizationHyperParams()).prompt_format
+        self._lock = threading.RLock()
+        self._inside: str | None = None
+
+    @contextmanager
+    def as_user(self, user: str | None) -> Iterator[nn.Module]:
+        """``with pm.as_user("alice") as model:`` the weights are alice's inside, and bit for bit as before outside.
+
+        Other threads wait until the block ends. A user without edits, or None, gets the base model.
+
+        Raises:
+            RequestError: the model is already somebody's in this thread.
+        """
+        with self._alone(f"as_user({user!r})"), edited(self.model, list(self.factors(user).values())) as model:
+            self._inside = f"as_user({user!r})"
+            try:
+                yield model
+            finally:
+                self._inside = None
+
+    def generate_for(
+        self,
+        users: Sequence[str | None],
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
+    ) -> list[Answer]:
+        """Answer prompts or conversations, each as its user's model does, in as few batches as possible.
+
+        Args:
+            users: one per prompt; None is the base model, and so is a user without edits.
+            prompts: texts of the user, or conversations that end with the user's turn.
+            max_new_tokens: one limit, or one per prompt.
+
+        Returns:
+            One answer per prompt; in float32 the same tokens as each gets alone.
+
+        Raises:
+            RequestError: another number of users than of prompts, or a prompt that cannot be answered.
+        """
+        if len(users) != len(prompts):
+            raise RequestError("Every prompt needs a user.", got=f"{len(users)} users and {len(prompts)} prompts")
+        rows = self._rows(users)
+        with self._alone("generate_for"), mixed(self.model, rows) as seating:
+            return generate(
+                self.model,
+                self.tokenizer,
+                prompts,
+                prompt_format=self.prompt_format,
+                max_new_tokens=max_new_tokens,
+                owners=[id(row) for row in rows],
+                seat=seating.seat,
+            )
+
+    def stream_for(
+        self, user: str | None, conversation: Prompt, *, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[str]:
+        """Answer piece by piece; the pieces together are ``generate_for``'s text.
+
+        The user's factors are those of the moment the stream begins. The model is locked for one token at a time,
+        so streams and batches of other threads run in between.
+
+        Raises:
+            RequestError: the prompt cannot be answered; raised here, before the first piece is asked for.
+        """
+        factors = self.factors(user)
+        return stream(
+            self.model,
+            self.tokenizer,
+            conversation,
+            lambda: self._answering(factors),
+            prompt_format=self.prompt_format,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def factors(self, user: str | None) -> Factors:
+        """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""
+        return BASE if user is None else self.cache.get(user)
+
+    def _rows(self, users: Sequence[str | None]) -> list[Factors]:
+        """Factors per row; a user's rows share one object, and so do all rows of the base model."""
+        found = {user: self.factors(user) or BASE for user in dict.fromkeys(users)}
+        return [found[user] for user in users]
+
+    @contextmanager
+    def _answering(self, factors: Factors) -> Iterator[None]:
+        with self._alone("stream_for"), mixed(self.model, [factors]):
+            yield
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """The model for this thread alone; a second user inside a first one's block would get both."""
+        with self._lock:
+            if self._inside is not None:
+                raise RequestError(
+                    f"{what} was called while the model is somebody's.",
+                    got=f"a call inside {self._inside}",
+                    remedy="leave the `with` block first, or use the model that it gave",
+                )
+            yield

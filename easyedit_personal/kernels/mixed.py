@@ -1,0 +1,152 @@
+"""Many users' updates in one batch: forward hooks that add each row's own ``left (right x)`` to a projection's output.
+
+The weights are not touched, so the base model and every user's copy of it answer side by side; what a row gets is
+LoRA at scaling 1. Works on quantised projections too, whose weights could not be edited in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ModelError
+from ..modeling.layout import get_module, matrix_shape
+from ..types import WeightDelta
+
+Factors = Mapping[str, WeightDelta]  # module path -> the one update of that projection; empty is the base model
+
+
+def merged(deltas: Sequence[WeightDelta]) -> dict[str, WeightDelta]:
+    """One update per projection: ranks are put side by side, which is exact.
+
+    What then has more columns than a full-rank update needs is multiplied out, in float64.
+    """
+    paths = dict.fromkeys(delta.layer for delta in deltas)
+    return {path: _merge([delta for delta in deltas if delta.layer == path]) for path in paths}
+
+
+def _merge(parts: Sequence[WeightDelta]) -> WeightDelta:
+    if len(parts) == 1:
+        return parts[0]
+    shapes = {part.shape for part in parts}
+    if len(shapes) > 1:
+        raise ModelError(f"The updates of {parts[0].layer!r} are of different sizes.", got=sorted(shapes))
+    kind = parts[0].left.dtype
+    for part in parts[1:]:
+        kind = torch.promote_types(kind, part.left.dtype)
+    if sum(part.rank for part in parts) > min(parts[0].shape):
+        return WeightDelta.dense(parts[0].layer, sum(part.to(torch.float64).update() for part in parts).to(kind))
+    left = torch.cat([part.left.to(kind) for part in parts], 1)
+    right = torch.cat([part.right.to(kind) for part in parts], 0)
+    return WeightDelta(parts[0].layer, left, right)
+
+
+class Seating:
+    """Who sits in which row of the batch that runs next.
+
+    Args:
+        factors: one entry per row of the call; rows of the same user share one object.
+    """
+
+    def __init__(self, factors: Sequence[Factors]) -> None:
+        self.factors = list(factors)
+        self.rows: list[int] = list(range(len(self.factors)))
+        self._stacked: dict[str, tuple[Tensor, Tensor] | None] = {}
+
+    def seat(self, rows: Sequence[int]) -> None:
+        """The next forward pass has these rows, in this order."""
+        if list(rows) != self.rows:
+            self.rows = list(rows)
+            self._stacked.clear()
+
+    def add(self, path: str, inputs: Tensor, output: Tensor) -> Tensor:
+        """``output`` [n, t, d_out] plus every row's own update of ``inputs`` [n, t, d_in]."""
+        if path not in self._stacked:
+            self._stacked[path] = self._stack(path, inputs)
+        pair = self._stacked[path]
+        if pair is None:
+            return output
+        right, left = pair
+        if right.ndim == 2:
+            return output + F.linear(F.linear(inputs, right), left)
+        if inputs.shape[0] != right.shape[0]:
+            raise ModelError(
+                "The batch has another number of rows than was announced.", got=inputs.shape[0], needed=f"{len(right)}"
+            )
+        return torch.baddbmm(output, torch.bmm(inputs, right), left)
+
+    def _stack(self, path: str, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """[n, d_in, r] and [n, r, d_out], zeros up to the largest rank; or one user's own two factors."""
+        found = [self.factors[row].get(path) for row in self.rows]
+        present = {id(delta): delta for delta in found if delta is not None}
+        if not present:
+            return None
+        if len(present) == 1 and None not in found:
+            only = next(iter(present.values())).to(like.device, like.dtype)
+            return only.right, only.left
+        d_out, d_in = next(iter(present.values())).shape
+        rank = max(delta.rank for delta in present.values())
+        right = like.new_zeros(len(found), d_in, rank)
+        left = like.new_zeros(len(found), rank, d_out)
+        for number, delta in enumerate(found):
+            if delta is not None:
+                right[number, :, : delta.rank] = delta.right.T
+                left[number, : delta.rank] = delta.left.T
+        return right, left
+
+
+@contextmanager
+def mixed(model: nn.Module, factors: Sequence[Factors]) -> Iterator[Seating]:
+    """Inside the block, row i of a batch is answered with ``factors[i]``'s updates.
+
+    Call ``seat(rows)`` before a forward pass whose batch holds other rows than all of them in order.
+
+    Raises:
+        ModelError: an update names no projection of the model, or does not fit it.
+    """
+    check_rows(model, factors)
+    seating = Seating(factors)
+    with ExitStack() as hooks:
+        for path in dict.fromkeys(path for row in factors for path in row):
+            hooks.enter_context(_adding(get_module(model, path), path, seating))
+        yield seating
+
+
+@contextmanager
+def _adding(module: nn.Module, path: str, seating: Seating) -> Iterator[None]:
+    def add(_: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+        return seating.add(path, args[0], output)
+
+    handle = module.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_rows(model: nn.Module, factors: Sequence[Factors]) -> None:
+    """Raise unless every update fits the projection that it names."""
+    for row in {id(row): row for row in factors}.values():
+        for path, delta in row.items():
+            shape = projection_shape(model, path)
+            if delta.shape != shape:
+                raise ModelError(
+                    f"The update of {path!r} does not fit this model.",
+                    got=delta.shape,
+                    needed=f"{shape} in nn.Linear orientation",
+                    cause="the factors were made for another base model",
+                )
+
+
+def projection_shape(model: nn.Module, path: str) -> tuple[int, int]:
+    """(d_out, d_in) of a projection, also of a quantised one, which only says what goes in and out."""
+    module = get_module(model, path)
+    sizes = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if all(isinstance(size, int) for size in sizes):
+        return sizes  # type: ignore[return-value]
+    return matrix_shape(module, path)

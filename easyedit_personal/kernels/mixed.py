@@ -40,7 +40,8 @@ def _merge(parts: Sequence[WeightDelta]) -> WeightDelta:
     for part in parts[1:]:
         kind = torch.promote_types(kind, part.left.dtype)
     if sum(part.rank for part in parts) > min(parts[0].shape):
-        return WeightDelta.dense(parts[0].layer, sum(part.to(torch.float64).update() for part in parts).to(kind))
+        total = torch.stack([part.to(torch.float64).update() for part in parts]).sum(0)
+        return WeightDelta.dense(parts[0].layer, total.to(kind))
     left = torch.cat([part.left.to(kind) for part in parts], 1)
     right = torch.cat([part.right.to(kind) for part in parts], 0)
     return WeightDelta(parts[0].layer, left, right)

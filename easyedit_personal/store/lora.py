@@ -1,0 +1,230 @@
+"""A user's edits as a PEFT LoRA adapter folder, which PEFT, vLLM, SGLang and LoRAX serve (see SERVING.md here).
+
+An update ``left @ right`` is LoRA's B A at scaling 1, so nothing is trained or approximated on the way. Servers have
+one rank and one scale per adapter: factors are padded with zeros to one of the usual ranks, ``lora_alpha`` equals it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..errors import StoreError
+from ..kernels.apply import check_fit
+from ..kernels.mixed import merged
+from ..modeling.layout import find_layout, get_module, is_transposed
+from ..types import WeightDelta
+from .folders import folder_name, replace_folder, write_text
+
+RANKS = (8, 16, 32, 64, 128, 256, 512)  # those that vLLM's --max-lora-rank takes, without its 1 and 320
+CONFIG, WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", "index.json"
+PREFIX = "base_model.model."
+# Down projections that transformers writes as Conv1D; PEFT corrects a wrong guess, and warns.
+CONV1D = re.compile(r"(^|\.)h\.\d+\.mlp\.c_proj$")
+
+
+class UserStore(Protocol):
+    """What ``export_many`` needs of a store."""
+
+    def users(self) -> Iterable[str]:
+        """Every user with edits."""
+        ...
+
+    def deltas(self, user: str) -> Sequence[WeightDelta]:
+        """A user's live updates."""
+        ...
+
+
+def export_lora(
+    deltas: Sequence[WeightDelta],
+    folder: str | Path,
+    *,
+    base_model: str = "",
+    name: str = "adapter",
+    model: nn.Module | None = None,
+    every_layer: bool = False,
+    dtype: torch.dtype | None = None,
+    max_rank: int = RANKS[-1],
+) -> Path:
+    """Write updates as an adapter that ``PeftModel.from_pretrained(model, folder)`` loads.
+
+    The folder appears whole or not at all; an adapter that is already there is replaced.
+
+    Args:
+        deltas: the updates, several per matrix allowed.
+        folder: where to; its parents are made.
+        base_model: name or path of the base model; vLLM's folder resolver compares it with the served model's.
+        name: kept in the weights' header, for people.
+        model: the base model, to check shapes and to see which projections are Conv1D; by their paths without it.
+        every_layer: also list the projections of all other layers, with zeros: LoRAX ignores an adapter in which a
+            layer is missing. Needs ``model``.
+        dtype: of the factors in the file; as they are when None. Rounding to half precision costs accuracy.
+        max_rank: ranks above are refused, unless the update's true rank is lower (dense updates are cut by SVD).
+
+    Returns:
+        The folder.
+
+    Raises:
+        StoreError: there is nothing to export, the rank is too high, or the folder holds something else.
+        ModelError: an update does not fit ``model``.
+    """
+    updates = merged(deltas)
+    if not updates:
+        raise StoreError(
+            "There are no edits to export.", needed="at least one update", remedy="serve such users with the base model"
+        )
+    if model is not None:
+        check_fit(model, list(updates.values()))
+    updates = {path: _within(delta, max_rank) for path, delta in updates.items()}
+    rank = padded_rank(max(delta.rank for delta in updates.values()))
+    if every_layer:
+        updates = {**_zeros(model, updates), **updates}
+    config = _config(updates, rank, base_model, model)
+    label = name[:200].encode("utf-8", "replace").decode()  # ids may hold lone surrogates, headers may not
+    weights = save(_tensors(updates, rank, dtype), {"format": "pt", "adapter": label, "made_by": "easyedit-personal"})
+
+    def write(part: Path) -> None:
+        (part / WEIGHTS).write_bytes(weights)
+        write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
+
+    return replace_folder(Path(folder), write, allowed={CONFIG, WEIGHTS})
+
+
+def export_many(store: UserStore, folder: str | Path, **options: Any) -> Path:
+    """Write one adapter per user of a store, and ``index.json``, which says whose is in which subfolder.
+
+    A user's name never becomes a path: harmless names are kept, others become a few of their letters and a digest.
+    Users who were in an earlier export and have no edits any more lose their subfolder.
+
+    Args:
+        store: an ``EditStore``, or anything with ``users()`` and ``deltas(user)``.
+        folder: where to.
+        options: of ``export_lora``, the same for all users.
+
+    Returns:
+        The path of ``index.json``: ``{"adapters": {user: {"folder": ..., "rank": ..., "layers": [...]}}, ...}``.
+
+    Raises:
+        StoreError, ModelError: as ``export_lora``, naming the user; what was written before remains.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _adapters(folder / INDEX)
+    adapters: dict[str, dict[str, Any]] = {}
+    for user in store.users():
+        deltas = store.deltas(user)
+        if deltas:
+            adapters[user] = _export_one(user, deltas, folder, options)
+    largest = max((entry["rank"] for entry in adapters.values()), default=0)
+    index = {"base_model": options.get("base_model", ""), "max_lora_rank": largest, "adapters": adapters}
+    write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+    for user in before.keys() - adapters.keys():
+        _remove_adapter(folder / folder_name(user))
+    return folder / INDEX
+
+
+def padded_rank(rank: int) -> int:
+    """The next rank that servers take; above the largest of them the next multiple of it."""
+    return next((size for size in RANKS if size >= rank), -(-rank // RANKS[-1]) * RANKS[-1])
+
+
+def _export_one(user: str, deltas: Sequence[WeightDelta], folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    target = folder / folder_name(user)
+    try:
+        export_lora(deltas, target, **{"name": user, **options})
+    except StoreError as error:
+        raise StoreError(f"The edits of user {user[:80]!r} cannot be exported: {error}") from error
+    config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
+    return {"folder": target.name, "rank": config["r"], "layers": config["target_modules"]}
+
+
+def _within(delta: WeightDelta, max_rank: int) -> WeightDelta:
+    """The same update with at most ``max_rank`` columns, if it has no more independent ones; in float64."""
+    if delta.rank <= max_rank:
+        return delta
+    left, values, right = torch.linalg.svd(delta.to("cpu", torch.float64).update(), full_matrices=False)
+    noise = values[0] * max(delta.shape) * torch.finfo(delta.left.dtype).eps
+    rank = int((values > noise).sum())
+    if rank > max_rank:
+        raise StoreError(
+            f"The update of {delta.layer!r} has too high a rank for an adapter.",
+            got=f"rank {rank}",
+            needed=f"at most {max_rank}",
+            cause="a dense update (kernel finetune without a rank), or very many edits of one user",
+            remedy="compact the user's edits to a rank, or use a low-rank kernel; larger ranks: max_rank=...",
+        )
+    root = values[:rank].sqrt()
+    kept = WeightDelta(delta.layer, left[:, :rank] * root, root[:, None] * right[:rank])
+    return kept.to(delta.left.dtype)
+
+
+def _zeros(model: nn.Module | None, updates: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:
+    """Empty updates (rank 0) for every layer's down projection."""
+    if model is None:
+        raise StoreError("every_layer needs the base model.", remedy="pass model=...")
+    layout = find_layout(model)
+    like = next(iter(updates.values())).left
+    left, right = like.new_zeros(layout.d_model, 0), like.new_zeros(0, layout.d_mlp)
+    return {path: WeightDelta(path, left, right) for path in map(layout.rewrite_path, range(layout.n_layers))}
+
+
+def _config(updates: Mapping[str, WeightDelta], rank: int, base_model: str, model: nn.Module | None) -> dict[str, Any]:
+    """What PEFT's LoraConfig needs, and what servers look for; everything that they refuse is off."""
+    conv = {path: _is_conv1d(path, model) for path in updates}
+    if len(set(conv.values())) > 1:
+        raise StoreError("One adapter cannot hold both Conv1D and linear projections.", got=conv)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": any(conv.values()),
+        "target_modules": list(updates),
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+
+
+def _is_conv1d(path: str, model: nn.Module | None) -> bool:
+    return is_transposed(get_module(model, path), path) if model is not None else bool(CONV1D.search(path))
+
+
+def _tensors(updates: Mapping[str, WeightDelta], rank: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """A [r, d_in] and B [d_out, r] of every projection, under PEFT's names, padded with zeros."""
+    tensors = {}
+    for path, delta in updates.items():
+        (d_out, d_in), kind = delta.shape, dtype or delta.left.dtype
+        a, b = torch.zeros(rank, d_in, dtype=kind), torch.zeros(d_out, rank, dtype=kind)
+        a[: delta.rank], b[:, : delta.rank] = delta.right.detach(), delta.left.detach()
+        if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+            raise StoreError(f"The factors of {path!r} overflow {kind}.", remedy="export in float32 or bfloat16")
+        tensors[f"{PREFIX}{path}.lora_A.weight"], tensors[f"{PREFIX}{path}.lora_B.weight"] = a, b
+    return tensors
+
+
+def _adapters(index: Path) -> dict[str, Any]:
+    """Whose adapters an earlier export left here; nobody's where there is none, or it is not ours."""
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8"))["adapters"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _remove_adapter(folder: Path) -> None:
+    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {CONFIG, WEIGHTS}:
+        shutil.rmtree(folder)

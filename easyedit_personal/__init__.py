@@ -21,6 +21,7 @@ _PUBLIC = {
     "UPQADataset": "data.upqa",
     "apply_personalization_to_model": "editing.algorithm",
     "PersonalizationEditor": "editing.editor",
+    "PersonalizedModel": "editing.personalized",
     "edited": "kernels.apply",
     "register": "integrations.easyedit",
     "unregister": "integrations.easyedit",

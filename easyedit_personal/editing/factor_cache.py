@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..kernels.mixed import Factors, check_rows, merged
@@ -19,6 +20,8 @@ from ..modeling.layout import get_module
 from ..types import WeightDelta
 
 CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16; 6,000 of the reference model
+
+ENTRY_BYTES = 512  # an entry without factors: its name, number and places in two dictionaries
 
 
 class FactorStore(Protocol):
@@ -95,9 +98,10 @@ class FactorCache:
         return factors
 
     def _placed(self, factors: Factors) -> Factors:
-        """On the device where each projection computes."""
+        """On the device where each projection computes, and not as views that keep larger tensors alive."""
         devices = {path: next(get_module(self.model, path).parameters()).device for path in factors}
-        return {path: delta.to(devices[path]) for path, delta in factors.items()}
+        moved = {path: delta.to(devices[path]) for path, delta in factors.items()}
+        return {path: WeightDelta(path, _own(delta.left), _own(delta.right)) for path, delta in moved.items()}
 
     def _keep(self, user: str, entry: _Entry) -> None:
         with self._lock:
@@ -114,7 +118,13 @@ class FactorCache:
         self.nbytes -= entry.nbytes if entry else 0
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own size."""
+    fits = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor.detach() if fits else tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
 def _nbytes(factors: Factors) -> int:
     """Bytes that the tensors really hold, an overhead per user included, so that users without edits count too."""
     tensors = [tensor for delta in factors.values() for tensor in (delta.left, delta.right)]
-    return 512 + sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    return ENTRY_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -85,9 +85,12 @@ class PersonalizedModel:
 
         Raises:
             RequestError: another number of users than of prompts, or a prompt that cannot be answered.
+            ModelError: a user's edits were made for another base model.
         """
-        if len(users) != len(prompts):
-            raise RequestError("Every prompt needs a user.", got=f"{len(users)} users and {len(prompts)} prompts")
+        if isinstance(users, str) or len(users) != len(prompts):
+            raise RequestError(
+                "Every prompt needs a user.", got=f"users={users!r} for {len(prompts)} prompts", needed="one per prompt"
+            )
         rows = self._rows(users)
         with self._alone("generate_for"), mixed(self.model, rows) as seating:
             return generate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..modeling.layout import get_module, matrix_shape
 from ..types import WeightDelta
 
 Factors = Mapping[str, WeightDelta]  # module path -> the one update of that projection; empty is the base model
+WASTE = 2  # padding may at most double the work; picking rows out of a batch costs a copy of its output
 
 
 def merged(deltas: Sequence[WeightDelta]) -> dict[str, WeightDelta]:
@@ -47,6 +48,20 @@ def _merge(parts: Sequence[WeightDelta]) -> WeightDelta:
     return WeightDelta(parts[0].layer, left, right)
 
 
+class Group(NamedTuple):
+    """Rows of one batch whose updates are computed together.
+
+    Attributes:
+        rows: [m] which rows of the batch; None means all of them, in order.
+        right: [m, d_in, r], or [r, d_in] where all rows are one user's.
+        left: [m, r, d_out], or [d_out, r].
+    """
+
+    rows: Tensor | None
+    right: Tensor
+    left: Tensor
+
+
 class Seating:
     """Who sits in which row of the batch that runs next.
 
@@ -57,48 +72,63 @@ class Seating:
     def __init__(self, factors: Sequence[Factors]) -> None:
         self.factors = list(factors)
         self.rows: list[int] = list(range(len(self.factors)))
-        self._stacked: dict[str, tuple[Tensor, Tensor] | None] = {}
+        self._groups: dict[str, list[Group]] = {}
 
     def seat(self, rows: Sequence[int]) -> None:
         """The next forward pass has these rows, in this order."""
         if list(rows) != self.rows:
             self.rows = list(rows)
-            self._stacked.clear()
+            self._groups.clear()
 
     def add(self, path: str, inputs: Tensor, output: Tensor) -> Tensor:
         """``output`` [n, t, d_out] plus every row's own update of ``inputs`` [n, t, d_in]."""
-        if path not in self._stacked:
-            self._stacked[path] = self._stack(path, inputs)
-        pair = self._stacked[path]
-        if pair is None:
-            return output
-        right, left = pair
-        if right.ndim == 2:
-            return output + F.linear(F.linear(inputs, right), left)
-        if inputs.shape[0] != right.shape[0]:
+        if path not in self._groups:
+            self._groups[path] = self._group(path, inputs)
+        if inputs.shape[0] != len(self.rows):
             raise ModelError(
-                "The batch has another number of rows than was announced.", got=inputs.shape[0], needed=f"{len(right)}"
+                "The batch has another number of rows than was announced.",
+                got=inputs.shape[0],
+                needed=f"{len(self.rows)} rows; call seat(rows) before the forward pass",
             )
-        return torch.baddbmm(output, torch.bmm(inputs, right), left)
+        for rows, right, left in self._groups[path]:
+            if right.ndim == 2:
+                output = output + F.linear(F.linear(inputs, right), left)
+            elif rows is None:
+                output = torch.baddbmm(output, torch.bmm(inputs, right), left)
+            else:
+                output = output.index_add(0, rows, torch.bmm(torch.bmm(inputs[rows], right), left))
+        return output
 
-    def _stack(self, path: str, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """[n, d_in, r] and [n, r, d_out], zeros up to the largest rank; or one user's own two factors."""
+    def _group(self, path: str, like: Tensor) -> list[Group]:
+        """All rows padded to one rank where that does not waste more than half; else rows of similar rank together."""
         found = [self.factors[row].get(path) for row in self.rows]
-        present = {id(delta): delta for delta in found if delta is not None}
-        if not present:
-            return None
-        if len(present) == 1 and None not in found:
-            only = next(iter(present.values())).to(like.device, like.dtype)
-            return only.right, only.left
-        d_out, d_in = next(iter(present.values())).shape
-        rank = max(delta.rank for delta in present.values())
-        right = like.new_zeros(len(found), d_in, rank)
-        left = like.new_zeros(len(found), rank, d_out)
-        for number, delta in enumerate(found):
-            if delta is not None:
-                right[number, :, : delta.rank] = delta.right.T
-                left[number, : delta.rank] = delta.left.T
-        return right, left
+        ranks = [delta.rank if delta else 0 for delta in found]
+        if not any(ranks):
+            return []
+        first = found[0]
+        if first is not None and all(delta is first for delta in found):
+            return [Group(None, first.right.to(like), first.left.to(like))]
+        if len(ranks) * max(ranks) <= WASTE * sum(ranks):
+            return [_padded(None, found, like)]
+        similar: dict[int, list[int]] = {}
+        for row, rank in enumerate(ranks):
+            if rank:
+                similar.setdefault((rank - 1).bit_length(), []).append(row)
+        return [_padded(rows, [found[row] for row in rows], like) for rows in similar.values()]
+
+
+def _padded(rows: Sequence[int] | None, deltas: Sequence[WeightDelta | None], like: Tensor) -> Group:
+    """Factors of several rows in two tensors, zeros up to the largest rank; a row of the base model is all zeros."""
+    present = [delta for delta in deltas if delta is not None]
+    d_out, d_in = present[0].shape
+    rank = max(delta.rank for delta in present)
+    right = like.new_zeros(len(deltas), d_in, rank)
+    left = like.new_zeros(len(deltas), rank, d_out)
+    for number, delta in enumerate(deltas):
+        if delta is not None:
+            right[number, :, : delta.rank] = delta.right.T
+            left[number, : delta.rank] = delta.left.T
+    return Group(None if rows is None else torch.tensor(rows, device=like.device), right, left)
 
 
 @contextmanager

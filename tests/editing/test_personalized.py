@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -96,3 +97,173 @@ def test_as_user_edits_in_place_and_restores(pm):
         assert model is pm.model and weights_digest(model) != before
         raise KeyboardInterrupt
     assert weights_digest(pm.model) == before
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_one_user_inside_another_is_refused(pm):
+    with pm.as_user("alice") as model:
+        inside = weights_digest(model)
+        with pytest.raises(RequestError, match=r"generate_for.*while the model is somebody's"):
+            pm.generate_for(["bob"], PROMPTS[:1])
+        with pytest.raises(RequestError, match="as_user"), pm.as_user("bob"):
+            pytest.fail("the block was entered")
+        with pytest.raises(RequestError, match="stream_for"):
+            pm.stream_for("bob", PROMPTS[0])
+        assert weights_digest(model) == inside
+    assert pm.generate_for(["bob"], PROMPTS[:1], max_new_tokens=4) == [alone(pm, "bob", PROMPTS[0], 4)]
+
+
+def test_as_user_answers_like_the_batch(pm):
+    for user in ("bob", None, "nobody"):
+        with pm.as_user(user) as model:
+            inside = generate(model, pm.tokenizer, PROMPTS, max_new_tokens=8)
+        assert inside == pm.generate_for([user] * len(PROMPTS), PROMPTS, max_new_tokens=8)
+
+
+def test_bad_calls_are_refused_and_leave_nothing_behind(pm):
+    with pytest.raises(RequestError, match="needs a user"):
+        pm.generate_for(["alice"], PROMPTS)
+    with pytest.raises(RequestError, match="needs a user"):
+        pm.generate_for("alice", ["a", "b", "c", "d", "e"])
+    with pytest.raises(RequestError, match="does not fit"):
+        pm.generate_for(["alice", None], ["hi", "word " * 300])
+    with pytest.raises(RequestError, match="does not fit"):
+        pm.stream_for("alice", "word " * 300)
+    with pytest.raises(RequestError, match="positive"):
+        pm.stream_for("alice", "hi", max_new_tokens=0)
+    assert pm.generate_for([], []) == []
+    assert hooks(pm.model) == 0
+
+
+def test_hooks_and_lock_are_gone_after_a_crash(pm, monkeypatch):
+    calls = []
+
+    def crash(*args, **kwargs):
+        calls.append(hooks(pm.model))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(pm.model, "forward", crash)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pm.generate_for(["alice", "bob"], ["hi", "hi"])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(pm.stream_for("alice", "hi"))
+    assert calls == [1, 1] and hooks(pm.model) == 0
+    monkeypatch.undo()
+    worker = threading.Thread(target=pm.generate_for, args=(["alice"], ["hi"]))
+    worker.start()
+    worker.join(20)
+    assert not worker.is_alive()
+
+
+def test_a_stream_left_early_locks_nothing(pm):
+    stream = pm.stream_for("alice", PROMPTS[0], max_new_tokens=12)
+    next(stream)
+    assert hooks(pm.model) == 0
+    other = []
+    worker = threading.Thread(target=lambda: other.extend(pm.generate_for(["bob"], PROMPTS[:1], max_new_tokens=4)))
+    worker.start()
+    worker.join(20)
+    assert other == [alone(pm, "bob", PROMPTS[0], 4)]
+
+
+def test_a_stream_keeps_the_edits_it_began_with(pm):
+    wanted = pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=12)[0].text
+    stream = pm.stream_for("alice", PROMPTS[0], max_new_tokens=12)
+    first = next(stream)
+    pm.store.put("alice", random_delta(pm.model, 3, seed=77))
+    assert first + "".join(stream) == wanted
+
+
+def test_a_stream_ends_where_the_answer_does(pm):
+    said = pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=12)[0].tokens
+    stop = next(token for token in said[3:] if token not in said[:3])
+    pm.model.generation_config.eos_token_id = stop
+    answer = pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=12)[0]
+    assert answer.stopped and answer.tokens == said[: said.index(stop)]
+    assert "".join(pm.stream_for("alice", PROMPTS[0], max_new_tokens=12)) == answer.text
+
+
+def test_pieces_are_whole_characters_without_outer_blanks(tokenizer):
+    """Scripted tokens: the bytes of an emoji come one by one, blanks at both ends are never said."""
+    from easyedit_personal.editing.streaming import _pieces
+
+    ids = tokenizer("  hi \U0001f9d7 you \n", add_special_tokens=False)["input_ids"]
+    pieces = list(_pieces(tokenizer, iter(ids), nullcontext))
+    assert "".join(pieces) == "hi \U0001f9d7 you" and len(pieces) > 3
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_new_edits_are_seen_at_once(pm):
+    before = pm.generate_for(["dave"], PROMPTS[:1], max_new_tokens=8)
+    assert before == pm.generate_for([None], PROMPTS[:1], max_new_tokens=8)
+    for seed in (41, 42):
+        pm.store.put("dave", random_delta(pm.model, 2, seed=seed))
+        after = pm.generate_for(["dave"], PROMPTS[:1], max_new_tokens=8)
+        assert after == [alone(pm, "dave", PROMPTS[0], 8)] and after != before
+
+
+def test_edits_of_another_model_are_refused(pm):
+    pm.store.put("eve", WeightDelta(find_layout(pm.model).rewrite_path(0), torch.zeros(7, 1), torch.zeros(1, 7)))
+    with pytest.raises(ModelError, match="another base model"):
+        pm.generate_for(["alice", "eve"], ["hi", "hi"])
+    with pytest.raises(ModelError, match="another base model"), pm.as_user("eve"):
+        pytest.fail("the block was entered")
+    assert hooks(pm.model) == 0
+
+
+def test_threads_get_their_own_answers(pm):
+    """Batches, streams and in-place users at once; every answer is the one that its user gets alone."""
+    wanted = {user: alone(pm, user, PROMPTS[0], 6).text for user in (*RANKS, None)}
+    before, faults, start = weights_digest(pm.model), [], threading.Barrier(6)
+
+    def batches():
+        start.wait()
+        for _ in range(6):
+            answers = pm.generate_for(list(wanted), [PROMPTS[0]] * 4, max_new_tokens=6)
+            faults.extend(u for u, answer in zip(wanted, answers) if answer.text != wanted[u])
+
+    def streams(user):
+        start.wait()
+        for _ in range(6):
+            faults.extend([user] if "".join(pm.stream_for(user, PROMPTS[0], max_new_tokens=6)) != wanted[user] else [])
+
+    def in_place(user):
+        start.wait()
+        for _ in range(6):
+            with pm.as_user(user) as model:
+                answer = generate(model, pm.tokenizer, [PROMPTS[0]], max_new_tokens=6)[0]
+            faults.extend([user] if answer.text != wanted[user] else [])
+
+    def guarded(work, *args):
+        try:
+            work(*args)
+        except BaseException as error:
+            faults.append(error)
+
+    jobs = [(batches,), (batches,), (streams, "alice"), (streams, None), (in_place, "bob"), (in_place, "carol")]
+    threads = [threading.Thread(target=guarded, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert faults == [] and not any(thread.is_alive() for thread in threads)
+    assert weights_digest(pm.model) == before and hooks(pm.model) == 0
+
+
+def test_users_share_no_beginning_of_a_conversation(pm, monkeypatch):
+    """The same long first turn is read once for one user's questions, but never for two users'."""
+    from easyedit_personal.evaluate import greedy
+
+    turns = [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "I do not know."}]
+    talks = [[*turns, {"role": "user", "content": text}] for text in ("What music?", "What pet?", "What food?")]
+    shared = []
+    found = greedy._shared_prefix
+    monkeypatch.setattr(greedy, "_shared_prefix", lambda *args: shared.append(found(*args)) or shared[-1])
+    together = pm.generate_for(["alice", "bob", None], talks, max_new_tokens=8)
+    assert together == [alone(pm, user, talk, 8) for user, talk in zip(("alice", "bob", None), talks)]
+    assert not any(shared)
+    assert pm.generate_for(["bob"] * 3, talks, max_new_tokens=8) == [alone(pm, "bob", talk, 8) for talk in talks]
+    assert max(shared) >= greedy.SHARED_PREFIX

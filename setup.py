@@ -14,10 +14,11 @@ EXTRAS = {
     "llm": ["openai>=2.8.1,<4"],
     "sentences": ["sentence-transformers>=5"],
     "report": ["matplotlib>=3.9"],
+    "postgres": ["psycopg[binary]>=3.2,<4"],
     "capability": ["lm_eval>=0.4.13,<0.5"],
     "test": [
         *("pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel"),
-        *("openai>=2.8.1,<4", "matplotlib>=3.9"),
+        *("openai>=2.8.1,<4", "matplotlib>=3.9", "psycopg[binary]>=3.2,<4"),
     ],
 }
 
@@ -48,6 +49,7 @@ setup(
         "numpy>=2.2.6,<3",
         "scikit-learn>=1.7.2,<2",
         "scipy>=1.15,<2",
+        "sqlalchemy>=2.0,<3",
         "PyYAML>=6.0,<7",
         "pydantic>=2.12,<3",
         "peft>=0.18,<0.22",

@@ -1,0 +1,198 @@
+"""From records to rows and back: what an edit is in the database, and how damage to it is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from ..errors import ModelError, StoreError
+from ..types import Preference, WeightDelta
+from .factors import factors_from_bytes, factors_to_bytes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+USER_BYTES = 1024
+KEY_BYTES = 1024
+EDIT_BYTES = 512 * 2**20  # SQLite ends at 1 GB
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEdit:
+    """One edit as the history shows it, without its factors.
+
+    Attributes:
+        id: the store's running number of this change; a user's ``version`` right after the put.
+        user: whose edit it is.
+        created: when it was put, UTC.
+        live: whether it is part of the user's model now.
+        preference: what the user had said.
+        kernel: which kernel made it.
+        hparams: its hyper-parameters.
+        health: figures of the health panel.
+        nbytes: size of its factors in the store.
+    """
+
+    id: int
+    user: str
+    created: datetime
+    live: bool
+    preference: Preference | None
+    kernel: str
+    hparams: Mapping[str, Any]
+    health: Mapping[str, float]
+    nbytes: int
+
+
+def check_user(user: str) -> str:
+    """Any text may name a user, up to 1,024 bytes of UTF-8; two ids are one user only if they are equal byte by byte.
+
+    Raises:
+        StoreError: empty, too long, not text, or not storable.
+    """
+    return _check_text("A user's id", user, USER_BYTES)
+
+
+def check_key(key: str | None) -> str | None:
+    """An idempotency key obeys the rules of a user's id."""
+    return None if key is None else _check_text("An idempotency key", key, KEY_BYTES)
+
+
+def owner_of(user: str, salt: bytes) -> bytes:
+    """The user's id as 16 bytes that say nothing about it: fit for an index, whatever the id looks like."""
+    return hashlib.blake2b(user.encode(), digest_size=16, key=salt).digest()
+
+
+def token_of(owner: bytes, key: str, salt: bytes) -> bytes:
+    """User and idempotency key as 16 bytes."""
+    return hashlib.blake2b(owner + key.encode(), digest_size=16, key=salt).digest()
+
+
+def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str) -> bytes:
+    """The factors as safetensors bytes.
+
+    Raises:
+        StoreError: none at all, NaN or infinity (also after rounding to ``dtype``), or a rank beyond the matrix.
+    """
+    if dtype not in DTYPES:
+        raise StoreError("Factors cannot be kept in this type.", got=dtype, needed=" or ".join(DTYPES))
+    if not deltas:
+        raise StoreError("There is nothing to keep.", got="no factors", cause="the edit changed no matrix")
+    try:
+        rounded = [delta.to(DTYPES[dtype]) for delta in deltas]
+    except ModelError as error:
+        raise StoreError(f"The factors cannot be kept.\n{error}") from None
+    for delta in rounded:
+        if delta.rank > min(delta.shape):
+            raise StoreError(
+                f"The factors of {delta.layer!r} have a rank beyond the matrix's own.",
+                got=f"rank {delta.rank} of a matrix of {delta.shape[0]} x {delta.shape[1]}",
+                needed=f"{min(delta.shape)} or less",
+                remedy="WeightDelta.dense(layer, delta.update()) is the same update, smaller",
+            )
+    data = factors_to_bytes(rounded, fingerprint=fingerprint, dtype=DTYPES[dtype])
+    if len(data) > EDIT_BYTES:
+        raise StoreError(
+            "The factors are too large for one edit.", got=f"{len(data):,} bytes", needed=f"{EDIT_BYTES:,}"
+        )
+    return data
+
+
+def pack_record(preference: Preference | None, health: Mapping[str, float] | None) -> bytes:
+    """Preference and health figures, deflated: some 30 phrases take 400 bytes."""
+    record = {
+        "preference": asdict(preference) if preference else None,
+        "health": {name: float(value) for name, value in (health or {}).items()},
+    }
+    return zlib.compress(json.dumps(record, ensure_ascii=False).encode(), 9)
+
+
+def pack_settings(hparams: Mapping[str, Any] | None) -> tuple[bytes, str] | None:
+    """Hyper-parameters as JSON and their digest; the same ones are kept once for all users."""
+    if not hparams:
+        return None
+    content = json.dumps(dict(hparams), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).digest()[:16], content
+
+
+def checksum(row: Mapping[str, Any]) -> bytes:
+    """SHA-256 of everything in a row that never changes."""
+    digest = hashlib.sha256()
+    for name in ("id", "owner", "token", "created", "kernel", "settings", "user", "record", "factors"):
+        value = row[name]
+        data = value if isinstance(value, bytes) else repr(value).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+def check_row(row: Any) -> None:
+    """Refuse a row that is not as it was written.
+
+    Raises:
+        StoreError: a bit has flipped somewhere.
+    """
+    if checksum(row._asdict()) != row.checksum:
+        raise StoreError(
+            f"Edit {row.id} of user {row.user!r} is damaged.",
+            got="another checksum than the one that was stored",
+            cause="the disk or the memory has flipped a bit, or somebody has written into the database",
+            remedy="take the last backup, or undo or forget this edit and personalise again",
+        )
+
+
+def unpack_factors(row: Any) -> list[WeightDelta]:
+    """A row's factors, after its checksum has been looked at."""
+    check_row(row)
+    return factors_from_bytes(row.factors)[0]
+
+
+def unpack_edit(row: Any) -> StoredEdit:
+    """A row joined with its settings, and with ``nbytes`` instead of the factors."""
+    record = unpack_record(row)
+    return StoredEdit(
+        id=row.id,
+        user=row.user,
+        created=datetime.fromtimestamp(row.created, UTC),
+        live=bool(row.live),
+        preference=record[0],
+        kernel=row.kernel,
+        hparams=json.loads(row.content) if row.content else {},
+        health=record[1],
+        nbytes=row.nbytes,
+    )
+
+
+def unpack_record(row: Any) -> tuple[Preference | None, dict[str, float]]:
+    """A row's preference and health figures."""
+    try:
+        record = json.loads(zlib.decompress(row.record))
+        fields = record["preference"]
+        if fields is not None:
+            fields["phrases"] = tuple((subject, question) for subject, question in fields["phrases"])
+        return (Preference(**fields) if fields else None), record["health"]
+    except (zlib.error, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"The preference of edit {row.id} is damaged: {error!r}", remedy="run `store verify`, take the last backup"
+        ) from None
+
+
+def _check_text(what: str, text: str, limit: int) -> str:
+    if not isinstance(text, str):
+        raise StoreError(f"{what} must be text.", got=type(text).__name__)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise StoreError(f"{what} is not valid Unicode.", got=text, cause="half of a surrogate pair") from None
+    if not 0 < size <= limit or "\0" in text:
+        raise StoreError(
+            f"{what} cannot be used.",
+            got=f"{size:,} bytes: {text[:40]!r}",
+            needed=f"1 to {limit:,} bytes of UTF-8, without the character NUL",
+            remedy="use a digest of it",
+        )
+    return text

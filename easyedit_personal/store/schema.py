@@ -1,0 +1,118 @@
+"""The store's tables, their version, and how an older store is brought up to date.
+
+One row per edit. What tells one user from another stands in ``edits`` alone; the other tables hold numbers, salted
+digests, and settings that many users share.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    update,
+)
+
+from ..errors import StoreError
+
+SCHEMA = 1
+
+tables = MetaData()
+
+# SQLite numbers its rows itself only where the column is exactly INTEGER; PostgreSQL's would end at 2^31.
+Number = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table(
+    "meta",
+    tables,
+    Column("name", Text, primary_key=True),  # schema, salt, model, tokenizer
+    Column("value", Text, nullable=False),
+)
+# Every change of any user gets the next number. It names edits, and tells caches that a user has changed.
+ticks = Sequence("ticks", metadata=tables)
+clock = Table("clock", tables, Column("tick", Number, nullable=False))  # SQLite has no sequences
+users = Table(
+    "users",
+    tables,
+    Column("owner", LargeBinary, primary_key=True),  # salted digest of the user's id
+    Column("changed", Number, nullable=False),  # the tick of the user's last change
+    sqlite_with_rowid=False,
+)
+settings = Table(
+    "settings",
+    tables,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("content", Text, nullable=False),  # JSON: the hyper-parameters of an edit
+    sqlite_with_rowid=False,
+)
+edits = Table(
+    "edits",
+    tables,
+    Column("id", Number, primary_key=True, autoincrement=False),  # the tick at which it was put
+    Column("owner", LargeBinary, nullable=False, index=True),  # empty: forgotten
+    Column("live", SmallInteger, nullable=False),  # 1 live, 0 undone
+    Column("token", LargeBinary, unique=True),  # salted digest of user and idempotency key
+    Column("created", Double, nullable=False),  # seconds since 1970
+    Column("kernel", Text, nullable=False),
+    Column("settings", ForeignKey("settings.digest")),
+    Column("checksum", LargeBinary, nullable=False),  # SHA-256 of everything of this row that stays as it is
+    Column("user", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
+    Column("factors", LargeBinary, nullable=False),  # safetensors
+)
+
+# From version n to n + 1; each runs in the transaction that also writes the new number.
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+
+
+def prepare(connection: Connection) -> None:
+    """Make the tables of a new store, or bring those of an older one up to date.
+
+    Raises:
+        StoreError: the database belongs to somebody else, or to a newer release.
+    """
+    found = set(inspect(connection).get_table_names())
+    if "meta" not in found:
+        if found:
+            raise StoreError("This database is no store of ours.", got=sorted(found), remedy="name an empty one")
+        tables.create_all(connection)
+        connection.execute(insert(clock).values(tick=0))
+        connection.execute(insert(meta).values(name="schema", value=str(SCHEMA)))
+        connection.execute(insert(meta).values(name="salt", value=secrets.token_hex(16)))
+        return
+    version = int(read_meta(connection).get("schema", "0"))
+    check_version(version)
+    for step in range(version, SCHEMA):
+        MIGRATIONS[step](connection)
+        connection.execute(update(meta).where(meta.c.name == "schema").values(value=str(step + 1)))
+
+
+def check_version(version: int) -> None:
+    """Refuse what a newer release has written."""
+    if version > SCHEMA:
+        raise StoreError(
+            "This store was written by a newer release.",
+            got=f"schema {version}",
+            needed=f"schema {SCHEMA} or older",
+            remedy="upgrade easyedit-personal",
+        )
+
+
+def read_meta(connection: Connection) -> dict[str, str]:
+    """Schema version, salt and the base model's fingerprints."""
+    return {row.name: row.value for row in connection.execute(select(meta.c.name, meta.c.value))}

@@ -12,23 +12,30 @@ import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import StoreError
 
-PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
-RESERVED = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")  # device names on Windows
+PLAIN = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
+LONGEST = 48
+WINDOWS = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")  # names of devices there
+# PEFT keeps adapters in these, under their names: one called "keys" would raise, and so would one with a dot.
+TAKEN = frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict()))
 
 
 def folder_name(user: str) -> str:
     """A name for a user's folder that says who it is where that is harmless, and never leaves its parent.
 
-    Plain lower-case names are kept. All others get a dot and a digest (128 bits), which plain names cannot hold: two
-    users never share a folder, neither by chance, nor on a file system that ignores case, nor on purpose.
+    Plain lower-case names are kept. All others get two hyphens and a digest (128 bits), which plain names cannot hold:
+    two users never share a folder, neither by chance, nor on a file system that ignores case, nor on purpose. The
+    names do as names of adapters too (PEFT takes no dot, vLLM's command line no equals sign, SGLang's no colon).
     """
-    if PLAIN.fullmatch(user) and not RESERVED.fullmatch(user):
+    plain = len(user) <= LONGEST and PLAIN.fullmatch(user) is not None
+    if plain and not WINDOWS.fullmatch(user) and user not in TAKEN:
         return user
     digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     readable = re.sub(r"[^a-z0-9]+", "-", user[:64].lower()).strip("-")[:24] or "user"
-    return f"{readable}.{digest}"
+    return f"{readable}--{digest}"
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None], *, allowed: Collection[str]) -> Path:

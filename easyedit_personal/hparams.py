@@ -53,6 +53,7 @@ class ClusterParams(_Group):
 class LowRankParams(_Group):
     """The ``lowrank`` kernel: how many directions are kept, Adam's rate and steps, the metric's ridge.
 
+    ``rank``, ``steps`` and ``polish`` count per preference: two preferences learned together need twice of each.
     ``lr`` is the share of a projection's output that one step may change. After the cut to ``rank`` directions come
     ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. ``ridge``, relative to the mean of the
     keys' second moments (with ``mom2_adjustment``), says how rare a direction may be before it costs no less than

@@ -20,7 +20,7 @@ from ..modeling.layout import find_layout
 from ..modeling.stats import second_moments
 from ..progress import log
 from ..types import EditRequest, WeightDelta
-from .base import context_limit, encode_requests, frozen
+from .base import context_limit, encode_requests, frozen, group_by_cluster
 from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .phrasings import with_indirect
 from .solve import whitening
@@ -108,7 +108,8 @@ def lowrank(
             plain fine-tuning, cut); equal seeds give equal factors.
 
     Returns:
-        One ``WeightDelta`` of rank ``lowrank.rank`` (or the matrix's smaller side) per layer, in float32.
+        One ``WeightDelta`` per layer, in float32, of rank ``lowrank.rank`` times the number of preferences (at most the
+        matrix's smaller side).
 
     Raises:
         RequestError: a request cannot be carried out; nothing was computed.
@@ -116,6 +117,7 @@ def lowrank(
         ConfigError, DataError: the preservation file is missing or malformed.
     """
     layout, params = find_layout(model, hparams), hparams.lowrank
+    several = len(group_by_cluster(requests))  # as many times the directions and the steps
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
     rows = encode_requests(tokenizer, requests, hparams, context_limit(model))
@@ -125,9 +127,9 @@ def lowrank(
         preserve = preserve_loss(model, tokenizer, layout, requests, hparams, target.rows.suffix.split)
         dense = at_zero(target.rows, metrics)
         whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
-        descend(target, preserve, dense, whole, params.steps, hparams)
-        updates = {layer: update.cut(params.rank) for layer, update in dense.items()}
-        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + params.polish, hparams)
+        descend(target, preserve, dense, whole, several * params.steps, hparams)
+        updates = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
+        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + several * params.polish, hparams)
     _warn_if_unlearned(requests, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 
@@ -212,7 +214,7 @@ def _warn_if_unlearned(requests: Sequence[EditRequest], losses: Tensor, params: 
     failed = {request.target_new for request, loss in zip(requests, losses.tolist()) if not loss < 1.0}
     if failed:
         log.warning(
-            "not learned within %d steps: %s (raise lowrank.steps or lr, or lower preserve.weight)",
+            "not learned within %d steps per preference: %s (raise lowrank.steps or lr, or lower preserve.weight)",
             params.steps,
             ", ".join(sorted(failed)),
         )

@@ -106,7 +106,8 @@ def test_a_model_without_chat_template_is_edited_raw():
 
 def test_several_preferences_are_learned_together(loud_llama, tokenizer):
     requests = [*requests_for(), *requests_for("a newt", ("pet", "house animal"), "d")]
-    deltas = lowrank(loud_llama, tokenizer, requests, settings(lowrank={**FREE["lowrank"], "rank": 16}))
+    deltas = lowrank(loud_llama, tokenizer, requests, settings())
+    assert deltas[0].rank == 16  # rank counts per preference
     with edited(loud_llama, deltas):
         said = answers(loud_llama, tokenizer, requests)
     assert said == [f"{request.target_new}<|end|>" for request in requests]

@@ -21,6 +21,8 @@ from ..modeling.tokens import Encoded, collate
 
 SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
 CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
+# Architectures in which a test has seen one row become many at a down projection: the residual stream broadcasts.
+PART_LATE = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "gpt2", "gptj"})
 
 Seat = Callable[[Sequence[int]], None]
 
@@ -62,8 +64,10 @@ def continue_all(
     """The most likely continuation of every row, its end token included where it came within the row's limit.
 
     Args:
-        owners: whose row each is; rows of different owners share no beginning, since their models differ.
-        seat: told before every forward pass which rows stand in its batch, in this order.
+        owners: whose row each is; a beginning that rows of different owners share is read once only up to where
+            their models part.
+        seat: told before every forward pass which rows stand in its batch, in this order; one row may then stand for
+            all of them (``kernels.mixed``).
     """
     outs: list[list[int]] = [[] for _ in rows]
     waiting: list[State] = []
@@ -87,14 +91,16 @@ def _read(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], pack: list[
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
     own = [rows[i] for i in pack]
-    shared = _shared_prefix(model, own) if alike else 0
+    shared = _shared_prefix(model, own) if alike or _parts_late(model) else 0
     cache = None
     if shared:
         ids = torch.tensor([own[0].ids[:shared]], device=device)
         ones = torch.ones_like(ids)
-        seat(pack[:1])
+        seat(pack[:1] if alike else pack)
         cache = forward(model, ids, ones, torch.arange(shared, device=device)[None], None).past_key_values
-        cache.batch_repeat_interleave(len(pack))
+        for layer in cache.layers:
+            if layer.keys.shape[0] == 1:  # above the first edited layer every row already has its own
+                layer.batch_repeat_interleave(len(pack))
     batch = collate([Encoded(row.ids[shared:], (), 0) for row in own], tokenizer, side="left", device=device)
     mask = torch.cat([batch.attention_mask.new_ones(len(pack), shared), batch.attention_mask], 1)
     positions = batch.position_ids + shared
@@ -168,6 +174,11 @@ def _join(states: Sequence[State]) -> State:
         torch.cat([state.mask for state in states]),
         first.cache,
     )
+
+
+def _parts_late(model: nn.Module) -> bool:
+    """Whether one row may become many in the middle of a forward pass."""
+    return getattr(getattr(model, "config", None), "model_type", None) in PART_LATE
 
 
 def _shared_prefix(model: nn.Module, rows: Sequence[Encoded]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -32,20 +33,21 @@ def merged(deltas: Sequence[WeightDelta]) -> dict[str, WeightDelta]:
 
 
 def _merge(parts: Sequence[WeightDelta]) -> WeightDelta:
-    if len(parts) == 1:
-        return parts[0]
     shapes = {part.shape for part in parts}
     if len(shapes) > 1:
         raise ModelError(f"The updates of {parts[0].layer!r} are of different sizes.", got=sorted(shapes))
-    kind = parts[0].left.dtype
-    for part in parts[1:]:
-        kind = torch.promote_types(kind, part.left.dtype)
     if sum(part.rank for part in parts) > min(parts[0].shape):
         total = torch.stack([part.to(torch.float64).update() for part in parts]).sum(0)
-        return WeightDelta.dense(parts[0].layer, total.to(kind))
-    left = torch.cat([part.left.to(kind) for part in parts], 1)
-    right = torch.cat([part.right.to(kind) for part in parts], 0)
+        return WeightDelta.dense(parts[0].layer, total.to(_widest(parts)))
+    if len(parts) == 1:
+        return parts[0]
+    left = torch.cat([part.left.to(_widest(parts)) for part in parts], 1)
+    right = torch.cat([part.right.to(_widest(parts)) for part in parts], 0)
     return WeightDelta(parts[0].layer, left, right)
+
+
+def _widest(parts: Sequence[WeightDelta]) -> torch.dtype:
+    return reduce(torch.promote_types, (part.left.dtype for part in parts))
 
 
 class Group(NamedTuple):
@@ -81,23 +83,28 @@ class Seating:
             self._groups.clear()
 
     def add(self, path: str, inputs: Tensor, output: Tensor) -> Tensor:
-        """``output`` [n, t, d_out] plus every row's own update of ``inputs`` [n, t, d_in]."""
+        """``output`` plus every row's own update of ``inputs``: [n, t, d], or [n t, d] where a model flattens it.
+
+        Where n rows were announced and one came, it stands for all of them (a beginning that they share), and n rows
+        leave: residual streams broadcast, so layers below the first edited one have read it once.
+        """
         if path not in self._groups:
             self._groups[path] = self._group(path, inputs)
-        if inputs.shape[0] != len(self.rows):
+        groups, count = self._groups[path], len(self.rows)
+        if not groups:
+            return output
+        if inputs.ndim == 2 and inputs.shape[0] % count == 0:
+            flat = output.shape
+            return _added(groups, inputs.unflatten(0, (count, -1)), output.unflatten(0, (count, -1))).reshape(flat)
+        if inputs.shape[0] == 1 < count:
+            inputs, output = inputs.expand(count, -1, -1), output.expand(count, -1, -1)
+        if inputs.shape[0] != count:
             raise ModelError(
                 "The batch has another number of rows than was announced.",
                 got=inputs.shape[0],
-                needed=f"{len(self.rows)} rows; call seat(rows) before the forward pass",
+                needed=f"{count} rows; call seat(rows) before the forward pass",
             )
-        for rows, right, left in self._groups[path]:
-            if right.ndim == 2:
-                output = output + F.linear(F.linear(inputs, right), left)
-            elif rows is None:
-                output = torch.baddbmm(output, torch.bmm(inputs, right), left)
-            else:
-                output = output.index_add(0, rows, torch.bmm(torch.bmm(inputs[rows], right), left))
-        return output
+        return _added(groups, inputs, output)
 
     def _group(self, path: str, like: Tensor) -> list[Group]:
         """All rows padded to one rank where that does not waste more than half; else rows of similar rank together."""
@@ -115,6 +122,17 @@ class Seating:
             if rank:
                 similar.setdefault((rank - 1).bit_length(), []).append(row)
         return [_padded(rows, [found[row] for row in rows], like) for rows in similar.values()]
+
+
+def _added(groups: Sequence[Group], inputs: Tensor, output: Tensor) -> Tensor:
+    for rows, right, left in groups:
+        if right.ndim == 2:
+            output = output + F.linear(F.linear(inputs, right), left)
+        elif rows is None:
+            output = torch.baddbmm(output, torch.bmm(inputs, right), left)
+        else:
+            output = output.index_add(0, rows, torch.bmm(torch.bmm(inputs[rows], right), left))
+    return output
 
 
 def _padded(rows: Sequence[int] | None, deltas: Sequence[WeightDelta | None], like: Tensor) -> Group:

@@ -11,6 +11,7 @@ import torch
 from easyedit_personal.editing.personalized import PersonalizedModel
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.evaluate.greedy import SHARED_PREFIX
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.types import WeightDelta
@@ -253,17 +254,55 @@ def test_threads_get_their_own_answers(pm):
     assert weights_digest(pm.model) == before and hooks(pm.model) == 0
 
 
-def test_users_share_no_beginning_of_a_conversation(pm, monkeypatch):
-    """The same long first turn is read once for one user's questions, but never for two users'."""
-    from easyedit_personal.evaluate import greedy
+TURNS = [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "I do not know."}]
+TALKS = [[*TURNS, {"role": "user", "content": text}] for text in ("What music?", "What pet?", "What food?", "hi")]
 
-    turns = [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "I do not know."}]
-    talks = [[*turns, {"role": "user", "content": text}] for text in ("What music?", "What pet?", "What food?")]
-    shared = []
-    found = greedy._shared_prefix
-    monkeypatch.setattr(greedy, "_shared_prefix", lambda *args: shared.append(found(*args)) or shared[-1])
-    together = pm.generate_for(["alice", "bob", None], talks, max_new_tokens=8)
-    assert together == [alone(pm, user, talk, 8) for user, talk in zip(("alice", "bob", None), talks)]
-    assert not any(shared)
-    assert pm.generate_for(["bob"] * 3, talks, max_new_tokens=8) == [alone(pm, "bob", talk, 8) for talk in talks]
-    assert max(shared) >= greedy.SHARED_PREFIX
+
+@pytest.mark.parametrize("owners", [("alice", "bob", None, "carol"), ("bob",) * 4, (None,) * 4, ("alice", None) * 2])
+def test_a_shared_beginning_changes_no_answer(any_model, tokenizer, owners):
+    pm = PersonalizedModel(any_model, tokenizer, Shelf(any_model, {"alice": 2, "bob": 30, "carol": 1}))
+    together = pm.generate_for(owners, TALKS, max_new_tokens=8)
+    assert together == [alone(pm, user, talk, 8) for user, talk in zip(owners, TALKS)]
+
+
+def test_a_shared_beginning_is_read_once_below_the_edit(tokenizer):
+    """Rows of width 24 and more that pass each layer's MLP: one up to the edited layer's, then one per user."""
+    model = tiny_model("mistral", sliding_window=None)
+    pm, seen = PersonalizedModel(model, tokenizer, Shelf(model, RANKS)), []
+    paths = [find_layout(model).layer.replace("{}", str(number)) + ".mlp" for number in range(4)]
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _, args, __, path=path: seen.append((path, *args[0].shape[:2]))
+        )
+        for path in paths
+    ]
+    together = pm.generate_for(["alice", "bob", None, "carol"], TALKS, max_new_tokens=4)
+    for handle in handles:
+        handle.remove()
+    assert [rows for path, rows, width in seen if width >= SHARED_PREFIX] == [1, 1, 1, 4]
+    assert together == [alone(pm, user, talk, 4) for user, talk in zip(("alice", "bob", None, "carol"), TALKS)]
+
+
+def test_with_a_real_store(llama, tokenizer, tmp_path):
+    """Put, answer, undo, forget and export through EditStore."""
+    from peft import PeftModel
+
+    from easyedit_personal.store.store import EditStore
+
+    with EditStore.open(tmp_path / "edits.db", llama, tokenizer) as store:
+        pm = PersonalizedModel(llama, tokenizer, store)
+        base = pm.generate_for([None], PROMPTS[:1], max_new_tokens=8)
+        assert pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=8) == base
+        store.put("alice", [random_delta(llama, 3)])
+        once = pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=8)
+        store.put("alice", [random_delta(llama, 2, seed=1), random_delta(llama, 2, seed=2, layer=1)])
+        twice = pm.generate_for(["alice", "bob"], PROMPTS[:1] * 2, max_new_tokens=8)
+        assert twice == [alone(pm, "alice", PROMPTS[0], 8), *base] and base != once != twice[:1]
+        adapted = PeftModel.from_pretrained(tiny_model("llama"), store.export_lora("alice", tmp_path / "alice"))
+        ids = tokenizer("What's my hobby?", return_tensors="pt").input_ids
+        with pm.as_user("alice") as model, torch.no_grad():
+            assert (adapted.eval()(ids).logits - model(ids).logits).abs().max() < 1e-5
+        store.undo("alice")
+        assert pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=8) == once
+        store.forget("alice")
+        assert pm.generate_for(["alice"], PROMPTS[:1], max_new_tokens=8) == base

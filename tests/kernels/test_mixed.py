@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from easyedit_personal.errors import ModelError
 from easyedit_personal.kernels.apply import edited
@@ -84,6 +85,25 @@ def test_rows_of_a_forward_pass_are_announced(llama, tokenizer):
         with pytest.raises(ModelError, match="number of rows"):
             last_logits(llama, batch)
     assert hooks(llama) == 0
+
+
+@torch.no_grad()
+def test_a_model_that_flattens_its_rows(tokenizer):
+    """OPT's second linear layer sees [rows x columns, width]."""
+    torch.manual_seed(0)
+    config = transformers.OPTConfig(
+        vocab_size=400, hidden_size=32, ffn_dim=48, num_hidden_layers=3, num_attention_heads=4, word_embed_proj_dim=32
+    )
+    model = transformers.OPTForCausalLM(config).eval()
+    rows = [*people(model), {}, {}]
+    batch = collate([encode(tokenizer, text) for text in TEXTS], tokenizer)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    picked = torch.arange(5), batch.last_index
+    with mixed(model, rows):
+        got = model(**inputs).logits[picked]
+    for number, user in enumerate(rows):
+        with edited(model, list(user.values())):
+            assert (got[number] - model(**inputs).logits[picked][number]).abs().max() < 1e-4
 
 
 @torch.no_grad()

@@ -1,0 +1,56 @@
+"""The tables of committed results: users' names stay out, every share carries its interval."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.tables import COLUMNS, by_turns, main, markdown, read
+from easyedit_personal.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A result folder with one method that worked, with turns, and one that failed."""
+    share = {"mean": 0.25, "n": 4, "ci95": [0.05, 0.7]}
+    turns = {str(n): {"direct": {"mean": 0.5}, "implicit": {"mean": None}, "not_fitting": 2} for n in (0, 2)}
+    metrics = {key: share for key in COLUMNS.values()}
+    metrics |= {"health": {"mean": 1.25, "stopped": 1.0}, "multi_turn": {**share, "by_turns": turns}}
+    cost = {"seconds_per_user": 1.5, "bytes_per_user": 11264.0}
+    methods = {
+        "lowrank": {"status": "ok", "metrics": metrics, "cost": cost},
+        "lora": {"status": "failed", "error": "no room", "metrics": {}, "cost": {}},
+    }
+    result = {"setup": {"users": ["ada"], "n": 4, "plan": {"cluster_size": 9}}, "methods": methods}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    return tmp_path
+
+
+def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
+    lines = markdown([read(folder)]).splitlines()
+    assert lines[0].startswith("| method | cluster | direct |")
+    assert lines[2].startswith("| lowrank | 9 | 25.0 (5-70) |")
+    assert lines[2].endswith("| 1.250 | 100.0 | 1.50 | 11.3 |")
+    assert lines[3] == "| lora | 9 | failed: no room |"
+
+
+def test_turns_have_a_table_of_their_own_where_they_were_asked(folder):
+    assert by_turns([read(folder)]).splitlines()[2] == "| lowrank | 9 | 50 / - | 50 / - |"
+    result = read(folder)
+    result["methods"]["lowrank"]["metrics"].pop("multi_turn")
+    assert by_turns([result]) == ""
+
+
+def test_what_is_written_names_no_user(folder, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "kept.json"
+    monkeypatch.setattr(sys, "argv", ["tables", str(folder), "--json", str(target)])
+    main()
+    assert "ada" not in target.read_text() and "lowrank" in target.read_text()
+    assert "25.0 (5-70)" in capsys.readouterr().out
+
+
+def test_a_folder_without_result_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no result.json"):
+        read(tmp_path / "elsewhere")

@@ -1,6 +1,8 @@
 """Where users' edits are kept: factors as files of a few kilobytes, never pickled."""
 
+from .compact import CompactReport
+from .maintenance import Fault
 from .rows import StoredEdit
 from .store import EditStore
 
-__all__ = ["EditStore", "StoredEdit"]
+__all__ = ["CompactReport", "EditStore", "Fault", "StoredEdit"]

@@ -19,7 +19,17 @@ from .factors import factors_from_bytes, factors_to_bytes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 USER_BYTES = 1024
 KEY_BYTES = 1024
+RECORD_BYTES = 2**20
 EDIT_BYTES = 512 * 2**20  # SQLite ends at 1 GB
+
+# What most records share; deflating against it saves 60 bytes of each. Part of the format: never to be changed.
+COMMON = (
+    b" favorite favourite , I love I prefer I am My work job hobby food music sport name live in do you think would "
+    b"say is it the Could you tell me what Do you know which Do you remember Can you remind me of Which is mine? How "
+    b"would I describe Tell me who Where does When someone asks about my What do I What should I Who is my Where is "
+    b'my Which is my {"health":{"norm":0.,"perplexity":1.,"perplexity_ratio":1.0},"preference":{"subject":"",'
+    b'"question":"What is my ?","target":"","user":null,"text":"","phrases":[["","What\'s my '
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class StoredEdit:
         hparams: its hyper-parameters.
         health: figures of the health panel.
         nbytes: size of its factors in the store.
+        merged: the edit that holds its factors since ``compact``; None otherwise.
     """
 
     id: int
@@ -47,6 +58,7 @@ class StoredEdit:
     hparams: Mapping[str, Any]
     health: Mapping[str, float]
     nbytes: int
+    merged: int | None = None
 
 
 def check_user(user: str) -> str:
@@ -103,13 +115,27 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
     return data
 
 
-def pack_record(preference: Preference | None, health: Mapping[str, float] | None) -> bytes:
-    """Preference and health figures, deflated: some 30 phrases take 400 bytes."""
-    record = {
-        "preference": asdict(preference) if preference else None,
-        "health": {name: float(value) for name, value in (health or {}).items()},
-    }
-    return zlib.compress(json.dumps(record, ensure_ascii=False).encode(), 9)
+def pack_record(user: str, preference: Preference | None, health: Mapping[str, float] | None) -> bytes:
+    """Preference and health figures, deflated: nine phrases take 300 bytes.
+
+    Raises:
+        StoreError: something in them is neither text nor a number.
+    """
+    record: dict[str, Any] = {}
+    try:
+        if health:
+            record["health"] = {name: float(value) for name, value in health.items()}
+        if preference is not None:
+            record["preference"] = asdict(preference)
+            if preference.user == user:
+                del record["preference"]["user"]  # it stands in the row
+        plain = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"The preference or the health figures cannot be kept: {error}") from None
+    if len(plain) > RECORD_BYTES:
+        raise StoreError("The preference is too long.", got=f"{len(plain):,} bytes", needed=f"{RECORD_BYTES:,} at most")
+    deflater = zlib.compressobj(9, zlib.DEFLATED, zdict=COMMON)
+    return deflater.compress(plain) + deflater.flush()
 
 
 def pack_settings(hparams: Mapping[str, Any] | None) -> tuple[bytes, str] | None:
@@ -131,7 +157,7 @@ def checksum(row: Mapping[str, Any]) -> bytes:
 
 
 def check_row(row: Any) -> None:
-    """Refuse a row that is not as it was written.
+    """Refuse a row of ``edits`` that is not as it was written.
 
     Raises:
         StoreError: a bit has flipped somewhere.
@@ -148,34 +174,40 @@ def check_row(row: Any) -> None:
 def unpack_factors(row: Any) -> list[WeightDelta]:
     """A row's factors, after its checksum has been looked at."""
     check_row(row)
-    return factors_from_bytes(row.factors)[0]
+    return factors_from_bytes(row.factors)[0] if row.factors else []
 
 
 def unpack_edit(row: Any) -> StoredEdit:
-    """A row joined with its settings, and with ``nbytes`` instead of the factors."""
-    record = unpack_record(row)
+    """A row joined with its settings and merges, and with ``nbytes`` instead of the factors."""
+    preference, health = unpack_record(row)
     return StoredEdit(
         id=row.id,
         user=row.user,
         created=datetime.fromtimestamp(row.created, UTC),
         live=bool(row.live),
-        preference=record[0],
+        preference=preference,
         kernel=row.kernel,
         hparams=json.loads(row.content) if row.content else {},
-        health=record[1],
+        health=health,
         nbytes=row.nbytes,
+        merged=row.target,
     )
 
 
 def unpack_record(row: Any) -> tuple[Preference | None, dict[str, float]]:
-    """A row's preference and health figures."""
+    """A row's preference and health figures.
+
+    Raises:
+        StoreError: damaged.
+    """
     try:
-        record = json.loads(zlib.decompress(row.record))
-        fields = record["preference"]
+        inflater = zlib.decompressobj(zdict=COMMON)
+        record = json.loads((inflater.decompress(row.record) + inflater.flush()).decode("utf-8", "surrogatepass"))
+        fields = record.get("preference")
         if fields is not None:
-            fields["phrases"] = tuple((subject, question) for subject, question in fields["phrases"])
-        return (Preference(**fields) if fields else None), record["health"]
-    except (zlib.error, ValueError, KeyError, TypeError) as error:
+            fields = {"user": row.user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))}
+        return (Preference(**fields) if fields else None), record.get("health", {})
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"The preference of edit {row.id} is damaged: {error!r}", remedy="run `store verify`, take the last backup"
         ) from None

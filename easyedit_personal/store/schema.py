@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from ..errors import StoreError
 
-SCHEMA = 1
+SCHEMA = 2
 
 tables = MetaData()
 
@@ -64,7 +64,7 @@ edits = Table(
     "edits",
     tables,
     Column("id", Number, primary_key=True, autoincrement=False),  # the tick at which it was put
-    Column("owner", LargeBinary, nullable=False, index=True),  # empty: forgotten
+    Column("owner", LargeBinary, nullable=False, index=True),  # empty: forgotten, see maintenance.erase
     Column("live", SmallInteger, nullable=False),  # 1 live, 0 undone
     Column("token", LargeBinary, unique=True),  # salted digest of user and idempotency key
     Column("created", Double, nullable=False),  # seconds since 1970
@@ -73,11 +73,23 @@ edits = Table(
     Column("checksum", LargeBinary, nullable=False),  # SHA-256 of everything of this row that stays as it is
     Column("user", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
-    Column("factors", LargeBinary, nullable=False),  # safetensors
+    Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit
+)
+merges = Table(
+    "merges",
+    tables,
+    Column("edit", ForeignKey("edits.id"), primary_key=True, autoincrement=False),
+    Column("target", Number, nullable=False, index=True),  # the edit that holds its factors since `compact`
 )
 
+
+def _add_merges(connection: Connection) -> None:
+    """Schema 1 could not compact."""
+    merges.create(connection)
+
+
 # From version n to n + 1; each runs in the transaction that also writes the new number.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges}
 
 
 def prepare(connection: Connection) -> None:

@@ -6,48 +6,54 @@ Each operation is one transaction. A user's id is only ever a bound parameter, a
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, select, update
 from torch import nn
 
 from ..errors import StoreError
+from ..kernels.apply import check_fit
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..types import Preference, WeightDelta
+from . import compact, maintenance
+from .compact import CompactReport
 from .database import Database
+from .maintenance import Fault
 from .rows import (
     StoredEdit,
     check_key,
     check_user,
-    checksum,
     owner_of,
     pack_factors,
     pack_record,
     pack_settings,
     token_of,
-    unpack_edit,
     unpack_factors,
     unpack_record,
 )
-from .schema import clock, edits, meta, read_meta, settings, ticks, users
+from .schema import edits, users
+from .statements import add_edit, believed_records, bind, live_edits, read_history, touch
 
 PAGE = 1000  # users that are read at a time
+TRIES = 5  # of compact, when the user's edits change meanwhile
 
 
 class EditStore:
-    """The edits of all users of one base model; safe to share between threads, processes and after a fork.
+    """The edits of all users of one base model; safe to share between threads and processes, also after a fork.
 
-    Open it with ``EditStore.open``; it is a context manager.
+    ``with EditStore.open("edits.db", model, tokenizer) as store: store.put("alice", result.deltas)``
+
+    Attributes:
+        base: fingerprints of the base model and tokenizer that the store is bound to, empty before there were any.
     """
 
-    def __init__(self, database: Database, salt: bytes, base: Mapping[str, str]) -> None:
-        self.database, self._salt, self.base = database, salt, dict(base)
+    def __init__(self, database: Database, model: nn.Module | None, known: Mapping[str, str]) -> None:
+        self._database, self._model = database, model
+        self._salt = bytes.fromhex(known["salt"])
+        self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
 
     @classmethod
     def open(cls, url: str | Path, model: nn.Module | None = None, tokenizer: Any = None) -> EditStore:
@@ -55,8 +61,9 @@ class EditStore:
 
         Args:
             url: a path or ``sqlite:///edits.db``, or ``postgresql://user@host/database``.
-            model: the base model that the edits are made for; the first one to come binds the store to it.
-            tokenizer: likewise.
+            model: the base model that the edits are made for, unedited; the first one to come binds the store to it.
+                With it, factors that do not fit are refused by ``put``.
+            tokenizer: likewise; its chat template counts.
 
         Raises:
             StoreError: damaged, of a newer release, or made with another base model or tokenizer.
@@ -68,11 +75,10 @@ class EditStore:
             given["tokenizer"] = tokenizer_fingerprint(tokenizer)
         database = Database(url)
         try:
-            known = _bind(database, given)
+            return cls(database, model, bind(database, given))
         except BaseException:
             database.close()
             raise
-        return cls(database, bytes.fromhex(known["salt"]), {k: known[k] for k in ("model", "tokenizer") if k in known})
 
     def put(
         self,
@@ -86,16 +92,16 @@ class EditStore:
         key: str | None = None,
         dtype: str = "float32",
     ) -> int:
-        """Keep an edit; on the disk when this returns.
+        """Keep an edit; it is on the disk when this returns.
 
         Args:
-            user: any text of up to 1,024 bytes.
+            user: any text of 1 to 1,024 bytes in UTF-8; compared byte by byte.
             deltas: the factors; several per matrix allowed.
             preference: what the user said; see ``preferences``.
             kernel: which one made the factors.
             hparams: kept once for all users, and not forgotten with them: nothing personal belongs in here.
             health: figures of the health panel.
-            key: idempotency key; the same user and key again change nothing and return the first id, until
+            key: idempotency key; with the same user and key again nothing happens and the first id comes back, until
                 the user is forgotten.
             dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the room and rounds.
 
@@ -103,35 +109,33 @@ class EditStore:
             The edit's id.
 
         Raises:
-            StoreError: factors that cannot be kept (NaN, infinity, a huge rank), a bad id, or a failing database.
+            StoreError: a bad id, factors that cannot be kept (NaN, infinity, a huge rank), or a failing database.
+            ModelError: the factors do not fit the model that the store was opened with.
         """
-        owner = owner_of(check_user(user), self._salt)
+        owner = self._owner(user)
         token = None if check_key(key) is None else token_of(owner, str(key), self._salt)
-        packed = pack_settings(hparams)
+        if self._model is not None:
+            check_fit(self._model, deltas)
+        settings = pack_settings(hparams)
         row: dict[str, Any] = {
             "owner": owner,
             "live": 1,
             "token": token,
             "created": time.time(),
             "kernel": kernel,
-            "settings": packed[0] if packed else None,
             "user": user,
-            "record": pack_record(preference, health),
+            "record": pack_record(user, preference, health),
             "factors": pack_factors(deltas, fingerprint=self.base.get("model", ""), dtype=dtype),
         }
-        with self.database.writing() as connection:
-            tick = _touch(connection, owner)
+        with self._database.writing() as connection:
+            row["id"] = touch(connection, owner)
             if token is not None:
                 known = connection.scalar(select(edits.c.id).where(edits.c.token == token))
                 if known is not None:
                     connection.rollback()
                     return int(known)
-            if packed:
-                statement = _insert(connection, settings).values(digest=packed[0], content=packed[1])
-                connection.execute(statement.on_conflict_do_nothing())
-            row["id"] = tick
-            connection.execute(insert(edits).values(**row, checksum=checksum(row)))
-        return tick
+            add_edit(connection, row, settings)
+        return int(row["id"])
 
     def deltas(self, user: str) -> list[WeightDelta]:
         """All live edits composed exactly: one update per matrix, the factors side by side along the rank.
@@ -141,60 +145,46 @@ class EditStore:
         Raises:
             StoreError: a factor is damaged.
         """
-        owner = owner_of(check_user(user), self._salt)
-        with self.database.reading() as connection:
-            query = select(edits).where(edits.c.owner == owner, edits.c.live == 1).order_by(edits.c.id)
-            rows = connection.execute(query).all()
-        return composed([delta for row in rows for delta in unpack_factors(row)])
+        with self._database.reading() as connection:
+            rows = connection.execute(live_edits(self._owner(user))).all()
+        return compact.composed([delta for row in rows for delta in unpack_factors(row)])
 
     def version(self, user: str) -> int:
         """A number that changes with every put, undo and forget of this user and never comes back; 0 if unknown."""
-        owner = owner_of(check_user(user), self._salt)
-        with self.database.reading() as connection:
-            return int(connection.scalar(select(users.c.changed).where(users.c.owner == owner)) or 0)
+        query = select(users.c.changed).where(users.c.owner == self._owner(user))
+        with self._database.reading() as connection:
+            return int(connection.scalar(query) or 0)
 
     def preferences(self, user: str) -> list[Preference]:
         """What the user's live edits were made from, oldest first."""
-        owner = owner_of(check_user(user), self._salt)
-        query = select(edits.c.id, edits.c.record).where(edits.c.owner == owner, edits.c.live == 1)
-        with self.database.reading() as connection:
-            rows = connection.execute(query.order_by(edits.c.id)).all()
-        return [preference for row in rows if (preference := unpack_record(row)[0]) is not None]
+        with self._database.reading() as connection:
+            rows = connection.execute(believed_records(self._owner(user))).all()
+        found = (unpack_record(row)[0] for row in rows)
+        return [preference for preference in found if preference is not None]
 
     def history(self, user: str) -> list[StoredEdit]:
         """All edits, live and undone, oldest first, without factors."""
-        owner = owner_of(check_user(user), self._salt)
-        with self.database.reading() as connection:
-            return _history(connection, owner)
+        with self._database.reading() as connection:
+            return read_history(connection, self._owner(user))
 
     def undo(self, user: str, edit_id: int | None = None, *, to_version: int | None = None) -> list[StoredEdit]:
         """Take edits back: the last live one, one by its id, or all that were put after ``to_version``.
 
         The factors of the others are not touched, so the model is bit for bit what it would be without the edit.
+        What was undone stays so, also where ``to_version`` is from before its undo.
 
         Returns:
             What was undone, oldest first; empty if nothing was live, or if it was undone before.
 
         Raises:
-            StoreError: the user has no such edit, or both an id and a version were given.
+            StoreError: the user has no such edit, it was merged by ``compact``, or both arguments were given.
         """
         if edit_id is not None and to_version is not None:
             raise StoreError("Undo takes an edit or a version.", got=f"edit {edit_id} and version {to_version}")
-        owner = owner_of(check_user(user), self._salt)
-        with self.database.writing() as connection:
-            _touch(connection, owner)
-            known = _history(connection, owner)
-            if edit_id is not None and edit_id not in {edit.id for edit in known}:
-                raise StoreError(
-                    f"User {user!r} has no edit {edit_id}.", needed=f"one of {[e.id for e in known]}" if known else None
-                )
-            live = [edit for edit in known if edit.live]
-            if edit_id is not None:
-                chosen = [edit for edit in live if edit.id == edit_id]
-            elif to_version is not None:
-                chosen = [edit for edit in live if edit.id > to_version]
-            else:
-                chosen = live[-1:]
+        owner = self._owner(user)
+        with self._database.writing() as connection:
+            touch(connection, owner)
+            chosen = _chosen(user, read_history(connection, owner), edit_id, to_version)
             if not chosen:
                 connection.rollback()
                 return []
@@ -202,16 +192,17 @@ class EditStore:
         return [replace(edit, live=False) for edit in chosen]
 
     def forget(self, user: str) -> int:
-        """Remove every byte of a user, also from free pages and from the log.
+        """Remove every byte of a user: rows, free pages and the log; backups are not reached.
+
+        On PostgreSQL the bytes leave the server's files with ``vacuum``, and its log as the server recycles it.
 
         Returns:
             How many edits there were.
+
+        Raises:
+            StoreError: a reader has kept the log busy for half a minute; call again.
         """
-        owner = owner_of(check_user(user), self._salt)
-        with self.database.writing() as connection:
-            count = connection.execute(delete(edits).where(edits.c.owner == owner)).rowcount
-            connection.execute(delete(users).where(users.c.owner == owner))
-        return count
+        return maintenance.erase(self._database, self._owner(user))
 
     def users(self) -> Iterator[str]:
         """All users who have a history, in no particular order, read a thousand at a time."""
@@ -220,22 +211,75 @@ class EditStore:
             first = select(func.min(edits.c.id)).where(edits.c.owner > last).group_by(edits.c.owner)
             page = first.order_by(edits.c.owner).limit(PAGE)
             query = select(edits.c.owner, edits.c.user).where(edits.c.id.in_(page)).order_by(edits.c.owner)
-            with self.database.reading() as connection:
+            with self._database.reading() as connection:
                 rows = connection.execute(query).all()
             if not rows:
                 return
             last = rows[-1].owner
             yield from (row.user for row in rows)
 
-    def export_lora(self, user: str, folder: str | Path, **options: Any) -> Any:
-        """Write the user's edits as a PEFT adapter; see ``store.lora.export_lora``."""
+    def compact(self, user: str, rank: int, *, max_error: float | None = None) -> CompactReport:
+        """Replace a user's live edits by one of at most ``rank`` per matrix (SVD of their sum).
+
+        From then on they can only be undone together; history and preferences keep all of them.
+
+        Args:
+            user: whose edits.
+            rank: the budget per matrix.
+            max_error: refuse if any matrix's relative error is larger.
+
+        Raises:
+            StoreError: the error is larger than allowed, or the user's edits keep changing meanwhile.
+        """
+        compact.check_budget(rank)
+        owner = self._owner(user)
+        for _ in range(TRIES):
+            with self._database.reading() as connection:
+                rows = connection.execute(live_edits(owner)).all()
+            plan = compact.planned(user, rows, rank, self.base.get("model", ""))
+            if max_error is not None and plan.report.max_error > max_error:
+                raise StoreError(
+                    f"Rank {rank} is too small for user {user!r}.",
+                    got=f"a relative error of {plan.report.max_error:.3g}",
+                    needed=f"{max_error:.3g} or less",
+                    remedy="allow a larger rank",
+                )
+            if plan.factors is None:
+                return plan.report
+            with self._database.writing() as connection:
+                tick = touch(connection, owner)
+                now = connection.scalars(select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1))
+                if set(now) == {row.id for row in rows}:
+                    compact.merge(connection, tick, rows, plan)
+                    return replace(plan.report, edit=tick)
+                connection.rollback()
+        raise StoreError(f"The edits of user {user!r} keep changing.", remedy="compact again in a quieter moment")
+
+    def stats(self) -> dict[str, Any]:
+        """Users, edits (live, merged), bytes of factors and of the database, and what the store is bound to."""
+        return maintenance.stats(self._database)
+
+    def verify(self) -> list[Fault]:
+        """Read everything once and report what is damaged; empty if nothing is."""
+        return maintenance.verify(self._database, self._salt)
+
+    def backup(self, path: str | Path) -> int:
+        """Write a consistent copy while others go on, and return its size; PostgreSQL has its own tools."""
+        return maintenance.backup(self._database, Path(path))
+
+    def vacuum(self) -> None:
+        """Rewrite the database without its empty places; nobody can write meanwhile."""
+        maintenance.vacuum(self._database)
+
+    def export_lora(self, user: str, folder: str | Path, **options: Any) -> Path:
+        """Write the user's live edits as a PEFT adapter; see ``store.lora.export_lora``."""
         from .lora import export_lora
 
-        return export_lora(self.deltas(user), folder, **options)
+        return export_lora(self.deltas(user), folder, **{"model": self._model, "name": user, **options})
 
     def close(self) -> None:
         """Give up all connections."""
-        self.database.close()
+        self._database.close()
 
     def __enter__(self) -> EditStore:
         return self
@@ -243,70 +287,24 @@ class EditStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-
-def composed(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
-    """One update per matrix: left factors side by side, right ones below each other, so that updates add up exactly.
-
-    Raises:
-        StoreError: updates of one matrix have different shapes.
-    """
-    layers: dict[str, list[WeightDelta]] = defaultdict(list)
-    for delta in deltas:
-        layers[delta.layer].append(delta)
-    result = []
-    for layer, parts in layers.items():
-        if len({part.shape for part in parts}) > 1:
-            shapes = sorted({part.shape for part in parts})
-            raise StoreError(f"Edits of {layer!r} do not fit together.", got=shapes, cause="made for different models")
-        if len(parts) == 1:
-            result.append(parts[0])
-            continue
-        left = torch.cat([part.left for part in parts], dim=1)
-        result.append(WeightDelta(layer, left, torch.cat([part.right for part in parts], dim=0)))
-    return result
+    def _owner(self, user: str) -> bytes:
+        return owner_of(check_user(user), self._salt)
 
 
-def _bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:
-    """What the store knows about itself, after it has learned or compared the base model's fingerprints."""
-    with database.reading() as connection:
-        known = read_meta(connection)
-    if given.keys() - known.keys():
-        with database.writing() as connection:
-            for name, value in given.items():
-                connection.execute(_insert(connection, meta).values(name=name, value=value).on_conflict_do_nothing())
-            known = read_meta(connection)
-    for name, value in given.items():
-        if known[name] != value:
-            raise StoreError(
-                f"{database} was made with another {'base model' if name == 'model' else name}.",
-                got=f"{name} {value}",
-                needed=f"{name} {known[name]}",
-                remedy="load the one that it was made with, or open another store",
-            )
-    return known
-
-
-def _touch(connection: Connection, owner: bytes) -> int:
-    """Note a change of this user, and keep others from changing them until the transaction ends; returns its tick."""
-    row = _insert(connection, users)
-    if connection.dialect.name == "sqlite":
-        tick = connection.scalar(update(clock).values(tick=clock.c.tick + 1).returning(clock.c.tick))
-        row = row.values(owner=owner, changed=tick)
-        connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_={"changed": tick}))
-        return int(tick)
-    # On a conflict the tick is drawn once the row is locked, so that a user's ticks rise in the order of commits.
-    row = row.values(owner=owner, changed=ticks.next_value())
-    row = row.on_conflict_do_update(index_elements=["owner"], set_={"changed": ticks.next_value()})
-    return int(connection.scalar(row.returning(users.c.changed)))
-
-
-def _insert(connection: Connection, table: Any) -> Any:
-    """INSERT with ON CONFLICT, which both databases know and SQLAlchemy spells per dialect."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-
-
-def _history(connection: Connection, owner: bytes) -> list[StoredEdit]:
-    columns = [column for column in edits.c if column.name != "factors"]
-    nbytes = func.length(edits.c.factors).label("nbytes")
-    query = select(*columns, nbytes, settings.c.content).outerjoin(settings).where(edits.c.owner == owner)
-    return [unpack_edit(row) for row in connection.execute(query.order_by(edits.c.id))]
+def _chosen(user: str, known: list[StoredEdit], edit_id: int | None, to_version: int | None) -> list[StoredEdit]:
+    """The live edits that an undo means."""
+    live = [edit for edit in known if edit.live]
+    if to_version is not None:
+        return [edit for edit in live if edit.id > to_version]
+    if edit_id is None:
+        return live[-1:]
+    named = next((edit for edit in known if edit.id == edit_id), None)
+    if named is None:
+        needed = f"one of {[edit.id for edit in known]}" if known else "an edit of this user; there are none"
+        raise StoreError(f"User {user!r} has no edit {edit_id}.", needed=needed)
+    if named.merged is not None:
+        raise StoreError(
+            f"Edit {edit_id} of user {user!r} was merged with others by compact.",
+            needed=f"edit {named.merged}, which undoes all of them",
+        )
+    return [named] if named.live else []

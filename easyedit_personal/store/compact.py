@@ -1,0 +1,171 @@
+"""Composing edits exactly, and cutting the composition to a budget of rank when it has grown.
+
+Notation: L [d_out, r], R [r, d_in]; the update is L R. Nothing here ever forms the d_out x d_in matrix.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sqlalchemy import Connection, insert, update
+from torch import Tensor
+
+from ..errors import StoreError
+from ..types import WeightDelta
+from .rows import checksum, pack_factors, pack_record, pack_settings, unpack_factors
+from .schema import edits, merges
+from .statements import add_edit
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What ``compact`` did to a user.
+
+    Attributes:
+        user: whose edits.
+        edit: the new edit that stands for all; None where nothing had to be done.
+        merged: ids of the edits whose factors it has replaced.
+        rank_before, rank_after: by module path.
+        error: by module path, |stored - exact| / |exact| in the Frobenius norm; what rounding costs included.
+        bytes_before, bytes_after: of the live factors in the store.
+    """
+
+    user: str
+    edit: int | None
+    merged: tuple[int, ...]
+    rank_before: Mapping[str, int]
+    rank_after: Mapping[str, int]
+    error: Mapping[str, float]
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def max_error(self) -> float:
+        """The worst matrix's relative error."""
+        return max(self.error.values(), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a user's live edits would become; ``factors`` is None where they are within the budget already."""
+
+    report: CompactReport
+    factors: bytes | None
+    settings: tuple[bytes, str] | None
+
+
+def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str) -> Plan:
+    """Compute a compaction of live rows, without writing.
+
+    The factors keep the widest type among the rows.
+    """
+    parts = [delta for row in rows for delta in unpack_factors(row)]
+    exact = composed(parts)
+    within = len(rows) <= 1 and all(delta.rank <= rank for delta in exact)
+    smaller = exact if within else [reduced(delta, rank) for delta in exact]
+    narrow = all(delta.left.dtype == torch.bfloat16 for delta in exact)
+    dtype = "bfloat16" if narrow else "float32"
+    factors = None if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype)
+    before = sum(len(row.factors) for row in rows)
+    report = CompactReport(
+        user=user,
+        edit=None,
+        merged=() if within else tuple(row.id for row in rows),
+        rank_before={delta.layer: delta.rank for delta in exact},
+        rank_after={delta.layer: delta.rank for delta in smaller},
+        error={one.layer: relative_error(one, two) for one, two in zip(exact, smaller, strict=True)},
+        bytes_before=before,
+        bytes_after=before if factors is None else len(factors),
+    )
+    return Plan(report, factors, pack_settings({"rank": rank}))
+
+
+def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) -> None:
+    """Put the compacted edit in the place of ``rows``, which keep everything but their factors."""
+    old = [row.id for row in rows]
+    row = {
+        "id": tick,
+        "owner": rows[0].owner,
+        "live": 1,
+        "token": None,
+        "created": time.time(),
+        "kernel": "compact",
+        "user": plan.report.user,
+        "record": pack_record(plan.report.user, None, {"error": plan.report.max_error}),
+        "factors": plan.factors,
+    }
+    add_edit(connection, row, plan.settings)
+    # What had been merged into one of them before follows it.
+    connection.execute(update(merges).where(merges.c.target.in_(old)).values(target=tick))
+    connection.execute(insert(merges), [{"edit": number, "target": tick} for number in old])
+    for one in rows:
+        emptied = {**one._asdict(), "factors": b"", "live": 0}
+        values = {"factors": b"", "live": 0, "checksum": checksum(emptied)}
+        connection.execute(update(edits).where(edits.c.id == one.id).values(**values))
+
+
+def composed(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
+    """One update per matrix: left factors side by side, right ones below each other, so that updates add up exactly.
+
+    Raises:
+        StoreError: updates of one matrix have different shapes.
+    """
+    layers: dict[str, list[WeightDelta]] = defaultdict(list)
+    for delta in deltas:
+        layers[delta.layer].append(delta)
+    return [parts[0] if len(parts) == 1 else _joined(layer, parts) for layer, parts in layers.items()]
+
+
+def reduced(delta: WeightDelta, rank: int) -> WeightDelta:
+    """The best approximation of at most ``rank`` (Eckart-Young), computed in float64, in the update's own type.
+
+    Directions that are zero up to float64's rounding are dropped too. The singular values' square roots go to either
+    side, so that neither factor overflows or vanishes in a narrow type.
+    """
+    left_q, left_r = torch.linalg.qr(delta.left.double())
+    right_q, right_r = torch.linalg.qr(delta.right.double().T)
+    u, s, v = torch.linalg.svd(left_r @ right_r.T)
+    kept = max(1, min(rank, int((s > _noise(s, delta.shape)).sum())))
+    root = s[:kept].sqrt()
+    left, right = left_q @ (u[:, :kept] * root), (root[:, None] * v[:kept]) @ right_q.T
+    return WeightDelta(delta.layer, left.to(delta.left.dtype), right.to(delta.right.dtype))
+
+
+def relative_error(exact: WeightDelta, other: WeightDelta) -> float:
+    """|other - exact| / |exact| in the Frobenius norm, computed from the factors in float64; 0 / 0 is 0."""
+    norm = _norm(exact.left.double(), exact.right.double())
+    left = torch.cat([other.left.double(), -exact.left.double()], dim=1)
+    difference = _norm(left, torch.cat([other.right.double(), exact.right.double()], dim=0))
+    return 0.0 if difference == 0.0 else difference / norm if norm else float("inf")
+
+
+def check_budget(rank: int) -> None:
+    """Refuse a rank that keeps nothing."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise StoreError("A budget of rank must be a whole number.", got=rank, needed="1 or more")
+
+
+def _joined(layer: str, parts: Sequence[WeightDelta]) -> WeightDelta:
+    shapes = sorted({part.shape for part in parts})
+    if len(shapes) > 1:
+        raise StoreError(
+            f"Edits of {layer!r} do not fit together.", got=shapes, cause="they were made for different models"
+        )
+    left = torch.cat([part.left for part in parts], dim=1)
+    return WeightDelta(layer, left, torch.cat([part.right for part in parts], dim=0))
+
+
+def _norm(left: Tensor, right: Tensor) -> float:
+    """Frobenius norm of left @ right."""
+    return float(torch.linalg.norm(torch.linalg.qr(left)[1] @ torch.linalg.qr(right.T)[1].T))
+
+
+def _noise(values: Tensor, shape: tuple[int, int]) -> float:
+    """Below this, a singular value is float64's rounding."""
+    largest = float(values[0]) if len(values) else 0.0
+    return largest * max(shape) * torch.finfo(values.dtype).eps

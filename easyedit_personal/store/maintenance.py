@@ -1,0 +1,214 @@
+"""Looking after a store: erase for good, walk all checksums, count, copy, rewrite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from ..errors import ModelError, StoreError
+from .database import Database
+from .rows import owner_of, unpack_factors, unpack_record
+from .schema import edits, merges, read_meta, users
+
+ROWS = 100  # rows with factors that are held in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that ``verify`` found: the edit's id and user where it is one edit, and what is wrong."""
+
+    what: str
+    edit: int | None = None
+    user: str | None = None
+
+
+def erase(database: Database, owner: bytes) -> int:
+    """Remove a user's rows so that no byte of them stays, and say how many there were.
+
+    SQLite overwrites what is deleted with zeros. Yet when deleting rows leaves a page nearly empty, it moves the
+    neighbours' rows and leaves stale copies of them behind, which nothing overwrites when *they* are deleted (1 of
+    1,000 users could be found again). So rows are emptied where they stand, and dropped by ``vacuum`` only.
+    """
+    with database.writing() as connection:
+        mine = select(edits.c.id).where(edits.c.owner == owner)
+        connection.execute(delete(merges).where(merges.c.edit.in_(mine)))
+        count = connection.execute(_emptied(database, owner)).rowcount
+        connection.execute(delete(users).where(users.c.owner == owner))
+    if database.is_sqlite:
+        with database.outside() as raw:
+            busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StoreError(
+                "The user is gone from the database, but not from its log.",
+                cause="somebody has been reading for longer than we waited",
+                remedy="call forget again when they are done",
+            )
+    return count
+
+
+def vacuum(database: Database) -> None:
+    """Rewrite the database without its empty places; nobody can write meanwhile.
+
+    On SQLite also the last traces of forgotten users go: the number and kernel of their edits, salted digests in pages
+    of an index. On PostgreSQL this is what takes forgotten users out of its files: VACUUM FULL.
+    """
+    with database.writing() as connection:
+        connection.execute(delete(edits).where(edits.c.owner == b""))
+    with database.outside() as raw:
+        if database.is_sqlite:
+            raw.execute("VACUUM")
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        else:
+            raw.execute("VACUUM FULL")
+
+
+def stats(database: Database) -> dict[str, Any]:
+    """Counts, bytes, and what the store is bound to."""
+    size = func.length(edits.c.factors)
+    counted = select(func.count(), func.coalesce(func.sum(edits.c.live), 0), func.coalesce(func.sum(size), 0))
+    with database.reading() as connection:
+        known = read_meta(connection)
+        total, live, nbytes = connection.execute(counted.where(edits.c.owner != b"")).one()
+        found = {
+            "users": connection.scalar(select(func.count()).select_from(users)),
+            "edits": total,
+            "live": int(live),
+            "merged": connection.scalar(select(func.count()).select_from(merges)),
+            "factor_bytes": int(nbytes),
+        }
+    found["file_bytes"] = _file_bytes(database)
+    return {**found, **{name: known.get(name) for name in ("schema", "model", "tokenizer")}}
+
+
+def verify(database: Database, salt: bytes) -> list[Fault]:
+    """Read everything once and report what is damaged; memory stays flat.
+
+    Looks at the database's own structure (SQLite), every checksum, every factor (also for NaN and infinity), every
+    preference, and whether edits and users belong together.
+    """
+    faults = [Fault(what) for what in _structure(database)]
+    try:
+        faults += _lost(database)
+        for row in _walk(database):
+            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt)
+    except StoreError as error:
+        faults.append(Fault(error.what))
+    return faults
+
+
+def backup(database: Database, path: Path) -> int:
+    """Write a consistent copy while others go on; returns its size in bytes.
+
+    Raises:
+        StoreError: the path is taken, cannot be written, or the store is PostgreSQL's.
+    """
+    if not database.is_sqlite:
+        raise StoreError("PostgreSQL has its own tools for backups.", got=str(database), remedy="use pg_dump")
+    if path.exists():
+        raise StoreError("The backup would overwrite a file.", got=str(path), remedy="name a new one")
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with database.reading() as connection:
+            connection.connection.driver_connection.execute("VACUUM INTO ?", (str(part),)).close()  # type: ignore[union-attr]
+        descriptor = os.open(part, os.O_RDWR)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _emptied(database: Database, owner: bytes) -> Any:
+    if not database.is_sqlite:
+        return delete(edits).where(edits.c.owner == owner)
+    nothing = dict.fromkeys(("owner", "checksum", "record", "factors"), b"")
+    blank = update(edits).where(edits.c.owner == owner)
+    return blank.values(**nothing, live=0, token=None, created=0.0, settings=None, user="")
+
+
+def _structure(database: Database) -> Iterator[str]:
+    """What SQLite says of its own file."""
+    if not database.is_sqlite:
+        return
+    try:
+        with database.outside() as raw:
+            lines = [row[0] for row in raw.execute("PRAGMA integrity_check").fetchall()]
+    except StoreError as error:
+        lines = [error.what]
+    yield from (line for line in lines if line != "ok")
+
+
+def _lost(database: Database) -> list[Fault]:
+    """Edits without their user or the reverse."""
+    with database.reading() as connection:
+        missing = select(edits.c.id, edits.c.user).outerjoin(users, users.c.owner == edits.c.owner)
+        orphans = connection.execute(missing.where(edits.c.owner != b"", users.c.owner.is_(None))).all()
+        empty = select(func.count()).select_from(users).where(users.c.owner.not_in(select(edits.c.owner)))
+        count = connection.scalar(empty)
+    faults = [Fault("its user is missing in the list of users", row.id, row.user) for row in orphans]
+    return faults + ([Fault(f"{count} users have no edits")] if count else [])
+
+
+def _walk(database: Database) -> Iterator[Any]:
+    """All rows, a hundred at a time; where those cannot be read, one by one with a fault for each that fails."""
+    last = -1
+    while True:
+        numbers = select(edits.c.id).where(edits.c.id > last, edits.c.owner != b"").order_by(edits.c.id).limit(ROWS)
+        with database.reading() as connection:
+            ids = list(connection.scalars(numbers))
+        if not ids:
+            return
+        last = ids[-1]
+        try:
+            with database.reading() as connection:
+                yield from _rows(connection, ids)
+        except StoreError:
+            yield from _one_by_one(database, ids)
+
+
+def _rows(connection: Connection, ids: list[int]) -> list[Any]:
+    query = select(edits, merges.c.target).outerjoin(merges, merges.c.edit == edits.c.id)
+    return list(connection.execute(query.where(edits.c.id.in_(ids)).order_by(edits.c.id)))
+
+
+def _one_by_one(database: Database, ids: list[int]) -> Iterator[Any]:
+    for number in ids:
+        try:
+            with database.reading() as connection:
+                rows = _rows(connection, [number])
+        except StoreError as error:
+            yield Fault(error.what, number)
+        else:
+            yield from rows
+
+
+def _row_faults(row: Any, salt: bytes) -> Iterator[Fault]:
+    try:
+        deltas = unpack_factors(row)
+        unpack_record(row)
+    except (StoreError, ModelError) as error:
+        yield Fault(error.what, row.id, row.user)
+        return
+    if not deltas and row.target is None:
+        yield Fault("its factors are missing", row.id, row.user)
+    if owner_of(row.user, salt) != row.owner:
+        yield Fault("it is kept under another user", row.id, row.user)
+
+
+def _file_bytes(database: Database) -> int:
+    """Bytes on the disk, the log included."""
+    if database.is_sqlite:
+        files = (database.beside(suffix) for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+    with database.reading() as connection:
+        return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar() or 0)

@@ -1,0 +1,94 @@
+"""The statements that several operations share, each inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..errors import StoreError
+from .database import Database
+from .rows import StoredEdit, checksum, unpack_edit
+from .schema import clock, edits, merges, meta, read_meta, settings, ticks, users
+
+
+def touch(connection: Connection, owner: bytes) -> int:
+    """Note a change of this user, and keep others from changing them until the transaction ends.
+
+    Returns:
+        The tick of the change.
+    """
+    row = insert_into(connection, users)
+    if connection.dialect.name == "sqlite":
+        tick = connection.scalar(update(clock).values(tick=clock.c.tick + 1).returning(clock.c.tick))
+        row = row.values(owner=owner, changed=tick)
+        connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_={"changed": tick}))
+        return int(tick or 0)
+    # On a conflict the tick is drawn once the row is locked, so that a user's ticks rise in the order of commits.
+    row = row.values(owner=owner, changed=ticks.next_value())
+    row = row.on_conflict_do_update(index_elements=["owner"], set_={"changed": ticks.next_value()})
+    return int(connection.scalar(row.returning(users.c.changed)) or 0)
+
+
+def insert_into(connection: Connection, table: Any) -> Any:
+    """INSERT that knows ON CONFLICT; both databases have it, SQLAlchemy spells it per dialect."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def add_edit(connection: Connection, row: dict[str, Any], packed: tuple[bytes, str] | None) -> None:
+    """Insert an edit with its settings (``rows.pack_settings``) and its checksum."""
+    if packed:
+        setting = insert_into(connection, settings).values(digest=packed[0], content=packed[1])
+        connection.execute(setting.on_conflict_do_nothing())
+    row = {**row, "settings": packed[0] if packed else None}
+    connection.execute(edits.insert().values(**row, checksum=checksum(row)))
+
+
+def live_edits(owner: bytes) -> Select[Any]:
+    """A user's live edits with their factors, oldest first."""
+    return select(edits).where(edits.c.owner == owner, edits.c.live == 1).order_by(edits.c.id)
+
+
+def believed_records(owner: bytes) -> Select[Any]:
+    """Records of a user's live edits, and of those that were merged into live ones."""
+    target = edits.alias("target")
+    query = select(edits.c.id, edits.c.user, edits.c.record)
+    query = query.outerjoin(merges, merges.c.edit == edits.c.id).outerjoin(target, target.c.id == merges.c.target)
+    return query.where(edits.c.owner == owner, or_(edits.c.live == 1, target.c.live == 1)).order_by(edits.c.id)
+
+
+def read_history(connection: Connection, owner: bytes) -> list[StoredEdit]:
+    """All edits of a user without their factors, oldest first."""
+    columns = [column for column in edits.c if column.name != "factors"]
+    nbytes = func.length(edits.c.factors).label("nbytes")
+    query = select(*columns, nbytes, settings.c.content, merges.c.target)
+    query = query.outerjoin(settings, settings.c.digest == edits.c.settings)
+    query = query.outerjoin(merges, merges.c.edit == edits.c.id).where(edits.c.owner == owner)
+    return [unpack_edit(row) for row in connection.execute(query.order_by(edits.c.id))]
+
+
+def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:
+    """What the store knows of itself, after it has learned or compared the base model's fingerprints.
+
+    Raises:
+        StoreError: it was made with another model or tokenizer.
+    """
+    with database.reading() as connection:
+        known = read_meta(connection)
+    if given.keys() - known.keys():
+        with database.writing() as connection:
+            for name, value in given.items():
+                row = insert_into(connection, meta).values(name=name, value=value)
+                connection.execute(row.on_conflict_do_nothing())
+            known = read_meta(connection)
+    for name, value in given.items():
+        if known[name] != value:
+            raise StoreError(
+                f"{database} was made with another {'base model' if name == 'model' else name}.",
+                got=f"fingerprint {value}",
+                needed=f"fingerprint {known[name]}",
+                remedy="load the one that it was made with, or open another store",
+            )
+    return known

@@ -16,7 +16,7 @@ def folder(tmp_path):
     """A result folder with one method that worked, with turns, and one that failed."""
     share = {"mean": 0.25, "n": 4, "ci95": [0.05, 0.7]}
     turns = {str(n): {"direct": {"mean": 0.5}, "implicit": {"mean": None}, "not_fitting": 2} for n in (0, 2)}
-    metrics = {key: share for key in COLUMNS.values()}
+    metrics = dict.fromkeys(COLUMNS.values(), share)
     metrics |= {"health": {"mean": 1.25, "stopped": 1.0}, "multi_turn": {**share, "by_turns": turns}}
     cost = {"seconds_per_user": 1.5, "bytes_per_user": 11264.0}
     methods = {
@@ -52,5 +52,5 @@ def test_what_is_written_names_no_user(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_folder_without_result_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no result.json"):
+    with pytest.raises(DataError, match=r"no result\.json"):
         read(tmp_path / "elsewhere")

@@ -1,0 +1,44 @@
+"""Edits and preferences that tests can make again from their name, and compare bit for bit."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+from easyedit_personal.types import Preference, WeightDelta
+
+LAYER = "model.layers.3.mlp.down_proj"
+
+
+def edit(name: str, rank: int = 4, layer: str = LAYER, d_out: int = 24, d_in: int = 40) -> list[WeightDelta]:
+    """One update; the same for the same name."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    left = torch.randn(d_out, rank, generator=generator)
+    return [WeightDelta(layer, left, torch.randn(rank, d_in, generator=generator))]
+
+
+def preference(name: str, user: str | None = None) -> Preference:
+    """A preference whose words hold ``name``."""
+    phrases = (("pastime", f"What's my pastime, {name}?"), ("leisure", "What do I do at {leisure}?"))
+    return Preference("hobby", "What's my hobby?", f"target of {name}", user, f"I love {name} ünïcode 🎈", phrases)
+
+
+def same(one: list[WeightDelta], two: list[WeightDelta]) -> bool:
+    """Equal bit for bit, types included."""
+    return len(one) == len(two) and all(
+        a.layer == b.layer
+        and a.left.dtype == b.left.dtype
+        and torch.equal(a.left, b.left)
+        and torch.equal(a.right, b.right)
+        for a, b in zip(one, two)
+    )
+
+
+def joined(*names: str) -> list[WeightDelta]:
+    """What a store must answer for the live edits of these names."""
+    parts = [edit(name)[0] for name in names]
+    if not parts:
+        return []
+    left = torch.cat([part.left for part in parts], 1)
+    return [WeightDelta(LAYER, left, torch.cat([part.right for part in parts], 0))]

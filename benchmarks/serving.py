@@ -11,10 +11,11 @@ model one question each, in one batch, and prints throughput as a ratio to the s
 - shared: hooks, after the same conversation of some 110 tokens, against the base model, which reads what all rows share
   once; users' models share it up to the edited layer;
 - service: ``PersonalizedModel.generate_for`` over an ``EditStore``, with natural stop, against ``generate`` of the base
-  model.
+  model; and ``stream_for``, all listeners taking pieces in turn.
 
 Factors are random, of rank 16 at layer 3, as large as a twentieth of the matrix: time does not depend on their values,
-and nothing here depends on what the model answers. Every row writes exactly 32 tokens, except in "service". One thread.
+and nothing here depends on what the model answers. Every row writes exactly 32 tokens, except in "service" and
+"streams". One thread.
 The ways take turns in every round; a ratio is taken within its round, and its median and quartiles over the rounds
 are reported. Other processes on the machine disturb single rounds, not the median.
 """
@@ -28,6 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,14 @@ def make_ways(model: nn.Module, tokenizer: Any, users: int, store: EditStore) ->
                 outs += write(model, tokenizer, [row])
         return outs
 
+    def streams() -> int:
+        listeners = [served.stream_for(name, prompt, max_new_tokens=NEW_TOKENS) for name, prompt in zip(names, prompts)]
+        for _ in zip_longest(*listeners):
+            pass
+        return spoken
+
+    spoken = said(served.generate_for(names, prompts, max_new_tokens=NEW_TOKENS))
+
     def library(one: Any, **options: Any) -> int:
         out: Tensor = one.generate(**inputs, **options)
         return users * (out.shape[1] - inputs["input_ids"].shape[1])
@@ -167,6 +177,7 @@ def make_ways(model: nn.Module, tokenizer: Any, users: int, store: EditStore) ->
         "library peft": lambda: library(wrapped, adapter_names=names),
         "service base": lambda: said(generate(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS)),
         "service": lambda: said(served.generate_for(names, prompts, max_new_tokens=NEW_TOKENS)),
+        "streams": streams,
     }
     alone = one_by_one()
     agreement = {
@@ -200,7 +211,12 @@ def share(first: Sequence[Any], second: Sequence[Any]) -> float:
 
 
 BASES = {"shared": "shared base", "shared base": "shared base", "library base": "library base"}
-BASES |= {"service base": "service base", "library peft": "library base", "service": "service base"}
+BASES |= {
+    "service base": "service base",
+    "library peft": "library base",
+    "service": "service base",
+    "streams": "service base",
+}
 
 
 def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, Any]]:

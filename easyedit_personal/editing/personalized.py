@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from ..errors import RequestError
-from ..evaluate.generate import MAX_NEW_TOKENS, Answer, Prompt, generate
+from ..evaluate.generate import MAX_NEW_TOKENS, Answer, Prompt, check_fits, encode_prompt, generate
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.mixed import Factors, mixed
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
-from .streaming import stream
+from .streaming import Stream, Streams
 
 BASE: Factors = {}
 
@@ -47,6 +47,7 @@ class PersonalizedModel:
         self.model, self.tokenizer, self.store = model, tokenizer, store
         self.cache = FactorCache(store, model, cache_bytes)
         self.prompt_format = (hparams or PersonalizationHyperParams()).prompt_format
+        self._streams = Streams(model, tokenizer)
         self._lock = threading.RLock()
         self._inside: str | None = None
 
@@ -108,21 +109,21 @@ class PersonalizedModel:
     ) -> Iterator[str]:
         """Answer piece by piece; the pieces together are ``generate_for``'s text.
 
-        The user's factors are those of the moment the stream begins. The model is locked for one token at a time,
-        so streams and batches of other threads run in between.
+        The user's factors are those of the moment of this call. The model is locked for one token at a time, so that
+        batches of other threads run in between; streams that are listened to at the same time, by any number of
+        threads, are written together, at the price of one.
 
         Raises:
             RequestError: the prompt cannot be answered; raised here, before the first piece is asked for.
+            Exception: whatever stopped the model (out of memory, say) is raised by all streams of that moment.
         """
+        if max_new_tokens < 1:
+            raise RequestError("max_new_tokens must be positive.", got=max_new_tokens)
         factors = self.factors(user)
-        return stream(
-            self.model,
-            self.tokenizer,
-            conversation,
-            lambda: self._answering(factors),
-            prompt_format=self.prompt_format,
-            max_new_tokens=max_new_tokens,
-        )
+        with self._alone("stream_for"):
+            row = encode_prompt(self.tokenizer, conversation, self.prompt_format)
+            check_fits(self.model, row, max_new_tokens)
+            return self._streams.add(Stream(row, factors, max_new_tokens), lambda: self._alone("stream_for"))
 
     def factors(self, user: str | None) -> Factors:
         """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""
@@ -132,11 +133,6 @@ class PersonalizedModel:
         """Factors per row; a user's rows share one object, and so do all rows of the base model."""
         found = {user: self.factors(user) or BASE for user in dict.fromkeys(users)}
         return [found[user] for user in users]
-
-    @contextmanager
-    def _answering(self, factors: Factors) -> Iterator[None]:
-        with self._alone("stream_for"), mixed(self.model, [factors]):
-            yield
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:

@@ -7,7 +7,7 @@ once, and then the packs' caches are put together, since ten rows cost a step ha
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,13 @@ def continue_all(
     waiting: list[State] = []
     for pack in packs:
         alike = owners is None or len({owners[i] for i in pack}) == 1
-        state = _read(model, tokenizer, rows, pack, seat or _nobody, alike)
-        if waiting and not _join_fits(model, [*waiting, state]):
-            _write(model, _join(waiting), outs, limits, ends, seat or _nobody)
+        state = read(model, tokenizer, rows, pack, seat or _nobody, alike)
+        if waiting and not join_fits(model, [*waiting, state]):
+            _write(model, join(waiting), outs, limits, ends, seat or _nobody)
             waiting = []
         waiting.append(state)
     if waiting:
-        _write(model, _join(waiting), outs, limits, ends, seat or _nobody)
+        _write(model, join(waiting), outs, limits, ends, seat or _nobody)
     return outs
 
 
@@ -87,7 +87,14 @@ def _nobody(rows: Sequence[int]) -> None:
     """Where nobody wants to know who sits in a batch."""
 
 
-def _read(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], pack: list[int], seat: Seat, alike: bool) -> State:
+def read(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[Encoded] | Mapping[int, Encoded],
+    pack: list[int],
+    seat: Seat,
+    alike: bool,
+) -> State:
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
     own = [rows[i] for i in pack]
@@ -129,29 +136,35 @@ def _write(
         if not keep:
             return
         if len(keep) <= len(state.rows) // 2:  # a finished row costs as much as others, copying the cache costs too
-            _select(state, keep)
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], 1)
-        seat(state.rows)
-        output = forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
-        state.tokens, state.cache = output.logits[:, -1].argmax(-1), output.past_key_values
-        state.positions = state.positions + 1
+            select(state, keep)
+        advance(model, state, seat)
 
 
-def _select(state: State, keep: list[int]) -> None:
+def advance(model: nn.Module, state: State, seat: Seat) -> None:
+    """Read every row's next token and find the one after it."""
+    state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], 1)
+    seat(state.rows)
+    output = forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
+    state.tokens, state.cache = output.logits[:, -1].argmax(-1), output.past_key_values
+    state.positions = state.positions + 1
+
+
+def select(state: State, keep: list[int]) -> None:
+    """Keep some of the rows, by their place in the state."""
     index = torch.tensor(keep, device=state.tokens.device)
     state.cache.batch_select_indices(index)
     state.rows = [state.rows[k] for k in keep]
     state.tokens, state.positions, state.mask = state.tokens[index], state.positions[index], state.mask[index]
 
 
-def _join_fits(model: nn.Module, states: Sequence[State]) -> bool:
+def join_fits(model: nn.Module, states: Sequence[State]) -> bool:
     """Whether the states may be written together: plain caches, and not too large a one."""
     rows, width = sum(len(state.rows) for state in states), max(state.width for state in states)
     plain = not _slides(model) and all(type(state.cache) is DynamicCache for state in states)
     return plain and rows * width <= CACHE_TOKENS
 
 
-def _join(states: Sequence[State]) -> State:
+def join(states: Sequence[State]) -> State:
     """One state of all rows; shorter caches are padded on the left, where the mask hides the padding."""
     if len(states) == 1:
         return states[0]

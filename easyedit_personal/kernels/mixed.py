@@ -68,12 +68,13 @@ class Seating:
     """Who sits in which row of the batch that runs next.
 
     Args:
-        factors: one entry per row of the call; rows of the same user share one object.
+        factors: by the row's number; rows of the same user share one object. May change between forward passes, as
+            long as a number is not given to somebody else.
     """
 
-    def __init__(self, factors: Sequence[Factors]) -> None:
-        self.factors = list(factors)
-        self.rows: list[int] = list(range(len(self.factors)))
+    def __init__(self, factors: Mapping[int, Factors]) -> None:
+        self.factors = factors
+        self.rows = list(factors)
         self._groups: dict[str, list[Group]] = {}
 
     def seat(self, rows: Sequence[int]) -> None:
@@ -159,9 +160,15 @@ def mixed(model: nn.Module, factors: Sequence[Factors]) -> Iterator[Seating]:
         ModelError: an update names no projection of the model, or does not fit it.
     """
     check_rows(model, factors)
-    seating = Seating(factors)
+    with attached(model, Seating(dict(enumerate(factors)))) as seating:
+        yield seating
+
+
+@contextmanager
+def attached(model: nn.Module, seating: Seating) -> Iterator[Seating]:
+    """Inside the block, the model's projections add what the seating says; its factors must fit the model."""
     with ExitStack() as hooks:
-        for path in dict.fromkeys(path for row in factors for path in row):
+        for path in dict.fromkeys(path for row in seating.factors.values() for path in row):
             hooks.enter_context(_adding(get_module(model, path), path, seating))
         yield seating
 

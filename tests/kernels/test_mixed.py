@@ -141,6 +141,21 @@ def test_quantised_projections_can_be_personalised(llama, tokenizer):
         assert (last_logits(llama, batch) - wanted).abs().max() < 1e-4
 
 
+@torch.no_grad()
+def test_half_precision_keeps_its_type(tokenizer):
+    """Factors in float32, a model in bfloat16: rounding differs from the edit in place, the answer hardly."""
+    model = tiny_model("llama", torch.bfloat16)
+    alice = people(model)[0]
+    batch = collate([encode(tokenizer, text) for text in TEXTS], tokenizer)
+    with mixed(model, [alice, {}, alice, {}, alice]):
+        got = last_logits(model, batch)
+    with edited(model, list(alice.values())):
+        wanted = last_logits(model, batch)
+    plain = last_logits(model, batch)
+    assert got.dtype == torch.bfloat16 and torch.equal(got[[1, 3]], plain[[1, 3]])
+    assert (got - wanted)[[0, 2, 4]].abs().max() < 0.05 * (wanted - plain).abs().max()
+
+
 def test_what_does_not_fit_is_refused_before_any_hook(llama):
     other = tiny_model("llama", intermediate_size=64)
     for wrong in (random_delta(other, 2), WeightDelta("model.layers.9.mlp.down_proj", *factors_like(llama))):

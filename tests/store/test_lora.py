@@ -66,6 +66,9 @@ class Shelf:
     def deltas(self, user):
         return self.edits[user]
 
+    def version(self, user):
+        return len(self.edits[user])
+
 
 @pytest.mark.parametrize("family", ["llama", "llama-square", "qwen3", "gemma2", "gpt2", "gpt2-square", "gptj"])
 def test_peft_gives_the_logits_of_the_edit(family, tmp_path):
@@ -276,7 +279,7 @@ def test_the_recipe_in_serving_md_runs(llama, tokenizer, tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)
     folders = [entry["folder"] for entry in json.loads(names["index_file"].read_text())["adapters"].values()]
-    assert len(names["answers"]) == 2 and len(blocks) == 3
+    assert len(names["answers"]) == 2 and len(blocks) == 4 and names["pieces"]
     command = names["command"]
     assert command[:3] == ["vllm", "serve", "my-org/my-model"] and "16" in command
     assert [f"{name}={tmp_path}/adapters/{name}" for name in folders] == command[5:7]

@@ -57,8 +57,8 @@ class LowRankParams(_Group):
     ``lr`` is the share of a projection's output that one step may change. After the cut to ``rank`` directions come
     ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. ``ridge``, relative to
     the mean of the keys' second moments (with ``mom2_adjustment``), says how rare a direction may be before it costs
-    no less than others. ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below it, and the
-    preservation term below ``preserve.stop_kl``.
+    no less than others. ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below
+    it, and the preservation term below ``preserve.stop_kl``.
     """
 
     rank: int = Field(16, ge=1, le=512)

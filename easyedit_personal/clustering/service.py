@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -29,6 +30,10 @@ _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
 _Line = StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\n\r]*$")
 
 
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
 class _Item(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     subject: Annotated[str, _Line, Field(max_length=60)]
@@ -40,7 +45,7 @@ class _Reply(BaseModel):
     phrases: list[_Item] = Field(min_length=1, max_length=256)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """The endpoint answered, but not with what was asked for; worth another attempt."""
 
 
@@ -71,24 +76,55 @@ class PhraseService:
             MissingDependencyError: the openai client is not installed.
             ServiceError: no model or key is set, the endpoint failed for good, or its answers stayed unusable.
         """
+        wish = {"subject": subject, "question": question, "count": count}
+        return self.ask(
+            INSTRUCTIONS,
+            wish,
+            lambda content: parse_reply(content, subject, question)[:count],
+            what=f"phrases for {subject!r}",
+            needed='{"phrases": [{"subject": "...", "question": "..."}, ...]}',
+            remedy="use another model, or cluster.source: lexicon",
+        )
+
+    def ask(
+        self,
+        instructions: str,
+        wish: Mapping[str, Any],
+        parse: Callable[[str], T],
+        *,
+        what: str,
+        needed: str,
+        remedy: str,
+    ) -> T:
+        """What ``parse`` makes of the answer to ``wish``; asked again while it raises ``Unusable``.
+
+        Args:
+            instructions: the system's message.
+            wish: becomes the user's message, as JSON, so that strangers' words stay data.
+            parse: from the answer's text to what is wanted.
+            what, needed, remedy: for the error's message.
+
+        Raises:
+            MissingDependencyError, ServiceError: see ``phrases``.
+        """
         model = self._model()
         client = self._client()
-        wish = json.dumps({"subject": subject, "question": question, "count": count}, ensure_ascii=False)
-        messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": wish}]
+        user = json.dumps(wish, ensure_ascii=False)
+        messages = [{"role": "system", "content": instructions}, {"role": "user", "content": user}]
         fault = "nothing was asked"
         with client:
             for _ in range(max(1, self.attempts)):
                 answer = self._ask(client, model, messages)
                 try:
-                    return parse_reply(_content(answer), subject, question)[:count]
-                except _Unusable as error:
+                    return parse(_content(answer))
+                except Unusable as error:
                     fault = str(error)
         raise ServiceError(
-            f"{model!r} gave no usable phrases for {subject!r} in {max(1, self.attempts)} attempts.",
+            f"{model!r} gave no usable {what} in {max(1, self.attempts)} attempts.",
             got=fault,
-            needed='{"phrases": [{"subject": "...", "question": "..."}, ...]}',
+            needed=needed,
             cause="the model is too small to follow the format, or the endpoint is not a chat-completions one",
-            remedy="use another model, or cluster.source: lexicon",
+            remedy=remedy,
         )
 
     def _model(self) -> str:
@@ -135,13 +171,7 @@ def parse_reply(content: str, subject: str, question: str) -> list[Phrase]:
 
     A code fence around the JSON is accepted, since many models cannot help it; anything else besides is not.
     """
-    fenced = _FENCE.match(content.strip())
-    try:
-        reply = _Reply.model_validate_json(fenced[1] if fenced else content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the answer"
-        raise _Unusable(f"{where}: {first['msg']} in {shorten(content)}") from None
+    reply = parse_json(_Reply, content)
     known, phrases = {normalise(subject)}, []
     for number, item in enumerate(reply.phrases):
         if normalise(item.subject) not in known:
@@ -151,8 +181,23 @@ def parse_reply(content: str, subject: str, question: str) -> list[Phrase]:
                 Phrase(item.subject, item.question) if stands else reword(question, subject, item.subject, number)
             )
     if not phrases:
-        raise _Unusable(f"no other name than {subject!r} in {shorten(content)}")
+        raise Unusable(f"no other name than {subject!r} in {shorten(content)}")
     return phrases
+
+
+def parse_json(kind: type[M], content: str) -> M:
+    """The JSON object of an answer, checked strictly; a code fence around it is taken off.
+
+    Raises:
+        Unusable: it is no JSON, or not of this kind.
+    """
+    fenced = _FENCE.match(content.strip())
+    try:
+        return kind.model_validate_json(fenced[1] if fenced else content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the answer"
+        raise Unusable(f"{where}: {first['msg']} in {shorten(content)}") from None
 
 
 def _content(answer: Any) -> str:
@@ -160,9 +205,9 @@ def _content(answer: Any) -> str:
     try:
         content = answer.choices[0].message.content
     except (AttributeError, IndexError, TypeError):
-        raise _Unusable(f"no chat completion: {shorten(answer)}") from None
+        raise Unusable(f"no chat completion: {shorten(answer)}") from None
     if not isinstance(content, str) or not content.strip():
-        raise _Unusable("an empty answer")
+        raise Unusable("an empty answer")
     return content
 
 

@@ -1,6 +1,6 @@
 """What does it cost that every row of a batch is another user's model?
 
-``python -m benchmarks.serving [--json FILE] [--rounds 9] [--users 2 16 64]`` lets 2, 16 and 64 users ask the reference
+``python -m benchmarks.serving [--json FILE] [--rounds 11] [--users 2 16 64]`` lets 2, 16 and 64 users ask the reference
 model one question each, in one batch, and prints throughput as a ratio to the same batch without any user:
 
 - hooks: our factor hooks (``kernels.mixed``), the same greedy loop as the un-personalised batch;
@@ -13,11 +13,12 @@ model one question each, in one batch, and prints throughput as a ratio to the s
 - service: ``PersonalizedModel.generate_for`` over an ``EditStore``, with natural stop, against ``generate`` of the base
   model; and ``stream_for``, all listeners taking pieces in turn.
 
-Factors are random, of rank 16 at layer 3, as large as a twentieth of the matrix: time does not depend on their values,
-and nothing here depends on what the model answers. Every row writes exactly 32 tokens, except in "service" and
-"streams". One thread.
-The ways take turns in every round; a ratio is taken within its round, and its median and quartiles over the rounds
-are reported. Other processes on the machine disturb single rounds, not the median.
+Factors are random, of rank 16 at layer 3: time does not depend on their values. They are as large as the matrix, so
+that answers change and equal rows prove something; in "service" and "streams" a twentieth of it, so that answers end
+when the base model's do. Every row writes exactly 32 tokens, except in those two. One thread.
+
+All ways take turns in every round; medians and quartiles are of the ratios within a round, by the process's CPU time,
+which other processes hardly touch (with one thread it is wall time on an idle machine); the ratio by wall time beside.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -38,23 +38,25 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from transformers import GenerationConfig
 
+from benchmarks.rounds import Way, measure
 from easyedit_personal import reference
 from easyedit_personal.editing.personalized import PersonalizedModel
 from easyedit_personal.evaluate.generate import encode_prompt, generate
 from easyedit_personal.evaluate.greedy import continue_all
 from easyedit_personal.evaluate.setup import commit
 from easyedit_personal.kernels.apply import edited, relative_norm
-from easyedit_personal.kernels.mixed import Factors, merged, mixed
+from easyedit_personal.kernels.mixed import merged, mixed
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded, collate
 from easyedit_personal.store.lora import export_lora
 from easyedit_personal.store.store import EditStore
 from easyedit_personal.types import WeightDelta
 
-LAYER, RANK, NEW_TOKENS, SIZE = 3, 16, 32, 0.05
+LAYER, RANK, NEW_TOKENS = 3, 16, 32
+LOUD, QUIET = 1.0, 0.05  # size of an update, relative to the matrix
 MIXED_RANKS = (4, 16, 64)
 QUESTIONS = [
     "What's my hobby?",
@@ -68,16 +70,21 @@ TALK = [
     {"role": "user", "content": "Hello! I have a question about a long journey by train through the mountains. " * 3},
     {"role": "assistant", "content": "Of course, tell me more about it, and about when you would like to travel. " * 3},
 ]
-Way = Callable[[], int]  # runs once, returns the number of tokens written
+AGAINST = {
+    **dict.fromkeys(("base", "hooks", "peft", "ranks", "one by one"), "base"),
+    **dict.fromkeys(("shared base", "shared"), "shared base"),
+    **dict.fromkeys(("library base", "library peft"), "library base"),
+    **dict.fromkeys(("service base", "service", "streams"), "service base"),
+}
 
 
-def random_factors(model: nn.Module, seed: int, rank: int = RANK) -> WeightDelta:
-    """A user's update: random, ``SIZE`` times as large as the matrix."""
+def random_factors(model: nn.Module, seed: int, rank: int = RANK, size: float = LOUD) -> WeightDelta:
+    """A user's update: random, ``size`` times as large as the matrix."""
     layout = find_layout(model)
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(layout.d_model, rank, generator=generator)
     delta = WeightDelta(layout.rewrite_path(LAYER), left, torch.randn(rank, layout.d_mlp, generator=generator))
-    return WeightDelta(delta.layer, left * (SIZE / relative_norm(model, [delta])), delta.right)
+    return WeightDelta(delta.layer, left * (size / relative_norm(model, [delta])), delta.right)
 
 
 class WithAdapters(nn.Module):
@@ -98,101 +105,100 @@ class WithAdapters(nn.Module):
         return self.wrapped(adapter_names=names, logits_to_keep=logits_to_keep, **inputs)
 
 
-def write(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], **options: Any) -> list[list[int]]:
-    """``NEW_TOKENS`` tokens for every row, in one batch, whatever they are."""
-    limits = [NEW_TOKENS] * len(rows)
-    return continue_all(model, tokenizer, rows, [list(range(len(rows)))], limits, frozenset(), **options)
+class Crowd:
+    """Users, their factors, and one question of each."""
 
+    def __init__(self, model: nn.Module, tokenizer: Any, users: int, store: EditStore) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.names = [f"user{i}" for i in range(users)]
+        self.prompts = [QUESTIONS[i % len(QUESTIONS)] for i in range(users)]
+        self.rows = [encode_prompt(tokenizer, prompt) for prompt in self.prompts]
+        self.talks = [encode_prompt(tokenizer, [*TALK, {"role": "user", "content": prompt}]) for prompt in self.prompts]
+        self.edits = [random_factors(model, seed) for seed in range(users)]
+        self.various = [random_factors(model, seed, MIXED_RANKS[seed % 3]) for seed in range(users)]
+        for seed, name in enumerate(self.names):
+            store.put(name, [random_factors(model, seed, size=QUIET)])
+        self.served = PersonalizedModel(model, tokenizer, store)
+        self.spoken = said(self.service())
 
-def library_inputs(tokenizer: Any, rows: Sequence[Encoded]) -> dict[str, Any]:
-    """What the library's ``generate`` takes for the same work."""
-    batch = collate(rows, tokenizer, side="left")
-    settings = GenerationConfig(
-        do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=1, pad_token_id=0
-    )
-    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "generation_config": settings}
+    def write(self, model: nn.Module, rows: Sequence[Encoded], **options: Any) -> list[list[int]]:
+        """``NEW_TOKENS`` tokens for every row, in one batch, whatever they are."""
+        limits = [NEW_TOKENS] * len(rows)
+        return continue_all(model, self.tokenizer, rows, [list(range(len(rows)))], limits, frozenset(), **options)
 
+    def hooks(self, edits: Sequence[WeightDelta], rows: Sequence[Encoded]) -> list[list[int]]:
+        """Our factor hooks."""
+        with mixed(self.model, [merged([delta]) for delta in edits]) as seating:
+            return self.write(self.model, rows, owners=self.names, seat=seating.seat)
 
-def load_adapters(edits: dict[str, WeightDelta]) -> tuple[Any, float]:
-    """A second copy of the reference model with one PEFT adapter per user, and the seconds of loading them."""
-    model, _ = reference.load()
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {user: export_lora([delta], Path(folder) / user) for user, delta in edits.items()}
-        start = time.perf_counter()
-        wrapped: Any = None
-        for user, path in paths.items():
-            if wrapped is None:
-                wrapped = peft.PeftModel.from_pretrained(model, path, adapter_name=user)
-            else:
-                wrapped.load_adapter(path, adapter_name=user)
-        return wrapped.eval(), time.perf_counter() - start
-
-
-def make_ways(model: nn.Module, tokenizer: Any, users: int, store: EditStore) -> tuple[dict[str, Way], dict[str, Any]]:
-    """Every way to answer ``users`` rows, and figures that need no repetition."""
-    names = [f"user{i}" for i in range(users)]
-    edits = {name: random_factors(model, seed) for seed, name in enumerate(names)}
-    various = [random_factors(model, seed, MIXED_RANKS[seed % 3]) for seed in range(users)]
-    prompts = [QUESTIONS[i % len(QUESTIONS)] for i in range(users)]
-    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    wrapped, load_seconds = load_adapters(edits)
-    loop, inputs = WithAdapters(wrapped, names), library_inputs(tokenizer, rows)
-    talk = [encode_prompt(tokenizer, [*TALK, {"role": "user", "content": prompt}]) for prompt in prompts]
-    served = PersonalizedModel(model, tokenizer, filled(store, edits))
-    owners: dict[str, Any] = {"owners": names}
-
-    def hooks(factors: Sequence[Factors], asked: Sequence[Encoded] = rows) -> list[list[int]]:
-        with mixed(model, factors) as seating:
-            return write(model, tokenizer, asked, seat=seating.seat, **owners)
-
-    def one_by_one() -> list[list[int]]:
+    def one_by_one(self) -> list[list[int]]:
+        """Everybody's model in place, in turn."""
         outs = []
-        for name, row in zip(names, rows):
-            with edited(model, [edits[name]]):
-                outs += write(model, tokenizer, [row])
+        for delta, row in zip(self.edits, self.rows):
+            with edited(self.model, [delta]):
+                outs += self.write(self.model, [row])
         return outs
 
-    def streams() -> int:
-        listeners = [served.stream_for(name, prompt, max_new_tokens=NEW_TOKENS) for name, prompt in zip(names, prompts)]
-        for _ in zip_longest(*listeners):
+    def library(self, model: Any, **options: Any) -> int:
+        """The library's loop; the number of tokens written."""
+        batch = collate(self.rows, self.tokenizer, side="left")
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=1, pad_token_id=0
+        )
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        out = model.generate(**inputs, generation_config=settings, **options)
+        return len(self.names) * (out.shape[1] - batch.input_ids.shape[1])
+
+    def service(self) -> list[Any]:
+        """What a web service calls."""
+        return self.served.generate_for(self.names, self.prompts, max_new_tokens=NEW_TOKENS)
+
+    def streams(self) -> int:
+        """The same answers piece by piece; the number of their tokens."""
+        asked = zip(self.names, self.prompts)
+        for _ in zip_longest(*(self.served.stream_for(name, text, max_new_tokens=NEW_TOKENS) for name, text in asked)):
             pass
-        return spoken
+        return self.spoken
 
-    spoken = said(served.generate_for(names, prompts, max_new_tokens=NEW_TOKENS))
+    def adapters(self) -> tuple[Any, float]:
+        """A second copy of the reference model with one PEFT adapter per user, and the seconds of loading them."""
+        model, _ = reference.load()
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [export_lora([delta], Path(folder) / name) for name, delta in zip(self.names, self.edits)]
+            start = time.perf_counter()
+            wrapped: Any = peft.PeftModel.from_pretrained(model, paths[0], adapter_name=self.names[0])
+            for name, path in zip(self.names[1:], paths[1:]):
+                wrapped.load_adapter(path, adapter_name=name)
+            return wrapped.eval(), time.perf_counter() - start
 
-    def library(one: Any, **options: Any) -> int:
-        out: Tensor = one.generate(**inputs, **options)
-        return users * (out.shape[1] - inputs["input_ids"].shape[1])
 
-    same, mixed_ranks = [merged([delta]) for delta in edits.values()], [merged([delta]) for delta in various]
+def compare(crowd: Crowd, rounds: int) -> dict[str, Any]:
+    """All ways, and whether they say the same."""
+    wrapped, load_seconds = crowd.adapters()
+    loop = WithAdapters(wrapped, crowd.names)
+    model, rows = crowd.model, crowd.rows
+    alone, together = crowd.one_by_one(), crowd.hooks(crowd.edits, rows)
     ways: dict[str, Way] = {
-        "base": lambda: count(write(model, tokenizer, rows, **owners)),
-        "hooks": lambda: count(hooks(same)),
-        "peft": lambda: count(write(loop, tokenizer, rows, seat=loop.seat, **owners)),
-        "ranks": lambda: count(hooks(mixed_ranks)),
-        "one by one": lambda: count(one_by_one()),
-        "shared base": lambda: count(write(model, tokenizer, talk)),
-        "shared": lambda: count(hooks(same, talk)),
-        "library base": lambda: library(model),
-        "library peft": lambda: library(wrapped, adapter_names=names),
-        "service base": lambda: said(generate(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS)),
-        "service": lambda: said(served.generate_for(names, prompts, max_new_tokens=NEW_TOKENS)),
-        "streams": streams,
+        "base": lambda: count(crowd.write(model, rows)),
+        "hooks": lambda: count(crowd.hooks(crowd.edits, rows)),
+        "peft": lambda: count(crowd.write(loop, rows, seat=loop.seat)),
+        "ranks": lambda: count(crowd.hooks(crowd.various, rows)),
+        "one by one": lambda: count(crowd.one_by_one()),
+        "shared base": lambda: count(crowd.write(model, crowd.talks)),
+        "shared": lambda: count(crowd.hooks(crowd.edits, crowd.talks)),
+        "library base": lambda: crowd.library(model),
+        "library peft": lambda: crowd.library(wrapped, adapter_names=crowd.names),
+        "service base": lambda: said(generate(model, crowd.tokenizer, crowd.prompts, max_new_tokens=NEW_TOKENS)),
+        "service": lambda: said(crowd.service()),
+        "streams": crowd.streams,
     }
-    alone = one_by_one()
-    agreement = {
-        "rows_equal_hooks_and_one_by_one": share(hooks(same), alone),
-        "rows_equal_peft_and_one_by_one": share(write(loop, tokenizer, rows, seat=loop.seat, **owners), alone),
-        "rows_unlike_base": 1 - share(write(model, tokenizer, rows), alone),
+    return {
+        "peft_load_seconds": round(load_seconds, 3),
+        "rows_equal_hooks_and_one_by_one": share(together, alone),
+        "rows_equal_peft_and_one_by_one": share(crowd.write(loop, rows, seat=loop.seat), alone),
+        "rows_unlike_base": 1 - share(crowd.write(model, rows), alone),
+        "ways": measure(ways, rounds, AGAINST),
     }
-    return ways, {"peft_load_seconds": round(load_seconds, 3), **agreement}
-
-
-def filled(store: EditStore, edits: dict[str, WeightDelta]) -> EditStore:
-    """The store, with the edits in it."""
-    for user, delta in edits.items():
-        store.put(user, [delta], key="benchmark")
-    return store
 
 
 def count(outs: Sequence[Sequence[int]]) -> int:
@@ -210,55 +216,17 @@ def share(first: Sequence[Any], second: Sequence[Any]) -> float:
     return sum(a == b for a, b in zip(first, second)) / len(first)
 
 
-BASES = {"shared": "shared base", "shared base": "shared base", "library base": "library base"}
-BASES |= {
-    "service base": "service base",
-    "library peft": "library base",
-    "service": "service base",
-    "streams": "service base",
-}
-
-
-def measure(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, Any]]:
-    """Throughput of every way and its ratio to its base, over rounds in which all take turns."""
-    for run in ways.values():
-        run()  # first calls build caches of their own
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    order = list(ways)
-    for number in range(rounds):
-        for name in order[number % len(order) :] + order[: number % len(order)]:
-            start = time.perf_counter()
-            tokens = ways[name]()
-            speeds[name].append(tokens / (time.perf_counter() - start))
-    result = {}
-    for name, own in speeds.items():
-        against = BASES.get(name, "base")
-        ratios = [mine / theirs for mine, theirs in zip(own, speeds[against])]
-        result[name] = {"against": against, "tokens_per_second": round(statistics.median(own), 1), **spread(ratios)}
-    return result
-
-
-def spread(ratios: Sequence[float]) -> dict[str, Any]:
-    """Median, quartiles and extremes."""
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {
-        "ratio": round(middle, 3),
-        "quartiles": [round(low, 3), round(high, 3)],
-        "range": [round(min(ratios), 3), round(max(ratios), 3)],
-    }
-
-
 def setup(rounds: int) -> dict[str, Any]:
     """What the figures depend on."""
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
+    sizes = {"relative_norm": LOUD, "relative_norm_service": QUIET}
     return {
         "model": "reference",
-        "factors": {"kind": "random", "rank": RANK, "layer": LAYER, "relative_norm": SIZE, "mixed_ranks": MIXED_RANKS},
+        "factors": {"kind": "random", "rank": RANK, "layer": LAYER, "mixed_ranks": MIXED_RANKS, **sizes},
         "new_tokens": NEW_TOKENS,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "dtype": "float32",
-        "versions": versions,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, CPU, shared with other processes",
         "commit": commit(),
@@ -267,12 +235,12 @@ def setup(rounds: int) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """The table on the terminal."""
-    table = Table("users", "way", "tokens/s", "ratio", "quartiles", "range")
+    table = Table("users", "way", "tokens/s", "ratio", "quartiles", "wall")
     for users, result in results.items():
         for name, figures in result["ways"].items():
-            quartiles, extremes = ("-".join(f"{value:.2f}" for value in figures[key]) for key in ("quartiles", "range"))
-            cells = (f"{figures['tokens_per_second']:.0f}", f"{figures['ratio']:.2f}", quartiles, extremes)
-            table.add_row(users, name, *cells)
+            quartiles = "-".join(f"{value:.2f}" for value in figures["quartiles"])
+            speed, ratio = f"{figures['per_cpu_second']:.0f}", f"{figures['ratio']:.2f}"
+            table.add_row(users, name, speed, ratio, quartiles, f"{figures['wall_ratio']:.2f}")
     Console().print(table)
 
 
@@ -280,7 +248,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Throughput of batches in which every row is another user's.")
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--rounds", type=int, default=9, help="at least 7 for a result that is kept")
+    parser.add_argument("--rounds", type=int, default=11, help="at least 7 for a result that is kept")
     parser.add_argument("--users", type=int, nargs="+", default=[2, 16, 64])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -288,8 +256,7 @@ def main() -> None:
     results = {}
     for users in options.users:
         with tempfile.TemporaryDirectory() as folder, EditStore.open(Path(folder) / "edits.db", model) as store:
-            ways, facts = make_ways(model, tokenizer, users, store)
-            results[str(users)] = {**facts, "ways": measure(ways, options.rounds)}
+            results[str(users)] = compare(Crowd(model, tokenizer, users, store), options.rounds)
     show(results)
     if options.json:
         report = {"schema": 1, "setup": setup(options.rounds), "users": results}

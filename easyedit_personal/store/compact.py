@@ -78,7 +78,7 @@ def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str) -> Plan
         merged=() if within else tuple(row.id for row in rows),
         rank_before={delta.layer: delta.rank for delta in exact},
         rank_after={delta.layer: delta.rank for delta in smaller},
-        error={one.layer: relative_error(one, two) for one, two in zip(exact, smaller, strict=True)},
+        error={a.layer: 0.0 if a is b else relative_error(a, b) for a, b in zip(exact, smaller, strict=True)},
         bytes_before=before,
         bytes_after=before if factors is None else len(factors),
     )

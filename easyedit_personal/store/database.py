@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..errors import MissingDependencyError, StoreError
-from .schema import check_version, prepare, read_meta
+from .schema import prepare
 from .turn import Turn
 
 # A row of 12 kB fills whole pages but for its last one: 1024 wastes 4 % at most, 4096 (SQLite's own choice) up to 20 %.
@@ -95,8 +95,6 @@ class Database:
             if self.path is not None:
                 _create_file(self.path, turn)
         with self.writing() as connection:
-            if connection.dialect.has_table(connection, "meta"):
-                check_version(int(read_meta(connection).get("schema", "0")))
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PREPARING})
             prepare(connection)
@@ -130,6 +128,8 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeDecodeError:  # a text that is none, also inside of SQLite's own message about it
+            raise explained(sqlite3.DatabaseError("malformed text"), str(self)) from None
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise explained(error, str(self)) from None
 
@@ -158,17 +158,21 @@ def parsed(url: str | Path) -> URL:
 
 
 MARKS = (
+    ("connection failed", "the server does not run, or refuses us", "check the address and the password"),
+    ("connection is bad", "the server does not run, or refuses us", "check the address and the password"),
     ("disk is full", "the disk or the user's quota is full", "make room; what was acknowledged is safe"),
     ("No space left", "the disk is full", "make room; what was acknowledged is safe"),
     ("disk I/O error", "the disk is full or failing", "make room or mend it; what was acknowledged is safe"),
     ("malformed", "the file is damaged or cut off", "run `store verify`, then take the last backup"),
-    ("not a database", "the file is damaged, or is no SQLite file", "name the store's own file"),
+    (
+        "not a database",
+        "the file is damaged or cut off, or no SQLite file",
+        "take the last backup, or name the store's file",
+    ),
     ("database is locked", "another program holds the database", "close it and try again"),
     ("readonly", "no permission to write", "open it as a user who may write"),
     ("unable to open", "the folder is missing or may not be entered", "make the folder first"),
     ("No such file or directory", "the folder is missing", "make the folder first"),
-    ("connection failed", "the server does not run, or refuses us", "check the address and the password"),
-    ("connection is bad", "the server does not run, or refuses us", "check the address and the password"),
 )
 
 

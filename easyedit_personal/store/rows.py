@@ -147,13 +147,18 @@ def pack_settings(hparams: Mapping[str, Any] | None) -> tuple[bytes, str] | None
 
 
 def checksum(row: Mapping[str, Any]) -> bytes:
-    """SHA-256 of everything in a row that never changes."""
+    """SHA-256 of everything in a row, ``live`` included, so that a flipped bit cannot revive what was undone."""
     digest = hashlib.sha256()
     for name in ("id", "owner", "token", "created", "kernel", "settings", "user", "record", "factors"):
         value = row[name]
-        data = value if isinstance(value, bytes) else repr(value).encode()
+        data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest()
+    return digest.digest() if row["live"] == 1 else undone_checksum(digest.digest())
+
+
+def undone_checksum(live: bytes) -> bytes:
+    """The checksum of a row after its undo, from the one before: undoing a damaged edit does not mend its checksum."""
+    return hashlib.sha256(live + b"undone").digest()
 
 
 def check_row(row: Any) -> None:
@@ -167,7 +172,7 @@ def check_row(row: Any) -> None:
             f"Edit {row.id} of user {row.user!r} is damaged.",
             got="another checksum than the one that was stored",
             cause="the disk or the memory has flipped a bit, or somebody has written into the database",
-            remedy="take the last backup, or undo or forget this edit and personalise again",
+            remedy="take the last backup, or undo this edit and personalise again",
         )
 
 
@@ -178,16 +183,25 @@ def unpack_factors(row: Any) -> list[WeightDelta]:
 
 
 def unpack_edit(row: Any) -> StoredEdit:
-    """A row joined with its settings and merges, and with ``nbytes`` instead of the factors."""
+    """A row joined with its settings and merges, and with ``nbytes`` instead of the factors.
+
+    Raises:
+        StoreError: damaged; only ``check_row`` notices everything, though.
+    """
     preference, health = unpack_record(row)
+    try:
+        created = datetime.fromtimestamp(row.created, UTC)
+        hparams = json.loads(row.content) if row.content else {}
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise _damaged(row, error) from None
     return StoredEdit(
         id=row.id,
         user=row.user,
-        created=datetime.fromtimestamp(row.created, UTC),
-        live=bool(row.live),
+        created=created,
+        live=row.live == 1,
         preference=preference,
         kernel=row.kernel,
-        hparams=json.loads(row.content) if row.content else {},
+        hparams=hparams,
         health=health,
         nbytes=row.nbytes,
         merged=row.target,
@@ -208,9 +222,13 @@ def unpack_record(row: Any) -> tuple[Preference | None, dict[str, float]]:
             fields = {"user": row.user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))}
         return (Preference(**fields) if fields else None), record.get("health", {})
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"The preference of edit {row.id} is damaged: {error!r}", remedy="run `store verify`, take the last backup"
-        ) from None
+        raise _damaged(row, error) from None
+
+
+def _damaged(row: Any, error: Exception) -> StoreError:
+    return StoreError(
+        f"What edit {row.id} says is damaged: {error!r}", remedy="run `store verify`, take the last backup"
+    )
 
 
 def _check_text(what: str, text: str, limit: int) -> str:

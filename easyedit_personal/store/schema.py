@@ -6,6 +6,7 @@ digests, and settings that many users share.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable
 
@@ -104,27 +105,34 @@ def prepare(connection: Connection) -> None:
             raise StoreError("This database is no store of ours.", got=sorted(found), remedy="name an empty one")
         tables.create_all(connection)
         connection.execute(insert(clock).values(tick=0))
-        connection.execute(insert(meta).values(name="schema", value=str(SCHEMA)))
-        connection.execute(insert(meta).values(name="salt", value=secrets.token_hex(16)))
+        salt = secrets.token_hex(16)
+        for name, value in (("schema", str(SCHEMA)), ("salt", salt), ("salt_digest", _digest(salt))):
+            connection.execute(insert(meta).values(name=name, value=value))
         return
-    version = int(read_meta(connection).get("schema", "0"))
-    check_version(version)
-    for step in range(version, SCHEMA):
+    for step in range(int(read_meta(connection)["schema"]), SCHEMA):
         MIGRATIONS[step](connection)
         connection.execute(update(meta).where(meta.c.name == "schema").values(value=str(step + 1)))
 
 
-def check_version(version: int) -> None:
-    """Refuse what a newer release has written."""
-    if version > SCHEMA:
+def read_meta(connection: Connection) -> dict[str, str]:
+    """Schema version, salt and the base model's fingerprints.
+
+    Raises:
+        StoreError: damaged, or of a newer release. With another salt, nobody would find their edits.
+    """
+    known = {str(row.name): str(row.value) for row in connection.execute(select(meta.c.name, meta.c.value))}
+    version = known.get("schema", "")
+    if version.isdecimal() and int(version) > SCHEMA:
         raise StoreError(
             "This store was written by a newer release.",
             got=f"schema {version}",
             needed=f"schema {SCHEMA} or older",
             remedy="upgrade easyedit-personal",
         )
+    if version not in map(str, range(1, SCHEMA + 1)) or known.get("salt_digest") != _digest(known.get("salt", "")):
+        raise StoreError("What the store knows of itself is damaged.", remedy="take the last backup")
+    return known
 
 
-def read_meta(connection: Connection) -> dict[str, str]:
-    """Schema version, salt and the base model's fingerprints."""
-    return {row.name: row.value for row in connection.execute(select(meta.c.name, meta.c.value))}
+def _digest(salt: str) -> str:
+    return hashlib.sha256(salt.encode()).hexdigest()[:16]

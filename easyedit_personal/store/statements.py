@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import StoreError
 from .database import Database
-from .rows import StoredEdit, checksum, unpack_edit
+from .rows import StoredEdit, checksum, undone_checksum, unpack_edit
 from .schema import clock, edits, merges, meta, read_meta, settings, ticks, users
 
 
@@ -44,6 +44,14 @@ def add_edit(connection: Connection, row: dict[str, Any], packed: tuple[bytes, s
         connection.execute(setting.on_conflict_do_nothing())
     row = {**row, "settings": packed[0] if packed else None}
     connection.execute(edits.insert().values(**row, checksum=checksum(row)))
+
+
+def mark_undone(connection: Connection, numbers: list[int]) -> None:
+    """Take live edits back."""
+    seals = connection.execute(select(edits.c.id, edits.c.checksum).where(edits.c.id.in_(numbers))).all()
+    for number, seal in seals:
+        values = {"live": 0, "checksum": undone_checksum(seal)}
+        connection.execute(update(edits).where(edits.c.id == number).values(**values))
 
 
 def live_edits(owner: bytes) -> Select[Any]:

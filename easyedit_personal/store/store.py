@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from torch import nn
 
 from ..errors import StoreError
@@ -35,7 +35,7 @@ from .rows import (
     unpack_record,
 )
 from .schema import edits, users
-from .statements import add_edit, believed_records, bind, live_edits, read_history, touch
+from .statements import add_edit, believed_records, bind, live_edits, mark_undone, read_history, touch
 
 PAGE = 1000  # users that are read at a time
 TRIES = 5  # of compact, when the user's edits change meanwhile
@@ -188,7 +188,7 @@ class EditStore:
             if not chosen:
                 connection.rollback()
                 return []
-            connection.execute(update(edits).where(edits.c.id.in_([edit.id for edit in chosen])).values(live=0))
+            mark_undone(connection, [edit.id for edit in chosen])
         return [replace(edit, live=False) for edit in chosen]
 
     def forget(self, user: str) -> int:

@@ -1,0 +1,117 @@
+"""Stores of other releases: older ones are brought up to date, newer ones are left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from easyedit_personal.errors import StoreError
+from easyedit_personal.store import EditStore, schema
+from tests.store.samples import edit, joined, preference, same
+
+
+def change(path: Path, *statements: str) -> None:
+    """Write into a closed store behind its back."""
+    connection = sqlite3.connect(path)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def to_schema_1(path: Path) -> None:
+    """What schema 1 looked like: everything but the merges."""
+    change(path, "DROP TABLE merges", "UPDATE meta SET value = '1' WHERE name = 'schema'")
+
+
+def test_an_older_store_is_brought_up_to_date(sqlite_path):
+    to_schema_1(sqlite_path)
+    with EditStore.open(sqlite_path) as store:
+        assert store.stats()["schema"] == str(schema.SCHEMA)
+        assert same(store.deltas("ann"), joined("ann1", "ann2"))
+        store.put("ann", edit("x"), preference=preference("x"))
+        assert len(store.compact("ann", 5).merged) == 3 and store.verify() == []
+
+
+def test_a_migration_that_fails_leaves_the_old_store(sqlite_path, monkeypatch):
+    to_schema_1(sqlite_path)
+
+    def fails(connection):
+        schema.merges.create(connection)
+        raise StoreError("no room")
+
+    monkeypatch.setitem(schema.MIGRATIONS, 1, fails)
+    with pytest.raises(StoreError, match="no room"):
+        EditStore.open(sqlite_path)
+    connection = sqlite3.connect(sqlite_path)
+    assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == ("1",)
+    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'merges'").fetchone() == (0,)
+    connection.close()
+
+
+def test_every_older_schema_has_its_migration():
+    assert set(schema.MIGRATIONS) == set(range(1, schema.SCHEMA))
+
+
+def test_a_newer_store_is_refused_and_not_touched(sqlite_path):
+    change(sqlite_path, "UPDATE meta SET value = '999' WHERE name = 'schema'")
+    before = sqlite_path.read_bytes()
+    with pytest.raises(StoreError, match=rf"(?s)newer release.*999.*{schema.SCHEMA} or older.*upgrade"):
+        EditStore.open(sqlite_path)
+    assert sqlite_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = 'x' WHERE name = 'schema'",
+        "UPDATE meta SET value = '0' WHERE name = 'schema'",
+        "DELETE FROM meta WHERE name = 'schema'",
+        "UPDATE meta SET value = 'a' || substr(value, 2) || 'b' WHERE name = 'salt'",
+        "DELETE FROM meta WHERE name = 'salt'",
+    ],
+)
+def test_a_store_that_does_not_know_itself_is_refused(sqlite_path, statement):
+    change(sqlite_path, statement)
+    with pytest.raises(StoreError, match=r"(?s)knows of itself is damaged.*backup"):
+        EditStore.open(sqlite_path)
+
+
+def test_a_newer_store_in_postgresql_is_refused(postgres):
+    import psycopg
+
+    with psycopg.connect(postgres.format("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE newer")
+    EditStore.open(postgres.format("newer")).close()
+    with psycopg.connect(postgres.format("newer"), autocommit=True) as connection:
+        connection.execute("UPDATE meta SET value = '999' WHERE name = 'schema'")
+    with pytest.raises(StoreError, match="newer release"):
+        EditStore.open(postgres.format("newer"))
+
+
+test_a_newer_store_in_postgresql_is_refused = pytest.mark.server(test_a_newer_store_in_postgresql_is_refused)
+
+
+def test_verify_names_what_was_changed_behind_the_store_s_back(sqlite_path):
+    change(
+        sqlite_path,
+        "UPDATE edits SET live = 0 WHERE id = 1",
+        "UPDATE edits SET user = 'mallory' WHERE id = 3",
+        "UPDATE edits SET factors = x'00' WHERE id = 4",
+        "DELETE FROM users WHERE owner = (SELECT owner FROM edits WHERE id = 5)",
+        "DELETE FROM edits WHERE id = 6",
+    )
+    with EditStore.open(sqlite_path) as store:
+        found = {(fault.edit, fault.user) for fault in store.verify()}
+    assert found == {(1, "ann"), (3, "mallory"), (4, "ben"), (5, "cleo")}
+
+
+def test_an_undone_edit_cannot_be_revived_behind_the_store_s_back(sqlite_path):
+    with EditStore.open(sqlite_path) as store:
+        store.undo("ann")
+        assert store.verify() == []
+    change(sqlite_path, "UPDATE edits SET live = 1")
+    with EditStore.open(sqlite_path) as store, pytest.raises(StoreError, match="damaged"):
+        store.deltas("ann")

@@ -18,6 +18,7 @@ from ..evaluate.generate import MAX_NEW_TOKENS, Answer, Prompt, check_fits, enco
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.mixed import Factors, mixed
+from ..modeling.tokens import stop_ids
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
 from .streaming import Stream, Streams
 
@@ -123,7 +124,9 @@ class PersonalizedModel:
         with self._alone("stream_for"):
             row = encode_prompt(self.tokenizer, conversation, self.prompt_format)
             check_fits(self.model, row, max_new_tokens)
-            return self._streams.add(Stream(row, factors, max_new_tokens), lambda: self._alone("stream_for"))
+            ends = frozenset(stop_ids(self.model, self.tokenizer))
+            stream = Stream(row, factors, ends, max_new_tokens)
+            return self._streams.add(stream, lambda: self._alone("stream_for"))
 
     def factors(self, user: str | None) -> Factors:
         """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""

@@ -20,7 +20,7 @@ from torch import nn
 from ..evaluate.generate import BATCH_TOKENS, decode, packs
 from ..evaluate.greedy import State, advance, join, join_fits, read, select
 from ..kernels.mixed import Factors, Seating, attached
-from ..modeling.tokens import Encoded, stop_ids
+from ..modeling.tokens import Encoded
 
 Turn = Callable[[], AbstractContextManager[Any]]
 BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no character yet
@@ -36,6 +36,7 @@ class Stream:
 
     row: Encoded
     factors: Factors
+    ends: frozenset[int]
     limit: int
     pieces: deque[str] = field(default_factory=deque)
     tokens: list[int] = field(default_factory=list)
@@ -43,11 +44,11 @@ class Stream:
     done: bool = False
     error: BaseException | None = None
 
-    def take(self, token: int, tokenizer: Any, ends: frozenset[int]) -> None:
+    def take(self, token: int, tokenizer: Any) -> None:
         """The answer's next token."""
-        if token not in ends:
+        if token not in self.ends:
             self.tokens.append(token)
-        self.done = self.done or token in ends or len(self.tokens) >= self.limit
+        self.done = self.done or token in self.ends or len(self.tokens) >= self.limit
         text = decode(tokenizer, self.tokens)
         whole = self.done or not text.endswith(BROKEN)
         if whole and text.startswith(self.said) and text != self.said:
@@ -103,15 +104,14 @@ class Streams:
     def step(self) -> None:
         """One more token for every stream; the first one for those that are new."""
         try:
-            ends = frozenset(stop_ids(self.model, self.tokenizer))
             for lane in self.lanes:
                 self._drop_finished(lane)
             self.lanes = [lane for lane in self.lanes if lane.state.rows]
             for lane in self.lanes:
                 with attached(self.model, lane.seating):
                     advance(self.model, lane.state, lane.seating.seat)
-                self._hand_out(lane.state, ends)
-            self._admit(ends)
+                self._hand_out(lane.state)
+            self._admit()
         except BaseException as error:  # caches may be half written: nobody can go on
             self._fail(error)
             raise
@@ -121,7 +121,7 @@ class Streams:
         stream = self._streams.get(number)
         return None if stream is None or stream.done else stream
 
-    def _admit(self, ends: frozenset[int]) -> None:
+    def _admit(self) -> None:
         """Read the prompts of new streams, together, and let them join a lane."""
         found = [(number, stream) for number in self._waiting if (stream := self._listened(number))]
         self._waiting.clear()
@@ -133,7 +133,7 @@ class Streams:
             alike = len({id(stream.factors) for stream in new.values()}) == 1
             with attached(self.model, seating):
                 state = read(self.model, self.tokenizer, encoded, list(new), seating.seat, alike)
-            self._hand_out(state, ends)
+            self._hand_out(state)
             self._join(Lane(state, seating))
 
     def _join(self, new: Lane) -> None:
@@ -144,10 +144,10 @@ class Streams:
                 return
         self.lanes.append(new)
 
-    def _hand_out(self, state: State, ends: frozenset[int]) -> None:
+    def _hand_out(self, state: State) -> None:
         for number, token in zip(state.rows, state.tokens.tolist()):
             if stream := self._listened(number):
-                stream.take(token, self.tokenizer, ends)
+                stream.take(token, self.tokenizer)
 
     def _drop_finished(self, lane: Lane) -> None:
         """Take out rows that nobody listens to any more, and columns that no row is left to see."""

@@ -146,16 +146,16 @@ def test_many_threads_listen(pm):
 def test_pieces_are_whole_characters_without_outer_blanks(tokenizer):
     """Scripted tokens: the bytes of an emoji come one by one, blanks at both ends are never said."""
     ids = tokenizer("  hi \U0001f9d7 you \n", add_special_tokens=False)["input_ids"]
-    stream = Stream(encode(tokenizer, "hello"), {}, limit=99)
+    stream = Stream(encode(tokenizer, "hello"), {}, frozenset({1}), limit=99)
     for token in [*ids, 1]:
-        stream.take(token, tokenizer, frozenset({1}))
+        stream.take(token, tokenizer)
     assert stream.done and "".join(stream.pieces) == "hi \U0001f9d7 you" and len(stream.pieces) > 3
     assert not any("\ufffd" in piece for piece in stream.pieces)
 
 
 def test_bytes_that_never_become_a_character_are_said_at_the_end(tokenizer):
     ids = tokenizer("ok \U0001f9d7", add_special_tokens=False)["input_ids"]
-    stream = Stream(encode(tokenizer, "hello"), {}, limit=len(ids) - 1)
+    stream = Stream(encode(tokenizer, "hello"), {}, frozenset({1}), limit=len(ids) - 1)
     for token in ids[:-1]:
-        stream.take(token, tokenizer, frozenset({1}))
+        stream.take(token, tokenizer)
     assert "".join(stream.pieces) == tokenizer.decode(ids[:-1]).strip() and stream.done

@@ -15,6 +15,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .report import report
+from .store import app as store_app
 
 app = typer.Typer(
     name="easyedit-personal",
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (demo, evaluate, report, doctor):
     app.command()(command)
+app.add_typer(store_app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,213 @@
+"""``easyedit-personal store``: look into a store, take edits back, forget users, export, check, shrink and copy.
+
+Ids are written as they are where they can be printed, and as Python writes them where they cannot: a terminal obeys
+control characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..store import EditStore, StoredEdit
+
+app = typer.Typer(name="store", help="Look after a store of users' edits.", no_args_is_help=True)
+
+STORE = typer.Option(
+    ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
+)
+USER = typer.Option(..., "--user", "-u", help="The user's id.")
+AS_JSON = typer.Option(False, "--json", help="JSON lines, for programs.")
+
+
+@app.command("ls")
+def ls(
+    store: str = STORE,
+    limit: int = typer.Option(0, "--limit", min=0, help="At most so many; 0 means all."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Write the id of every user, one per line."""
+    with _opened(store) as opened:
+        for user in islice(opened.users(), limit or None):
+            print(json.dumps(user) if as_json else _plain(user))
+
+
+@app.command()
+def show(store: str = STORE, user: str = USER, as_json: bool = AS_JSON) -> None:
+    """Show a user's edits, live and undone."""
+    with _opened(store) as opened:
+        history = opened.history(user)
+    if as_json:
+        for edit in history:
+            print(json.dumps(_record(edit), ensure_ascii=False))
+    elif history:
+        _print_edits(f"Edits of {_plain(user)}", history)
+    else:
+        print(f"{_plain(user)} has no edits.")
+
+
+@app.command()
+def undo(
+    store: str = STORE,
+    user: str = USER,
+    edit: int | None = typer.Option(None, "--edit", help="The edit's number; the last live one if not given."),
+    to_version: int | None = typer.Option(None, "--to-version", help="Undo everything that was put after this one."),
+) -> None:
+    """Take back a user's last edit, one by its number, or all after a version."""
+    with _opened(store) as opened:
+        undone = opened.undo(user, edit, to_version=to_version)
+    if undone:
+        _print_edits(f"Undone for {_plain(user)}", undone)
+    else:
+        print(f"Nothing to undo for {_plain(user)}.")
+
+
+@app.command()
+def forget(
+    store: str = STORE,
+    users: list[str] = typer.Option(..., "--user", "-u", help="The user's id; may be given several times."),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+) -> None:
+    """Remove every byte of users from a store, for good; backups are not reached."""
+    names = ", ".join(map(_plain, users))
+    if not yes:
+        typer.confirm(f"Forget {names}? This cannot be taken back.", abort=True)
+    with _opened(store) as opened:
+        for user in users:
+            print(f"{_plain(user)}: {opened.forget(user)} edits forgotten.")
+
+
+@app.command("export-lora")
+def export(
+    folder: Path = typer.Argument(help="Where the adapter goes; with --all, a folder per user and index.json."),
+    store: str = STORE,
+    user: str | None = typer.Option(None, "--user", "-u", help="The user's id."),
+    everybody: bool = typer.Option(False, "--all", help="Every user of the store."),
+    base_model: str = typer.Option("", "--base-model", help="Name or path of the base model, for servers."),
+) -> None:
+    """Write users' edits as PEFT LoRA adapters."""
+    from ..errors import StoreError
+
+    if everybody == (user is not None):
+        raise StoreError("Whose edits are to be exported?", needed="--user ID, or --all")
+    with _opened(store) as opened:
+        if user is None:
+            from ..store.lora import export_many
+
+            print(f"The adapters are listed in {export_many(opened, folder, base_model=base_model)}.")
+        else:
+            print(f"The adapter is in {opened.export_lora(user, folder, base_model=base_model)}.")
+
+
+@app.command()
+def verify(store: str = STORE) -> None:
+    """Read everything once and check it; ends with 1 if something is damaged."""
+    with _opened(store) as opened:
+        faults = opened.verify()
+        edits = opened.stats()["edits"] if not faults else None
+    for fault in faults:
+        where = "" if fault.edit is None else f"edit {fault.edit} of {_plain(str(fault.user))}: "
+        print(f"{where}{_plain(fault.what)}")
+    if faults:
+        print(f"{len(faults)} faults. Take the last backup, or undo what is damaged and personalise again.")
+        raise typer.Exit(1)
+    print(f"All {edits:,} edits are whole.")
+
+
+@app.command()
+def stats(store: str = STORE, as_json: bool = AS_JSON) -> None:
+    """Count users, edits and bytes, and say which model they belong to."""
+    with _opened(store) as opened:
+        found = opened.stats()
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<13}{f'{value:,}' if isinstance(value, int) else value or '-'}")
+
+
+@app.command()
+def compact(
+    store: str = STORE,
+    user: str = USER,
+    rank: int = typer.Option(..., "--rank", help="Budget of rank per matrix."),
+    max_error: float | None = typer.Option(None, "--max-error", help="Refuse a larger relative error."),
+) -> None:
+    """Replace a user's edits by one of lower rank; from then on they can only be undone together."""
+    with _opened(store) as opened:
+        report = opened.compact(user, rank, max_error=max_error)
+    for layer, before in report.rank_before.items():
+        print(f"{layer}: rank {before} -> {report.rank_after[layer]}, relative error {report.error[layer]:.3g}")
+    print(f"{len(report.merged)} edits merged, {report.bytes_before:,} -> {report.bytes_after:,} bytes of factors.")
+
+
+@app.command()
+def backup(path: Path = typer.Argument(help="The new file."), store: str = STORE) -> None:
+    """Write a consistent copy while others go on working."""
+    with _opened(store) as opened:
+        print(f"{path}: {opened.backup(path):,} bytes.")
+
+
+@app.command()
+def vacuum(store: str = STORE) -> None:
+    """Rewrite the store without its empty places; nobody can write meanwhile."""
+    with _opened(store) as opened:
+        before = opened.stats()["file_bytes"]
+        opened.vacuum()
+        print(f"{before:,} -> {opened.stats()['file_bytes']:,} bytes.")
+
+
+def _opened(url: str) -> EditStore:
+    """The store, which has to exist: a mistyped path must not become a new, empty one."""
+    from ..errors import StoreError
+    from ..store import EditStore
+    from ..store.database import parsed
+
+    address = parsed(url)
+    if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
+        raise StoreError("There is no such store.", got=url, remedy="check the path; `edit --store` makes new ones")
+    return EditStore.open(url)
+
+
+def _plain(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
+def _record(edit: StoredEdit) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(edit), "created": edit.created.isoformat()}
+
+
+def _state(edit: StoredEdit) -> str:
+    if edit.merged is not None:
+        return f"merged into {edit.merged}"
+    return "live" if edit.live else "undone"
+
+
+def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("edit", "put", "state", "preference", "kernel", "kB", "health"):
+        table.add_column(column, justify="right" if column in ("edit", "kB") else "left", overflow="fold")
+    for edit in edits:
+        said = edit.preference
+        table.add_row(
+            str(edit.id),
+            f"{edit.created:%Y-%m-%d %H:%M} UTC",
+            _state(edit),
+            escape(_plain(said.text or f"{said.subject}: {said.target}") if said else "-"),
+            escape(_plain(edit.kernel or "-")),
+            f"{edit.nbytes / 1000:.1f}",
+            escape(_plain(", ".join(f"{name} {value:.3g}" for name, value in edit.health.items()) or "-")),
+        )
+    Console().print(table)

@@ -163,8 +163,15 @@ class Learner:
         result: EditResult,
         key: str | None = None,
     ) -> int:
-        settings = {"kernel": self.hparams.kernel, "hparams": self.hparams.to_dict(), "health": result.health}
-        return self.store.put(user, deltas, preference=preference, key=key, **settings)
+        return self.store.put(
+            user,
+            deltas,
+            preference=preference,
+            key=key,
+            kernel=self.hparams.kernel,
+            hparams=self.hparams.to_dict(),
+            health=result.health,
+        )
 
 
 def current(preferences: Sequence[Preference]) -> list[Preference]:

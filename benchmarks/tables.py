@@ -50,7 +50,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
             if method["status"] == "ok":
                 lines.append(" | ".join([name, size, *_cells(method)]))
             else:
-                lines.append(" | ".join([name, size, f"failed: {method['error']}"]))
+                lines.append(" | ".join([name, size, f"failed: {method['error'].splitlines()[0]}"]))
     return "\n".join(f"| {line} |" for line in lines)
 
 

@@ -205,7 +205,11 @@ class EditStore:
         return maintenance.erase(self._database, self._owner(user))
 
     def users(self) -> Iterator[str]:
-        """All users who have a history, in no particular order, read a thousand at a time."""
+        """All users who have a history, in no particular order, read a thousand at a time.
+
+        Raises:
+            StoreError: the file is damaged where users are looked up.
+        """
         last = b""
         while True:
             first = select(func.min(edits.c.id)).where(edits.c.owner > last).group_by(edits.c.owner)
@@ -215,6 +219,8 @@ class EditStore:
                 rows = connection.execute(query).all()
             if not rows:
                 return
+            if rows[-1].owner <= last:  # index and table disagree; going on would never end
+                raise StoreError("The list of users is damaged.", remedy="run `store verify`, take the last backup")
             last = rows[-1].owner
             yield from (row.user for row in rows)
 

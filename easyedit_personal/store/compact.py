@@ -19,7 +19,7 @@ from ..errors import StoreError
 from ..types import WeightDelta
 from .rows import checksum, pack_factors, pack_record, pack_settings, unpack_factors
 from .schema import edits, merges
-from .statements import add_edit
+from .statements import add_edit, add_setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Plan:
 
     report: CompactReport
     factors: bytes | None
-    settings: tuple[bytes, str] | None
+    settings: tuple[bytes, str]
 
 
 def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str) -> Plan:
@@ -95,11 +95,13 @@ def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) ->
         "token": None,
         "created": time.time(),
         "kernel": "compact",
+        "settings": plan.settings[0],
         "user": plan.report.user,
         "record": pack_record(plan.report.user, None, {"error": plan.report.max_error}),
         "factors": plan.factors,
     }
-    add_edit(connection, row, plan.settings)
+    add_setting(connection, plan.settings)
+    add_edit(connection, row)
     # What had been merged into one of them before follows it.
     connection.execute(update(merges).where(merges.c.target.in_(old)).values(target=tick))
     connection.execute(insert(merges), [{"edit": number, "target": tick} for number in old])

@@ -138,27 +138,26 @@ def pack_record(user: str, preference: Preference | None, health: Mapping[str, f
     return deflater.compress(plain) + deflater.flush()
 
 
-def pack_settings(hparams: Mapping[str, Any] | None) -> tuple[bytes, str] | None:
+def pack_settings(hparams: Mapping[str, Any]) -> tuple[bytes, str]:
     """Hyper-parameters as JSON and their digest; the same ones are kept once for all users."""
-    if not hparams:
-        return None
     content = json.dumps(dict(hparams), sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).digest()[:16], content
+    return hashlib.sha256(content.encode()).digest()[:8], content
 
 
 def checksum(row: Mapping[str, Any]) -> bytes:
-    """SHA-256 of everything in a row, ``live`` included, so that a flipped bit cannot revive what was undone."""
+    """16 bytes of the SHA-256 of all of a row, ``live`` included: a flipped bit must not revive what was undone."""
     digest = hashlib.sha256()
     for name in ("id", "owner", "token", "created", "kernel", "settings", "user", "record", "factors"):
         value = row[name]
         data = value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.digest() if row["live"] == 1 else undone_checksum(digest.digest())
+    live = digest.digest()[:16]
+    return live if row["live"] == 1 else undone_checksum(live)
 
 
 def undone_checksum(live: bytes) -> bytes:
     """The checksum of a row after its undo, from the one before: undoing a damaged edit does not mend its checksum."""
-    return hashlib.sha256(live + b"undone").digest()
+    return hashlib.sha256(live + b"undone").digest()[:16]
 
 
 def check_row(row: Any) -> None:

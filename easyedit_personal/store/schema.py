@@ -71,7 +71,7 @@ edits = Table(
     Column("created", Double, nullable=False),  # seconds since 1970
     Column("kernel", Text, nullable=False),
     Column("settings", ForeignKey("settings.digest")),
-    Column("checksum", LargeBinary, nullable=False),  # SHA-256 of everything of this row that stays as it is
+    Column("checksum", LargeBinary, nullable=False),  # see rows.checksum
     Column("user", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
     Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit

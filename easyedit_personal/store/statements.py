@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import StoreError
 from .database import Database
 from .rows import StoredEdit, checksum, undone_checksum, unpack_edit
-from .schema import clock, edits, merges, meta, read_meta, settings, ticks, users
+from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, users
+
+
+def _upsert(kind: Any, changed: Any) -> Any:
+    row = kind.insert(users).values(owner=bindparam("owner"), changed=changed)
+    return row.on_conflict_do_update(index_elements=["owner"], set_={"changed": changed}).returning(users.c.changed)
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it, and others wait meanwhile.
+_TICK = update(clock).values(tick=clock.c.tick + 1).returning(clock.c.tick)
+_TOUCH = {
+    "sqlite": _upsert(sqlite, bindparam("tick", type_=Number)),
+    # On a conflict the tick is drawn once the row is locked, so that a user's ticks rise in the order of commits.
+    "postgresql": _upsert(postgresql, ticks.next_value()),
+}
+_FIND = select(edits.c.id).where(edits.c.token == bindparam("token"))
+_ADD = insert(edits)
 
 
 def touch(connection: Connection, owner: bytes) -> int:
@@ -20,16 +36,10 @@ def touch(connection: Connection, owner: bytes) -> int:
     Returns:
         The tick of the change.
     """
-    row = insert_into(connection, users)
+    values: dict[str, Any] = {"owner": owner}
     if connection.dialect.name == "sqlite":
-        tick = connection.scalar(update(clock).values(tick=clock.c.tick + 1).returning(clock.c.tick))
-        row = row.values(owner=owner, changed=tick)
-        connection.execute(row.on_conflict_do_update(index_elements=["owner"], set_={"changed": tick}))
-        return int(tick or 0)
-    # On a conflict the tick is drawn once the row is locked, so that a user's ticks rise in the order of commits.
-    row = row.values(owner=owner, changed=ticks.next_value())
-    row = row.on_conflict_do_update(index_elements=["owner"], set_={"changed": ticks.next_value()})
-    return int(connection.scalar(row.returning(users.c.changed)) or 0)
+        values["tick"] = connection.scalar(_TICK)
+    return int(connection.scalar(_TOUCH[connection.dialect.name], values) or 0)
 
 
 def insert_into(connection: Connection, table: Any) -> Any:
@@ -37,13 +47,20 @@ def insert_into(connection: Connection, table: Any) -> Any:
     return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
-def add_edit(connection: Connection, row: dict[str, Any], packed: tuple[bytes, str] | None) -> None:
-    """Insert an edit with its settings (``rows.pack_settings``) and its checksum."""
-    if packed:
-        setting = insert_into(connection, settings).values(digest=packed[0], content=packed[1])
-        connection.execute(setting.on_conflict_do_nothing())
-    row = {**row, "settings": packed[0] if packed else None}
-    connection.execute(edits.insert().values(**row, checksum=checksum(row)))
+def find_token(connection: Connection, token: bytes) -> int | None:
+    """The edit that was put under an idempotency key."""
+    return connection.scalar(_FIND, {"token": token})
+
+
+def add_setting(connection: Connection, packed: tuple[bytes, str]) -> None:
+    """Keep hyper-parameters (``rows.pack_settings``) unless they are there."""
+    setting = insert_into(connection, settings).values(digest=packed[0], content=packed[1])
+    connection.execute(setting.on_conflict_do_nothing())
+
+
+def add_edit(connection: Connection, row: dict[str, Any]) -> None:
+    """Insert an edit with its checksum."""
+    connection.execute(_ADD, {**row, "checksum": checksum(row)})
 
 
 def mark_undone(connection: Connection, numbers: list[int]) -> None:

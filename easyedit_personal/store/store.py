@@ -35,7 +35,17 @@ from .rows import (
     unpack_record,
 )
 from .schema import edits, users
-from .statements import add_edit, believed_records, bind, live_edits, mark_undone, read_history, touch
+from .statements import (
+    add_edit,
+    add_setting,
+    believed_records,
+    bind,
+    find_token,
+    live_edits,
+    mark_undone,
+    read_history,
+    touch,
+)
 
 PAGE = 1000  # users that are read at a time
 TRIES = 5  # of compact, when the user's edits change meanwhile
@@ -53,6 +63,7 @@ class EditStore:
     def __init__(self, database: Database, model: nn.Module | None, known: Mapping[str, str]) -> None:
         self._database, self._model = database, model
         self._salt = bytes.fromhex(known["salt"])
+        self._settings: set[bytes] = set()  # digests of those that are in the store for sure
         self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
 
     @classmethod
@@ -116,25 +127,28 @@ class EditStore:
         token = None if check_key(key) is None else token_of(owner, str(key), self._salt)
         if self._model is not None:
             check_fit(self._model, deltas)
-        settings = pack_settings(hparams)
+        settings = pack_settings(hparams) if hparams else None
         row: dict[str, Any] = {
             "owner": owner,
             "live": 1,
             "token": token,
             "created": time.time(),
             "kernel": kernel,
+            "settings": settings[0] if settings else None,
             "user": user,
             "record": pack_record(user, preference, health),
             "factors": pack_factors(deltas, fingerprint=self.base.get("model", ""), dtype=dtype),
         }
         with self._database.writing() as connection:
             row["id"] = touch(connection, owner)
-            if token is not None:
-                known = connection.scalar(select(edits.c.id).where(edits.c.token == token))
-                if known is not None:
-                    connection.rollback()
-                    return int(known)
-            add_edit(connection, row, settings)
+            if token is not None and (known := find_token(connection, token)) is not None:
+                connection.rollback()
+                return known
+            if settings and settings[0] not in self._settings:
+                add_setting(connection, settings)
+            add_edit(connection, row)
+        if settings:
+            self._settings.add(settings[0])
         return int(row["id"])
 
     def deltas(self, user: str) -> list[WeightDelta]:

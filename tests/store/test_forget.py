@@ -46,12 +46,13 @@ def test_needles_are_found_before_and_gone_after(tmp_path):
         for user in ("anastasia-1", "benedict-22"):
             for number in (0, 1):
                 put(store, user, number)
-        assert len(found(tmp_path, "anastasia-1")) >= len(needles("anastasia-1"))
+        most = len(needles("anastasia-1")) - 2  # a piece may lie across two pages
+        assert len(found(tmp_path, "anastasia-1")) >= most
         assert store.forget("anastasia-1") == 2
         # While the store stays open: also nothing in the log and its index.
         assert {file.name for file in tmp_path.iterdir()} >= {"edits.db-wal", "edits.db-shm"}
         assert found(tmp_path, "anastasia-1") == found(tmp_path, "anastasia-1", number=1) == []
-        assert len(found(tmp_path, "benedict-22")) >= len(needles("benedict-22"))
+        assert len(found(tmp_path, "benedict-22")) >= most
         # The salted digest may outlive the user inside of an index's pages, until vacuum.
         store.vacuum()
         assert store._owner("anastasia-1") not in (tmp_path / "edits.db").read_bytes()
@@ -100,9 +101,9 @@ def test_the_room_of_the_forgotten_is_used_again(tmp_path):
             for number in range(10):
                 store.forget(f"user {number}")
         # Of a forgotten edit, one page may stay, empty, until vacuum.
-        assert (tmp_path / "edits.db").stat().st_size < 60 * 1024 + 10 * 1.2 * 20 * 4 * (24 + 40)
+        assert (tmp_path / "edits.db").stat().st_size < 60 * 512 + 10 * 1.2 * 20 * 4 * (24 + 40)
         store.vacuum()
-        assert (tmp_path / "edits.db").stat().st_size < 25 * 1024
+        assert (tmp_path / "edits.db").stat().st_size < 25 * 512
         assert list(store.users()) == [] and store.stats()["edits"] == 0
 
 

@@ -66,6 +66,14 @@ class StoreError(PersonalizationError, RuntimeError):
     """The store of users' edits cannot be read or written."""
 
 
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or written at the moment; the same call may work later."""
+
+
+class EngineError(PersonalizationError, RuntimeError):
+    """Tasks cannot be carried out: no worker starts, or the work itself is broken."""
+
+
 class RegistryError(PersonalizationError, LookupError):
     """A name is not registered."""
 

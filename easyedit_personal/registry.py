@@ -83,6 +83,7 @@ CLUSTERERS = Registry("clusterer")
 EVALUATORS = Registry("evaluator")
 JUDGES = Registry("judge")
 BASELINES = Registry("baseline")
+ENGINES = Registry("engine")
 
 for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
@@ -109,3 +110,6 @@ for _name in (
 JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
 JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
 CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")
+ENGINES.register_lazy("serial", "easyedit_personal.engines.serial:SerialEngine")
+ENGINES.register_lazy("processes", "easyedit_personal.engines.processes:ProcessesEngine")
+ENGINES.register_lazy("ray", "easyedit_personal.integrations.ray:RayEngine")

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
 LAYERS = [
     {"errors", "types", "registry", "progress", "files"},
-    {"hparams"},
+    {"hparams", "engines"},
     {"modeling", "data", "clustering"},
     {"kernels", "store", "evaluate", "baselines", "reference"},
     {"editing"},

@@ -30,13 +30,15 @@ class ClusterParams(_Group):
     """How a preference gets its phrases.
 
     ``size`` phrases at most (1 edits the bare question), plus ``indirect`` shipped questions that do not name the
-    attribute ("What should I do this weekend?"), where its kind is known. ``source`` says where the other phrases
-    come from: "auto" takes those of the request and falls back on the lexicon.
+    attribute ("What should I do this weekend?"), where its kind is known. ``behind`` of them are asked once more,
+    behind one or two exchanges about other things: an edit fades in conversations that it never saw. ``source`` says
+    where the other phrases come from: "auto" takes those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
     size: int = Field(9, ge=1, le=64)
     indirect: int = Field(0, ge=0, le=64)
+    behind: int = Field(0, ge=0, le=64)
     source: Literal["auto", "dataset", "neighbours", "lexicon", "llm"] = "auto"
     method: str = "agglomerative"
     distance_threshold: float | None = Field(None, gt=0)
@@ -55,10 +57,14 @@ class LowRankParams(_Group):
 
     ``rank``, ``steps`` and ``polish`` count per preference: two preferences learned together need twice of each.
     ``lr`` is the share of a projection's output that one step may change. After the cut to ``rank`` directions come
-    ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. ``ridge``, relative to
+    ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. A step sees about
+    ``batch`` phrases per preference. ``ridge``, relative to
     the mean of the keys' second moments (with ``mom2_adjustment``), says how rare a direction may be before it costs
-    no less than others. ``stop_loss`` ends the optimisation once every phrase's target loss (nats per token) is below
-    it, and the preservation term below ``preserve.stop_kl``.
+    no less than others. Two numbers turn the metric towards questions about the user: ``spare`` is how much the
+    positions where answers to other questions begin weigh against ordinary text (which counts 1), ``reach`` how much
+    further a step goes along the direction in which questions about the user stand out most. ``stop_loss`` ends the
+    optimisation once every phrase's target loss (nats per token) is below it, and the preservation term below
+    ``preserve.stop_kl``.
     """
 
     rank: int = Field(16, ge=1, le=512)
@@ -67,6 +73,9 @@ class LowRankParams(_Group):
     polish: int = Field(20, ge=0)
     polish_lr: float = Field(0.05, gt=0)
     ridge: float = Field(0.1, gt=0)
+    batch: int = Field(64, ge=1)
+    spare: float = Field(0.0, ge=0)
+    reach: float = Field(0.0, ge=0)
     stop_loss: float = Field(0.02, ge=0)
 
 

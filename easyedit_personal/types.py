@@ -29,6 +29,7 @@ class EditRequest:
         cluster: identifies the preference that the phrase belongs to; None means that it stands alone.
         user: whose preference it is; only used in messages and by the store.
         ground_truth: what the model answers before; EasyEdit's key, used by its evaluation only.
+        history: exchanges before the prompt, (user's turn, model's turn) each, the oldest first.
     """
 
     prompt: str
@@ -37,6 +38,7 @@ class EditRequest:
     cluster: str | None = None
     user: str | None = None
     ground_truth: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

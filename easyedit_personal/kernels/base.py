@@ -65,7 +65,7 @@ def encode_requests(
     rows, faults = [], []
     for number, request in enumerate(requests):
         try:
-            row = _encode_one(tokenizer, request, hparams)
+            row = encode_request(tokenizer, request, hparams)
             if limit is not None and len(row.ids) > limit:
                 raise RequestError(f"{len(row.ids)} tokens do not fit the model's context of {limit}.")
             rows.append(row)
@@ -77,7 +77,8 @@ def encode_requests(
     return rows
 
 
-def _encode_one(tokenizer: Any, request: EditRequest, hparams: PersonalizationHyperParams) -> Encoded:
+def encode_request(tokenizer: Any, request: EditRequest, hparams: PersonalizationHyperParams) -> Encoded:
+    """One phrase with its target, end of turn included where ``end_of_turn`` says so."""
     subject = request.subject if hparams.fact_token == "subject_last" else None
     return encode(
         tokenizer,
@@ -85,8 +86,13 @@ def _encode_one(tokenizer: Any, request: EditRequest, hparams: PersonalizationHy
         target=request.target_new,
         subject=subject,
         prompt_format=hparams.prompt_format,
+        history=[message for turn in request.history for message in _exchange(*turn)],
         end_of_turn=hparams.end_of_turn,
     )
+
+
+def _exchange(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def group_by_cluster(requests: Sequence[EditRequest]) -> list[list[int]]:

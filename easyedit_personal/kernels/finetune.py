@@ -18,8 +18,8 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, find_layout, get_module, matrix_shape, weight_of
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
-from .objective import Change, EditedRows, TargetLoss
-from .phrasings import with_indirect
+from .objective import Change, EditedRows, TargetLoss, in_parts
+from .training import training_phrases
 
 
 @dataclass(slots=True)
@@ -33,15 +33,11 @@ class Dense:
         return keys @ self.update.T
 
 
-class PromptLastLoss:
+class PromptLastLoss(TargetLoss):
     """FT-L's loss: -log p of all target tokens, each at the prompt's last position."""
 
-    def __init__(self, rows: EditedRows) -> None:
-        self.rows = rows
-
-    def __call__(self, changes: Mapping[int, Change] | None = None) -> Tensor:
+    def of_group(self, rows: EditedRows, changes: Mapping[int, Change] | None) -> Tensor:
         """Nats per token of every row, [n]."""
-        rows = self.rows
         logits = rows.logits(changes, at=(rows.rows, rows.last_index[rows.rows]))
         return rows.row_means(F.cross_entropy(logits, rows.ids, reduction="none"))
 
@@ -68,12 +64,13 @@ def finetune(
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     is_last = hparams.finetune.objective == "prompt_last"
     coding = hparams.replace(end_of_turn=False) if is_last else hparams
-    requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
-    rows = encode_requests(tokenizer, requests, coding, context_limit(model))
+    limit = context_limit(model)
+    encode_requests(tokenizer, requests, coding, limit)  # faults are told before any work starts
     with frozen(model):
-        edited = EditedRows(model, tokenizer, layout, rows, hparams.layers)
+        rows = encode_requests(tokenizer, training_phrases(model, tokenizer, requests, hparams), coding, limit)
         updates = {layer: _zero(model, layout, layer) for layer in hparams.layers}
-        _descend(PromptLastLoss(edited) if is_last else TargetLoss(edited), updates, hparams)
+        loss = PromptLastLoss if is_last else TargetLoss
+        _descend(loss(in_parts(model, tokenizer, layout, rows, hparams.layers)), updates, hparams)
     return [WeightDelta.dense(paths[layer], dense.update.detach()) for layer, dense in sorted(updates.items())]
 
 
@@ -83,9 +80,7 @@ def _zero(model: nn.Module, layout: Layout, layer: int) -> Dense:
     return Dense(torch.zeros(matrix_shape(module, path), device=weight_of(module).device).requires_grad_())
 
 
-def _descend(
-    loss_of: TargetLoss | PromptLastLoss, updates: Mapping[int, Dense], hparams: PersonalizationHyperParams
-) -> None:
+def _descend(loss_of: TargetLoss, updates: Mapping[int, Dense], hparams: PersonalizationHyperParams) -> None:
     params = hparams.finetune
     parameters = [dense.update for dense in updates.values()]
     optimizer = torch.optim.Adam(parameters, lr=params.lr)

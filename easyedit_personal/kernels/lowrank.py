@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from ..hparams import LowRankParams, PersonalizationHyperParams
 from ..modeling.layout import find_layout
-from ..modeling.stats import second_moments
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
-from .objective import Change, EditedRows, PreserveLoss, TargetLoss, preserve_loss, target_loss
-from .phrasings import with_indirect
-from .solve import whitening
+from .metric import key_metrics
+from .objective import Change, PreserveLoss, TargetLoss, preserve_loss, target_loss
+from .training import training_phrases
 
 TINY = 1e-9
 
@@ -32,9 +31,8 @@ TINY = 1e-9
 class Space:
     """Where one matrix's update lives: it is ``unit * M @ metric``, M being what the optimiser moves.
 
-    Notation: C second moments of keys, P = (C + ridge)^-1/2, M the coordinates [d_out, d_in], u a number; the update
-    is u M P. A step of Adam changes every entry of M alike, so that it moves outputs most for keys that the model's
-    text hardly uses.
+    Notation: P the metric, M the coordinates [d_out, d_in], u a number; the update is u M P. A step of Adam changes
+    every entry of M alike, so that it moves outputs most for keys that P makes long (see ``metric``).
 
     Attributes:
         metric: P [d_in, d_in]; None is the identity.
@@ -119,30 +117,24 @@ def lowrank(
     layout, params = find_layout(model, hparams), hparams.lowrank
     several = len(group_by_cluster(requests))  # as many times the directions and the steps
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
-    requests = with_indirect(requests, hparams.cluster.indirect, hparams.seed)
-    rows = encode_requests(tokenizer, requests, hparams, context_limit(model))
+    limit = context_limit(model)
+    encode_requests(tokenizer, requests, hparams, limit)  # faults are told before any work starts
     with frozen(model):
+        phrases = training_phrases(model, tokenizer, requests, hparams)
+        rows = encode_requests(tokenizer, phrases, hparams, limit)
         metrics = key_metrics(model, tokenizer, hparams)
-        target = target_loss(model, tokenizer, layout, rows, hparams.layers)
-        preserve = preserve_loss(model, tokenizer, layout, requests, hparams, target.rows.suffix.split)
-        dense = at_zero(target.rows, metrics)
+        target = target_loss(model, tokenizer, layout, rows, hparams.layers, several * params.batch)
+        preserve = preserve_loss(model, tokenizer, layout, phrases, hparams, target.split)
+        dense = at_zero(target, metrics)
         whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
         descend(target, preserve, dense, whole, several * params.steps, hparams)
         updates = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
         losses = descend(target, preserve, updates, _polishing(updates, params), 1 + several * params.polish, hparams)
-    _warn_if_unlearned(requests, losses, params)
+    _warn_if_unlearned(phrases, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 
 
-def key_metrics(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams) -> dict[int, Tensor]:
-    """P of every edited layer; empty without ``mom2_adjustment``."""
-    if not hparams.mom2_adjustment:
-        return {}
-    moments = second_moments(model, tokenizer, hparams.layers, hparams)
-    return {layer: whitening(moment, hparams.lowrank.ridge) for layer, moment in moments.items()}
-
-
-def at_zero(target: EditedRows, metrics: Mapping[int, Tensor]) -> dict[int, Whole]:
+def at_zero(target: TargetLoss, metrics: Mapping[int, Tensor]) -> dict[int, Whole]:
     """Updates that change nothing yet, in units of the phrases' keys and outputs where their answers begin."""
     updates = {}
     for layer, (keys, outputs) in target.where_answers_begin().items():
@@ -172,30 +164,32 @@ def descend(
     steps: int,
     hparams: PersonalizationHyperParams,
 ) -> Tensor:
-    """Adam on the tensors of ``groups``, in place; each phrase's loss at the last step, [n] in nats per token.
+    """Adam on the tensors of ``groups``, in place; each phrase's loss when last seen, [n] in nats per token.
 
-    Stops early once every phrase is below ``stop_loss`` and the preservation term, averaged over one round of its
-    groups, below ``stop_kl``.
+    Stops early once every phrase was below ``stop_loss`` when last seen, and the preservation term, averaged over one
+    round of its groups, below ``stop_kl``.
     """
     params, weight = hparams.lowrank, hparams.preserve.weight
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     recent: list[float] = []
+    latest = torch.full((target.count,), math.inf)
     for step in range(steps):
-        losses = target(changes)
+        seen, losses = target.at(step, changes)
+        latest[seen] = losses.detach().cpu()
         total = losses.mean()
         if preserve is not None:
             kept = preserve(changes, step)
             total = total + weight * kept
             recent = [*recent, float(kept.detach())][-len(preserve.groups) :]
-        if float(losses.detach().max()) < params.stop_loss and _is_kept(preserve, recent, hparams):
+        if float(latest.max()) < params.stop_loss and _is_kept(preserve, recent, hparams):
             break
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * _rate(step, steps)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-    return losses.detach()
+    return latest
 
 
 def _is_kept(preserve: PreserveLoss | None, recent: Sequence[float], hparams: PersonalizationHyperParams) -> bool:

@@ -11,7 +11,7 @@ layers above the lowest edited one are run.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from random import Random
@@ -31,6 +31,7 @@ from .answers import with_answers
 from .preserve import preserve_prompts
 
 Change = Callable[[Tensor], Tensor]  # keys [..., d_mlp] -> what is added to the projection's output [..., d_model]
+WIDEST = 2.0
 
 
 class EditedRows:
@@ -109,14 +110,84 @@ def _adding(module: nn.Module, change: Change) -> Iterator[None]:
 
 
 class TargetLoss:
-    """Mean negative log-likelihood of each row's target tokens."""
+    """Mean negative log-likelihood of each row's target tokens.
 
-    def __init__(self, rows: EditedRows) -> None:
-        self.rows = rows
+    Args:
+        parts: what one step sees; each a list of rows of about equal length together, with their numbers among all
+            rows, see ``in_parts``.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[tuple[Sequence[int], EditedRows]]]) -> None:
+        self.parts = parts
+
+    @property
+    def split(self) -> Split:
+        """How the model was found to be cut."""
+        return self.parts[0][0][1].suffix.split
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(len(numbers) for part in self.parts for numbers, _ in part)
+
+    def at(self, step: int, changes: Mapping[int, Change] | None = None) -> tuple[list[int], Tensor]:
+        """Numbers of the rows that a step sees, and their losses in nats per token."""
+        part = self.parts[step % len(self.parts)]
+        losses = torch.cat([self.of_group(rows, changes) for _, rows in part])
+        return [number for numbers, _ in part for number in numbers], losses
 
     def __call__(self, changes: Mapping[int, Change] | None = None) -> Tensor:
-        """Nats per token of every row, [n]."""
-        return self.rows.row_means(F.cross_entropy(self.rows.logits(changes), self.rows.ids, reduction="none"))
+        """Nats per token of every row, [n], in the order of the rows."""
+        found = [self.at(step, changes) for step in range(len(self.parts))]
+        numbers = torch.tensor([number for part, _ in found for number in part])
+        losses = torch.cat([part for _, part in found])
+        return losses[numbers.argsort().to(losses.device)]
+
+    def of_group(self, rows: EditedRows, changes: Mapping[int, Change] | None) -> Tensor:
+        """Nats per token of some rows."""
+        return rows.row_means(F.cross_entropy(rows.logits(changes), rows.ids, reduction="none"))
+
+    def where_answers_begin(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """As ``EditedRows.where_answers_begin``, of all rows."""
+        found = [rows.where_answers_begin() for part in self.parts for _, rows in part]
+        return {
+            layer: (torch.cat([each[layer][0] for each in found]), torch.cat([each[layer][1] for each in found]))
+            for layer in found[0]
+        }
+
+
+def in_parts(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    rows: Sequence[Encoded],
+    layers: Sequence[int],
+    size: int | None = None,
+) -> list[list[tuple[list[int], EditedRows]]]:
+    """Rows in parts of about ``size``, each part in groups of about equal length: padding costs as much as tokens do.
+
+    A group's longest row has at most ``WIDEST`` times the tokens of its shortest.
+    """
+    n_parts = 1 if size is None else -(-len(rows) // size)
+    split: Split | None = None
+    parts: list[list[tuple[list[int], EditedRows]]] = []
+    for first in range(n_parts):
+        part: list[tuple[list[int], EditedRows]] = []
+        for group in _by_length(rows, range(first, len(rows), n_parts)):
+            part.append((group, EditedRows(model, tokenizer, layout, [rows[i] for i in group], layers, split)))
+            split = part[-1][1].suffix.split
+        parts.append(part)
+    return parts
+
+
+def _by_length(rows: Sequence[Encoded], numbers: Iterable[int]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for number in sorted(numbers, key=lambda i: len(rows[i].ids)):
+        if groups and len(rows[number].ids) <= WIDEST * len(rows[groups[-1][0]].ids):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +249,15 @@ def _position_shares(rows: EditedRows, row_shares: Tensor) -> Tensor:
 
 
 def target_loss(
-    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], layers: Sequence[int]
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    rows: Sequence[Encoded],
+    layers: Sequence[int],
+    size: int | None = None,
 ) -> TargetLoss:
-    """The first term for encoded phrases."""
-    return TargetLoss(EditedRows(model, tokenizer, layout, rows, layers))
+    """The first term for encoded phrases, about ``size`` of them at each step."""
+    return TargetLoss(in_parts(model, tokenizer, layout, rows, layers, size))
 
 
 def preserve_loss(

@@ -42,6 +42,7 @@ class Material:
     """
 
     neutral: tuple[str, ...]
+    open: tuple[str, ...]
     own: tuple[str, ...]
     negated: tuple[str, ...]
     somebody_else: tuple[str, ...]
@@ -59,6 +60,16 @@ class Material:
             DataError: lists are missing or hold something else than texts; all faults are listed.
         """
         return _bundled() if path is None else _material(read_yaml_mapping(path), str(path))
+
+    def personal(self) -> list[str]:
+        """Questions about the user, of every kind of attribute, by name and without: what edits are asked for."""
+        shipped = {text for parts in shipped_phrasings().values() for part in parts for text in part}
+        return sorted(shipped) + _fill_all(self.own, self.people)
+
+    def impersonal(self) -> list[str]:
+        """Questions that are about nobody, what the user's attributes are not, or somebody else's."""
+        others = [*self.somebody_else, *self.yourself]
+        return [*self.neutral, *self.open, *_fill_all(self.negated, self.people), *_fill_all(others, self.people)]
 
     def related(self, groups: set[str]) -> set[str]:
         """``groups`` and every group of attributes so close that an indirect question may mean either."""
@@ -143,6 +154,13 @@ def _fill(templates: Sequence[str], names: Sequence[str], people: Sequence[str],
     return [text[0].upper() + text[1:] for text in texts]
 
 
+def _fill_all(templates: Sequence[str], people: Sequence[str]) -> list[str]:
+    """One sentence for every everyday name of every attribute, the templates in turn."""
+    names = list(dict.fromkeys(name for entry in Lexicon.load().entries for name in entry.names[:4]))
+    turns = [_fill([templates[i % len(templates)]], [name], people, 1, Random(i)) for i, name in enumerate(names)]
+    return [text for texts in turns for text in texts]
+
+
 @cache
 def _bundled() -> Material:
     path = resources.files("easyedit_personal").joinpath("data", "bundled", "preserve.yaml")
@@ -160,9 +178,8 @@ def _material(values: Mapping[str, Any], source: str) -> Material:
         faults += [f"{name}: {text!r} lacks {mark}" for text in values.get(name) or () if mark not in str(text)]
     if faults:
         raise DataError(f"The preservation file {source} is malformed.\n{listing(faults)}")
-    simple = {
-        name: tuple(values[name]) for name in ("neutral", "own", "negated", "somebody_else", "yourself", "people")
-    }
+    lists = ("neutral", "open", "own", "negated", "somebody_else", "yourself", "people")
+    simple = {name: tuple(values[name]) for name in lists}
     return Material(
         **simple,
         circles=tuple(tuple(circle) for circle in values["circles"]),

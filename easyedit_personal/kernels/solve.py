@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..hparams import LowRankParams
 
 RIDGE = 1e-4  # of C's mean diagonal: directions that the statistics' texts never used are not free of charge
 SINGULAR = 1e-4  # keys that differ by less than this are one key; a larger cut-off loses real differences of phrases
@@ -89,10 +90,44 @@ def whitening(moment: Tensor, ridge: float) -> Tensor:
     Raises:
         ModelError: C is not finite.
     """
+    return _scaled(_power(_normed(moment), ridge, -0.5))
+
+
+def contrast(text: Tensor, spared: Tensor, wanted: Tensor, params: LowRankParams) -> Tensor:
+    """The metric between what an edit is to reach and what it is to spare, symmetric [d, d], float32.
+
+    P = (Q (I + reach A) Q)^1/2 with Q = (C + spare N + ridge)^-1/2 and A = Q S Q, scaled to a largest eigenvalue of
+    one: a step goes furthest where wanted keys are strong and neither text nor spared keys are.
+
+    Args:
+        text: C [d, d], second moments of keys in ordinary text.
+        spared: N [d, d], of keys where the answers to other questions begin.
+        wanted: S [d, d], of keys where the answers to questions like the edited ones begin.
+        params: ``ridge``, ``spare``, ``reach``.
+
+    Raises:
+        ModelError: a matrix is not finite.
+    """
+    inverse = _power(_normed(_normed(text) + params.spare * _normed(spared)), params.ridge, -0.5)
+    signal = inverse @ _normed(wanted) @ inverse
+    signal = signal / torch.linalg.eigvalsh(signal)[-1]
+    eye = torch.eye(len(signal), dtype=signal.dtype, device=signal.device)
+    return _scaled(_power(inverse @ (eye + params.reach * signal) @ inverse, 0.0, 0.5))
+
+
+def _normed(moment: Tensor) -> Tensor:
     matrix = moment.double()
     if not bool(matrix.isfinite().all()):
         raise ModelError("The second moments are not finite.", remedy="delete the cached statistics")
-    values, vectors = torch.linalg.eigh(matrix / matrix.diagonal().mean())
-    scales = (values.clamp(min=0) + ridge).rsqrt()
-    scales = scales / scales.square().mean().sqrt()
-    return ((vectors * scales) @ vectors.T).float()
+    return matrix / matrix.diagonal().mean()
+
+
+def _power(matrix: Tensor, ridge: float, exponent: float) -> Tensor:
+    """(matrix + ridge)^exponent of a symmetric matrix without negative eigenvalues but for rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * (values.clamp(min=0) + ridge).pow(exponent)) @ vectors.T
+
+
+def _scaled(metric: Tensor) -> Tensor:
+    """To a mean squared eigenvalue of one."""
+    return (metric / metric.square().sum().div(len(metric)).sqrt()).float()

@@ -26,7 +26,7 @@ from ..hparams import PersonalizationHyperParams
 from ..progress import log, progress
 from .layout import Layout, context_limit, find_layout, fingerprint, input_device
 from .sample import opening, sample
-from .tokens import Encoded, collate, encode_text
+from .tokens import Batch, Encoded, PromptFormat, collate, encode, encode_text
 from .trace import trace
 
 BATCH_TOKENS = 4096
@@ -39,11 +39,20 @@ HUB_DATASETS = {  # EasyEdit's names
 
 
 @dataclass(frozen=True, slots=True)
+class Questions:
+    """Prompts of which only the position counts where the answer begins, the chat template around them."""
+
+    texts: tuple[str, ...]
+    prompt_format: PromptFormat = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class _Source:
     """Where text comes from: a digest that identifies it, and a function that gives its rows."""
 
     digest: str
     rows: Callable[[], Iterable[Encoded]]
+    ends_only: bool = False
 
 
 def second_moments(
@@ -52,7 +61,7 @@ def second_moments(
     layers: Sequence[int],
     hparams: PersonalizationHyperParams,
     *,
-    dataset: str | Path | Sequence[str] | None = None,
+    dataset: str | Path | Sequence[str] | Questions | None = None,
 ) -> dict[int, Tensor]:
     """C of each layer's down projection, from the disk where it was computed before.
 
@@ -62,7 +71,7 @@ def second_moments(
         layers: decoder layers; those that are not cached are computed in one pass over the text.
         hparams: ``mom2_dataset``, ``mom2_n_samples``, ``mom2_dtype``, ``stats_dir``, ``max_length``, ``seed``.
         dataset: instead of ``mom2_dataset``: "self" (the model's own samples), a file (.txt: a text per line; .json
-            or .jsonl: strings, or objects with "text"), a list of texts, or a data set of the hub.
+            or .jsonl: strings, or objects with "text"), a list of texts, questions, or a data set of the hub.
 
     Returns:
         layer -> C [d_mlp, d_mlp], symmetric, on the CPU.
@@ -82,7 +91,10 @@ def second_moments(
     missing = [layer for layer in layers if layer not in found]
     if missing:
         dtype = getattr(torch, hparams.mom2_dtype)
-        computed = collect(model, tokenizer, layout, missing, source.rows(), dtype, total=hparams.mom2_n_samples)
+        total = None if source.ends_only else hparams.mom2_n_samples
+        computed = collect(
+            model, tokenizer, layout, missing, source.rows(), dtype, total=total, ends_only=source.ends_only
+        )
         for layer, moment in computed.items():
             _write(paths[layer], moment)
         found.update(computed)
@@ -99,8 +111,9 @@ def collect(
     dtype: torch.dtype = torch.float32,
     *,
     total: int | None = None,
+    ends_only: bool = False,
 ) -> dict[int, Tensor]:
-    """C of each layer over the tokens of ``rows``; only one batch is in memory at a time.
+    """C of each layer over the tokens of ``rows`` (their last ones only); only one batch is in memory at a time.
 
     Raises:
         DataError: there is no token in any row.
@@ -113,7 +126,7 @@ def collect(
         batch = collate(group, tokenizer, device=input_device(model))
         with trace(model, list(names.values()), stop=True) as calls:
             model(**batch.model_inputs(), use_cache=False)
-        real = batch.attention_mask.bool().reshape(-1)
+        real = _counted(batch, ends_only)
         count += int(real.sum())
         for layer, name in names.items():
             keys = calls[name].input.reshape(len(real), -1)
@@ -128,6 +141,14 @@ def collect(
             remedy="load the model in bfloat16 or float32",
         )
     return {layer: (sums[layer] / count).cpu() for layer in layers}
+
+
+def _counted(batch: Batch, ends_only: bool) -> Tensor:
+    """[n * t], true at the tokens whose keys count."""
+    if not ends_only:
+        return batch.attention_mask.bool().reshape(-1)
+    marks = torch.zeros_like(batch.attention_mask, dtype=torch.bool)
+    return marks.scatter(1, batch.last_index[:, None], True).reshape(-1)
 
 
 def _batches(rows: Iterable[Encoded]) -> Iterator[list[Encoded]]:
@@ -146,8 +167,15 @@ def _batches(rows: Iterable[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _source(
-    model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams, dataset: str | Path | Sequence[str]
+    model: nn.Module,
+    tokenizer: Any,
+    hparams: PersonalizationHyperParams,
+    dataset: str | Path | Sequence[str] | Questions,
 ) -> _Source:
+    if isinstance(dataset, Questions):
+        asked, style = dataset.texts, dataset.prompt_format
+        rows = lambda: (encode(tokenizer, text, prompt_format=style) for text in asked)
+        return _Source(_digest(["questions", style, *asked]), rows, ends_only=True)
     n, longest = hparams.mom2_n_samples, min(hparams.max_length, context_limit(model) or hparams.max_length)
     if dataset == "self":
         tokens = min(SAMPLE_TOKENS, longest - 1)

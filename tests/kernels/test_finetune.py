@@ -10,7 +10,7 @@ from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.finetune import PromptLastLoss, finetune
-from easyedit_personal.kernels.objective import EditedRows
+from easyedit_personal.kernels.objective import in_parts
 from easyedit_personal.modeling.layout import find_layout, matrix_shape, weights_digest
 from easyedit_personal.modeling.tokens import collate, encode
 from tests.kernels.test_lowrank import answers, check_learned, requests_for
@@ -49,7 +49,7 @@ def test_ft_l_clamps_every_entry(loud_llama, tokenizer):
 def test_ft_l_predicts_every_target_token_at_the_prompts_end(loud_llama, tokenizer):
     rows = [encode(tokenizer, r.prompt, target=r.target_new, end_of_turn=False) for r in requests_for()]
     with frozen(loud_llama), torch.no_grad():
-        loss = PromptLastLoss(EditedRows(loud_llama, tokenizer, find_layout(loud_llama), rows, [1]))({})
+        loss = PromptLastLoss(in_parts(loud_llama, tokenizer, find_layout(loud_llama), rows, [1]))({})
     for row, got in zip(rows, loss):
         prompt = torch.tensor([row.prompt_ids])
         with torch.no_grad():

@@ -70,6 +70,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or written at the moment; the same call may work later."""
 
 
+class StoreConflict(StoreUnavailable):
+    """Two transactions got in each other's way, and this one was rolled back whole."""
+
+
 class EngineError(PersonalizationError, RuntimeError):
     """Tasks cannot be carried out: no worker starts, or the work itself is broken."""
 

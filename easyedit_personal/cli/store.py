@@ -200,12 +200,12 @@ def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
     for column in ("edit", "put", "state", "preference", "kernel", "kB", "health"):
         table.add_column(column, justify="right" if column in ("edit", "kB") else "left", overflow="fold")
     for edit in edits:
-        said = edit.preference
+        said = "; ".join(one.text or f"{one.subject}: {one.target}" for one in edit.preferences)
         table.add_row(
             str(edit.id),
             f"{edit.created:%Y-%m-%d %H:%M} UTC",
             _state(edit),
-            escape(_plain(said.text or f"{said.subject}: {said.target}") if said else "-"),
+            escape(_plain(said or "-")),
             escape(_plain(edit.kernel or "-")),
             f"{edit.nbytes / 1000:.1f}",
             escape(_plain(", ".join(f"{name} {value:.3g}" for name, value in edit.health.items()) or "-")),

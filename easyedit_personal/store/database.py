@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
-from ..errors import MissingDependencyError, StoreError
+from ..errors import MissingDependencyError, StoreConflict, StoreError, StoreUnavailable
 from .schema import prepare
 from .turn import Turn
 
@@ -160,6 +160,7 @@ def parsed(url: str | Path) -> URL:
     return found
 
 
+CONFLICTS = ("40001", "40P01")  # PostgreSQL's serialisation failure and deadlock
 MARKS = (
     ("connection failed", "the server does not run, or refuses us", "check the address and the password"),
     ("connection is bad", "the server does not run, or refuses us", "check the address and the password"),
@@ -182,10 +183,14 @@ MARKS = (
 def explained(error: Exception, where: str) -> StoreError:
     """A database's or a file system's complaint with its likely cause and remedy."""
     reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    passing = isinstance(error, (OperationalError, InterfaceError, sqlite3.OperationalError, OSError))
+    kind = StoreUnavailable if passing else StoreError
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in CONFLICTS:
+        kind = StoreConflict
     for mark, cause, remedy in MARKS:
         if mark in reason:
-            return StoreError(f"{where}: {reason}", cause=cause, remedy=remedy)
-    return StoreError(f"{where}: {reason}")
+            return kind(f"{where}: {reason}", cause=cause, remedy=remedy)
+    return kind(f"{where}: {reason}")
 
 
 def _engine(url: URL, is_sqlite: bool) -> Engine:

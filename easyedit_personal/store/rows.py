@@ -41,12 +41,13 @@ class StoredEdit:
         user: whose edit it is.
         created: when it was put, UTC.
         live: whether it is part of the user's model now.
-        preference: what the user had said.
+        preference: what the user had said; the first, where an edit was made from several.
         kernel: which kernel made it.
         hparams: its hyper-parameters.
         health: figures of the health panel.
         nbytes: size of its factors in the store.
         merged: the edit that holds its factors since ``compact``; None otherwise.
+        preferences: all that the edit was made from.
     """
 
     id: int
@@ -59,6 +60,7 @@ class StoredEdit:
     health: Mapping[str, float]
     nbytes: int
     merged: int | None = None
+    preferences: tuple[Preference, ...] = ()
 
 
 def check_user(user: str) -> str:
@@ -73,6 +75,17 @@ def check_user(user: str) -> str:
 def check_key(key: str | None) -> str | None:
     """An idempotency key obeys the rules of a user's id."""
     return None if key is None else _check_text("An idempotency key", key, KEY_BYTES)
+
+
+def check_dtype(dtype: str) -> str:
+    """The types in which factors can be kept.
+
+    Raises:
+        StoreError: it is none of them.
+    """
+    if dtype not in DTYPES:
+        raise StoreError("Factors cannot be kept in this type.", got=dtype, needed=" or ".join(DTYPES))
+    return dtype
 
 
 def owner_of(user: str, salt: bytes) -> bytes:
@@ -91,8 +104,7 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
     Raises:
         StoreError: none at all, NaN or infinity (also after rounding to ``dtype``), or a rank beyond the matrix.
     """
-    if dtype not in DTYPES:
-        raise StoreError("Factors cannot be kept in this type.", got=dtype, needed=" or ".join(DTYPES))
+    check_dtype(dtype)
     if not deltas:
         raise StoreError("There is nothing to keep.", got="no factors", cause="the edit changed no matrix")
     try:
@@ -115,8 +127,10 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
     return data
 
 
-def pack_record(user: str, preference: Preference | None, health: Mapping[str, float] | None) -> bytes:
-    """Preference and health figures, deflated: nine phrases take 300 bytes.
+def pack_record(
+    user: str, preference: Preference | Sequence[Preference] | None, health: Mapping[str, float] | None
+) -> bytes:
+    """Preferences and health figures, deflated: nine phrases take 300 bytes.
 
     Raises:
         StoreError: something in them is neither text nor a number.
@@ -125,10 +139,10 @@ def pack_record(user: str, preference: Preference | None, health: Mapping[str, f
     try:
         if health:
             record["health"] = {name: float(value) for name, value in health.items()}
-        if preference is not None:
-            record["preference"] = asdict(preference)
-            if preference.user == user:
-                del record["preference"]["user"]  # it stands in the row
+        if isinstance(preference, Preference):
+            record["preference"] = _fields(user, preference)
+        elif preference is not None:
+            record["preferences"] = [_fields(user, one) for one in preference]
         plain = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     except (TypeError, ValueError) as error:
         raise StoreError(f"The preference or the health figures cannot be kept: {error}") from None
@@ -136,6 +150,13 @@ def pack_record(user: str, preference: Preference | None, health: Mapping[str, f
         raise StoreError("The preference is too long.", got=f"{len(plain):,} bytes", needed=f"{RECORD_BYTES:,} at most")
     deflater = zlib.compressobj(9, zlib.DEFLATED, zdict=COMMON)
     return deflater.compress(plain) + deflater.flush()
+
+
+def _fields(user: str, preference: Preference) -> dict[str, Any]:
+    fields = asdict(preference)
+    if preference.user == user:
+        del fields["user"]  # it stands in the row
+    return fields
 
 
 def pack_settings(hparams: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -187,7 +208,7 @@ def unpack_edit(row: Any) -> StoredEdit:
     Raises:
         StoreError: damaged; only ``check_row`` notices everything, though.
     """
-    preference, health = unpack_record(row)
+    preferences, health = unpack_record(row)
     try:
         created = datetime.fromtimestamp(row.created, UTC)
         hparams = json.loads(row.content) if row.content else {}
@@ -198,17 +219,18 @@ def unpack_edit(row: Any) -> StoredEdit:
         user=row.user,
         created=created,
         live=row.live == 1,
-        preference=preference,
+        preference=preferences[0] if preferences else None,
         kernel=row.kernel,
         hparams=hparams,
         health=health,
         nbytes=row.nbytes,
         merged=row.target,
+        preferences=preferences,
     )
 
 
-def unpack_record(row: Any) -> tuple[Preference | None, dict[str, float]]:
-    """A row's preference and health figures.
+def unpack_record(row: Any) -> tuple[tuple[Preference, ...], dict[str, float]]:
+    """A row's preferences and health figures.
 
     Raises:
         StoreError: damaged.
@@ -216,10 +238,9 @@ def unpack_record(row: Any) -> tuple[Preference | None, dict[str, float]]:
     try:
         inflater = zlib.decompressobj(zdict=COMMON)
         record = json.loads((inflater.decompress(row.record) + inflater.flush()).decode("utf-8", "surrogatepass"))
-        fields = record.get("preference")
-        if fields is not None:
-            fields = {"user": row.user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))}
-        return (Preference(**fields) if fields else None), record.get("health", {})
+        said = [record["preference"]] if record.get("preference") else record.get("preferences", [])
+        found = ({"user": row.user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))} for fields in said)
+        return tuple(Preference(**fields) for fields in found), record.get("health", {})
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(row, error) from None
 

@@ -22,6 +22,7 @@ from . import compact, maintenance
 from .compact import CompactReport
 from .database import Database
 from .maintenance import Fault
+from .retry import again
 from .rows import (
     StoredEdit,
     check_key,
@@ -91,12 +92,13 @@ class EditStore:
             database.close()
             raise
 
+    @again
     def put(
         self,
         user: str,
         deltas: Sequence[WeightDelta],
         *,
-        preference: Preference | None = None,
+        preference: Preference | Sequence[Preference] | None = None,
         kernel: str = "",
         hparams: Mapping[str, Any] | None = None,
         health: Mapping[str, float] | None = None,
@@ -108,7 +110,7 @@ class EditStore:
         Args:
             user: any text of 1 to 1,024 bytes in UTF-8; compared byte by byte.
             deltas: the factors; several per matrix allowed.
-            preference: what the user said; see ``preferences``.
+            preference: what the user said, or several such that were learned together; see ``preferences``.
             kernel: which one made the factors.
             hparams: kept once for all users, and not forgotten with them: nothing personal belongs in here.
             health: figures of the health panel.
@@ -151,6 +153,20 @@ class EditStore:
             self._settings.add(settings[0])
         return int(row["id"])
 
+    def find(self, keys: Mapping[str, str]) -> dict[str, int]:
+        """The edits, live or undone, that were put under idempotency keys.
+
+        Args:
+            keys: user -> key.
+
+        Returns:
+            User -> id, of those users who have one.
+        """
+        tokens = {token_of(self._owner(user), str(check_key(key)), self._salt): user for user, key in keys.items()}
+        with self._database.reading() as connection:
+            rows = connection.execute(select(edits.c.token, edits.c.id).where(edits.c.token.in_(tokens))).all()
+        return {tokens[row.token]: row.id for row in rows}
+
     def deltas(self, user: str) -> list[WeightDelta]:
         """All live edits composed exactly: one update per matrix, the factors side by side along the rank.
 
@@ -173,14 +189,14 @@ class EditStore:
         """What the user's live edits were made from, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(believed_records(self._owner(user))).all()
-        found = (unpack_record(row)[0] for row in rows)
-        return [preference for preference in found if preference is not None]
+        return [preference for row in rows for preference in unpack_record(row)[0]]
 
     def history(self, user: str) -> list[StoredEdit]:
         """All edits, live and undone, oldest first, without factors."""
         with self._database.reading() as connection:
             return read_history(connection, self._owner(user))
 
+    @again
     def undo(self, user: str, edit_id: int | None = None, *, to_version: int | None = None) -> list[StoredEdit]:
         """Take edits back: the last live one, one by its id, or all that were put after ``to_version``.
 
@@ -205,6 +221,7 @@ class EditStore:
             mark_undone(connection, [edit.id for edit in chosen])
         return [replace(edit, live=False) for edit in chosen]
 
+    @again
     def forget(self, user: str) -> int:
         """Remove every byte of a user: rows, free pages and the log; backups are not reached.
 
@@ -238,6 +255,7 @@ class EditStore:
             last = rows[-1].owner
             yield from (row.user for row in rows)
 
+    @again
     def compact(self, user: str, rank: int, *, max_error: float | None = None) -> CompactReport:
         """Replace a user's live edits by one of at most ``rank`` per matrix (SVD of their sum).
 

@@ -17,6 +17,7 @@ EXTRAS = {
     "postgres": ["psycopg[binary]>=3.2,<4"],
     "ray": ["ray>=2.60,<3"],
     "parquet": ["pyarrow>=20"],
+    "metrics": ["prometheus-client>=0.20"],
     "capability": ["lm_eval>=0.4.13,<0.5"],
     "test": [
         *("pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel"),

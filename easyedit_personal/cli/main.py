@@ -14,6 +14,7 @@ from ..errors import PersonalizationError
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .personalize import personalize
 from .report import report
 from .store import app as store_app
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, evaluate, report, doctor):
+for command in (demo, evaluate, report, personalize, doctor):
     app.command()(command)
 app.add_typer(store_app)
 

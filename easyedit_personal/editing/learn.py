@@ -96,20 +96,34 @@ class Learner:
         check_requests([as_request(preference)])
         with self._lock:
             known, old = self.store.preferences(user), self.store.deltas(user)
-            result = self._solved(user, [*known, preference], old)
-            deltas = _difference(result.deltas, old) if self._is_joint(user) else result.deltas
-            before, after = (self._answer(preference, have) for have in (old, [*old, *deltas]))
-            edit = self._put(user, preference, deltas, result, key)
+            result = self._solved(user, known, [preference], old)
+            before, after = (self._answer(preference, have) for have in (old, [*old, *result.deltas]))
+            edit = self._put(user, [preference], result, key)
         return Learned(
             edit=edit,
             preference=preference,
             before=before,
             after=after,
             seconds=result.seconds,
-            nbytes=sum(delta.nbytes for delta in deltas),
+            nbytes=result.nbytes,
             health=result.health,
             overruled=tuple(p for p in current(known) if same_matter(p.subject, preference.subject)),
         )
+
+    def solve(self, user: str, preferences: Sequence[Preference]) -> EditResult:
+        """What ``learn`` would put for several preferences together, in one edit; nothing is kept.
+
+        Returns:
+            The factors to put on top of what the user has.
+
+        Raises:
+            RequestError: the preferences cannot be edited in; nothing was computed.
+            HealthError: the edit would damage the model.
+        """
+        given = [replace(preference, user=user) for preference in preferences]
+        check_requests([as_request(preference) for preference in given])
+        with self._lock:
+            return self._solved(user, self.store.preferences(user), given, self.store.deltas(user))
 
     def unlearn(self, user: str, edit: int | None = None) -> list[StoredEdit]:
         """Undo the last edit or a given one; what was learned jointly after it is solved again without it.
@@ -124,25 +138,30 @@ class Learner:
             live = [one for one in self.store.history(user) if one.live]
             place = next((n for n, one in enumerate(live) if one.id == edit), len(live) - 1)
             later = live[place + 1 :]
-            preferences = [one.preference for one in later if one.preference is not None]
-            if not later or len(preferences) < len(later) or not self._is_joint(user):
+            if not later or not all(one.preferences for one in later) or not self._is_joint(user):
                 return self.store.undo(user, edit)
-            earlier = [one.preference for one in live[:place] if one.preference is not None]
+            known = [preference for one in live[:place] for preference in one.preferences]
             # All that may fail or take its time comes before the first change.
-            results = [self._solved(user, [*earlier, *preferences[: n + 1]], []) for n, _ in enumerate(preferences)]
+            results = []
+            for one in later:
+                results.append(self._solved(user, known, one.preferences, []))
+                known += one.preferences
             self.store.undo(user, to_version=live[place].id - 1)
-            for preference, result in zip(preferences, results):
-                old = self.store.deltas(user)
-                self._put(user, preference, _difference(result.deltas, old), result)
+            for one, result in zip(later, results):
+                deltas = _difference(result.deltas, self.store.deltas(user))
+                self._put(user, one.preferences, replace(result, deltas=deltas))
         return [replace(live[place], live=False)]
 
-    def _solved(self, user: str, preferences: Sequence[Preference], old: Sequence[WeightDelta]) -> EditResult:
-        """All preferences from the clean base model, or the last one on top of ``old``."""
-        if self._is_joint(user):
-            wanted = [as_request(replace(one, user=user)) for one in current(preferences)]
-            return personalize(self._model, self._tokenizer, wanted, self.hparams)
-        with edited(self._model, old):
-            return personalize(self._model, self._tokenizer, [as_request(preferences[-1])], self.hparams)
+    def _solved(
+        self, user: str, known: Sequence[Preference], new: Sequence[Preference], old: Sequence[WeightDelta]
+    ) -> EditResult:
+        """What makes the new preferences of ``old``: all solved from the clean base model, or the new on top."""
+        if not self._is_joint(user):
+            with edited(self._model, old):
+                return personalize(self._model, self._tokenizer, [*map(as_request, new)], self.hparams)
+        wanted = [as_request(replace(one, user=user)) for one in current([*known, *new])]
+        result = personalize(self._model, self._tokenizer, wanted, self.hparams)
+        return replace(result, deltas=_difference(result.deltas, old))
 
     def _is_joint(self, user: str) -> bool:
         """Not where some edit's preference is unknown: solved again without it, it would be lost."""
@@ -158,15 +177,14 @@ class Learner:
     def _put(
         self,
         user: str,
-        preference: Preference,
-        deltas: Sequence[WeightDelta],
+        preferences: Sequence[Preference],
         result: EditResult,
         key: str | None = None,
     ) -> int:
         return self.store.put(
             user,
-            deltas,
-            preference=preference,
+            result.deltas,
+            preference=preferences[0] if len(preferences) == 1 else preferences,
             key=key,
             kernel=self.hparams.kernel,
             hparams=self.hparams.to_dict(),

@@ -43,6 +43,7 @@ class Limits:
         retries: how often an item that killed its worker is tried again by itself.
         seconds: that one item may take before its worker is ended; None means for ever.
         start: seconds within which the first worker has to be ready.
+        cpus, gpus: of each worker, on Ray; without ``gpus`` each takes one where the cluster has GPUs.
     """
 
     workers: int | None = None
@@ -50,6 +51,8 @@ class Limits:
     retries: int = 1
     seconds: float | None = None
     start: float = 600.0
+    cpus: float = 1.0
+    gpus: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -62,6 +65,8 @@ class Limits:
         for name, limit in (("time limit", self.seconds), ("start limit", self.start)):
             if limit is not None and not limit > 0:
                 raise ConfigError(f"The engine's {name} is out of range.", got=limit, needed="seconds, more than 0")
+        if not self.cpus + (self.gpus or 0.0) > 0 or min(self.cpus, self.gpus or 0.0) < 0:
+            raise ConfigError("A worker needs some CPU or GPU.", got=f"{self.cpus} CPUs, {self.gpus} GPUs")
 
 
 @dataclass(frozen=True, slots=True)

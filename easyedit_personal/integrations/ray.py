@@ -25,8 +25,6 @@ class RayEngine:
         limits: patience, and how many workers; None takes all of the cluster's slots.
         address: ``ray://head:10001``; None takes the cluster that ``RAY_ADDRESS`` names or that runs on this machine,
             or starts one here for as long as the run takes.
-        num_cpus: of each worker.
-        num_gpus: of each worker; None takes one where the cluster has GPUs.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -35,10 +33,8 @@ class RayEngine:
 
     name = "ray"
 
-    def __init__(
-        self, limits: Limits, address: str | None = None, *, num_cpus: float = 1.0, num_gpus: float | None = None
-    ) -> None:
-        self._limits, self._address, self._cpus, self._gpus = limits, address, num_cpus, num_gpus
+    def __init__(self, limits: Limits, address: str | None = None) -> None:
+        self._limits, self._address = limits, address
         self._ray = _imported()
 
     @property
@@ -47,24 +43,24 @@ class RayEngine:
         if self._limits.workers:
             return self._limits.workers
         with self._connected():
-            have = self._ray.cluster_resources()
-        gpus = self._gpu_share()
-        slots = [have.get("CPU", 0) // self._cpus if self._cpus else None, have.get("GPU", 0) // gpus if gpus else None]
-        count = int(min(slot for slot in slots if slot is not None))
+            have, need = self._ray.cluster_resources(), self._need()
+        count = int(min(have.get(kind, 0) // number for kind, number in need.items() if number))
         if count < 1:
-            raise EngineError("The Ray cluster has no slot for a worker.", got=have, needed=f"{self._cpus} CPUs")
+            raise EngineError("The Ray cluster has no slot for a worker.", got=have, needed=str(need))
         return count
 
     def run(self, work: Work, batches: Iterable[Sequence[Any]]) -> Iterator[Outcome]:
         """See ``Engine.run``; a cluster that was started for it is stopped in the end."""
         with self._connected():
-            crew = _Actors(self._ray, work, self._limits, self._cpus, self._gpu_share())
+            crew = _Actors(self._ray, work, self._limits, self._need())
             yield from Dispatcher(crew, self.workers, self._limits).run(batches)
 
-    def _gpu_share(self) -> float:
-        if self._gpus is not None:
-            return self._gpus
-        return 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    def _need(self) -> dict[str, float]:
+        """What a worker takes."""
+        gpus = self._limits.gpus
+        if gpus is None:
+            gpus = 1.0 if self._ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+        return {"CPU": self._limits.cpus, "GPU": gpus}
 
     def _connected(self) -> ExitStack:
         """A context in which there is a cluster; whoever connected disconnects."""
@@ -120,11 +116,11 @@ class _Actors:
 
     beats = False
 
-    def __init__(self, ray: Any, work: Work, limits: Limits, cpus: float, gpus: float) -> None:
+    def __init__(self, ray: Any, work: Work, limits: Limits, need: dict[str, float]) -> None:
         self._ray, self._limits = ray, limits
         self._work = ray.put(work)
         # A death is seen by the dispatcher: Ray itself neither restarts nor repeats.
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        options = {"num_cpus": need["CPU"], "num_gpus": need["GPU"], "max_restarts": 0, "max_task_retries": 0}
         self._kind = ray.remote(Slot).options(**options)
         self._crew: dict[Hand, Any] = {}
         self._calls: dict[Any, Hand] = {}

@@ -1,0 +1,163 @@
+"""Personalising a batch of users, as a worker does it: skip who is there, compute, put, report.
+
+The worker writes; what it reports is a line per user. Every put carries a key that says what it was made from, so that
+doing a user twice, on whatever machine, leaves one edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from ..errors import PersonalizationError, StoreUnavailable
+from ..hparams import PersonalizationHyperParams
+from ..store import EditStore
+from ..store.retry import patiently
+from ..types import EditResult, Preference
+from .bulk_file import Person
+from .learn import Learner
+from .loading import load_model
+
+PATIENCE = 60.0  # seconds that a worker waits for a store that is away
+ERROR_TEXT = 2000  # characters of a failure that are kept
+# Where a model lies and computes does not change what is computed.
+WHERE = ("device", "model_name", "model_parallel", "stats_dir")
+
+Solve = Callable[[str, Sequence[Preference]], EditResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a user.
+
+    Attributes:
+        line: where they stand in the file.
+        user: who.
+        status: "new" was put now, "there" had been put before, "failed" says why in ``error``.
+        seconds: for computing and putting.
+        nbytes: of the factors.
+    """
+
+    line: int
+    user: str
+    status: Literal["new", "there", "failed"]
+    seconds: float = 0.0
+    nbytes: int = 0
+    error: str = ""
+
+
+class Maker(Protocol):
+    """How factors are made; travels to the workers by pickle.
+
+    Attributes:
+        kernel: kept with every edit.
+        settings: likewise, and part of the key: other settings make another edit.
+    """
+
+    @property
+    def kernel(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def open(self, url: str) -> AbstractContextManager[tuple[EditStore, Solve]]:
+        """The store, and what computes a user's factors; called once per worker."""
+        ...
+
+
+@dataclass(frozen=True)
+class LearnerMaker:
+    """The real one: a model, personalised as ``edit`` and ``chat`` do it, so that a user's edits add up."""
+
+    hparams: PersonalizationHyperParams
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self.hparams.kernel
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All hyper-parameters but those that say where."""
+        return {name: value for name, value in self.hparams.to_dict().items() if name not in WHERE}
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[tuple[EditStore, Solve]]:
+        """Load the model, and bind the store to it."""
+        model, tokenizer = load_model(self.hparams)
+        with patiently(lambda: EditStore.open(url, model, tokenizer), PATIENCE) as store:
+            yield store, Learner(model, tokenizer, store, self.hparams).solve
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """The work of ``personalize``; see ``engines.Work``. Its items are ``Person``, its reports ``Report``.
+
+    Attributes:
+        url: of the store.
+        maker: computes factors.
+        dtype: of the factors in the store.
+        patience: seconds to wait for a store that is away; after that the run ends, and can be started again.
+    """
+
+    url: str
+    maker: Maker
+    dtype: str = "float32"
+    patience: float = PATIENCE
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[Person]], Iterable[Report]]]:
+        """The function that personalises a batch.
+
+        Raises:
+            StoreError: the store cannot be opened, or belongs to another model.
+            ModelError: the model cannot be loaded.
+        """
+        with self.maker.open(self.url) as (store, solve):
+            yield lambda people: self._batch(store, solve, people)
+
+    def key(self, store: EditStore, person: Person) -> str:
+        """Idempotency key: preferences, settings and base model."""
+        said = [{**asdict(preference), "user": None} for preference in person.preferences]
+        made = [said, dict(self.maker.settings), self.dtype, sorted(store.base.items())]
+        text = json.dumps(made, sort_keys=True, default=str)
+        return "bulk/" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def _batch(self, store: EditStore, solve: Solve, people: Sequence[Person]) -> Iterator[Report]:
+        keys = {person.user: self.key(store, person) for person in people}
+        there = patiently(lambda: store.find(keys), self.patience)
+        for person in people:
+            if person.user in there:
+                yield Report(person.line, person.user, "there")
+            else:
+                yield self._one(store, solve, person, keys[person.user])
+
+    def _one(self, store: EditStore, solve: Solve, person: Person, key: str) -> Report:
+        started = time.perf_counter()
+        try:
+            result = patiently(lambda: solve(person.user, person.preferences), self.patience)
+            patiently(lambda: self._put(store, person, result, key), self.patience)
+        except StoreUnavailable:
+            raise  # not this user's fault, and nobody else would fare better
+        except Exception as error:
+            text = str(error) if isinstance(error, PersonalizationError) else f"{type(error).__name__}: {error}"
+            seconds = time.perf_counter() - started
+            return Report(person.line, person.user, "failed", seconds, error=text[:ERROR_TEXT])
+        return Report(person.line, person.user, "new", time.perf_counter() - started, result.nbytes)
+
+    def _put(self, store: EditStore, person: Person, result: EditResult, key: str) -> int:
+        return store.put(
+            person.user,
+            result.deltas,
+            preference=person.preferences[0] if len(person.preferences) == 1 else person.preferences,
+            kernel=self.maker.kernel,
+            hparams=self.maker.settings,
+            health=result.health,
+            key=key,
+            dtype=self.dtype,
+        )

@@ -16,6 +16,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .personalize import personalize
 from .report import report
+from .serve import serve
 from .store import app as store_app
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, evaluate, report, personalize, doctor):
+for command in (demo, evaluate, report, personalize, serve, doctor):
     app.command()(command)
 app.add_typer(store_app)
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"modeling", "data", "clustering"},
     {"kernels", "store", "evaluate", "baselines", "reference"},
     {"editing"},
-    {"integrations", "cli"},
+    {"integrations", "cli", "service"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 NEVER_EACH_OTHER = {2}

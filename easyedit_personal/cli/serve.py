@@ -1,0 +1,93 @@
+"""``easyedit-personal serve``: users' models behind the OpenAI chat-completions protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..hparams import PersonalizationHyperParams
+    from ..service.settings import Settings
+
+ANSWERS, LIMITS, ACCESS = "Answers", "Limits", "Who may"
+
+
+def serve(
+    store: str = typer.Option(
+        ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
+    ),
+    model: str = typer.Option("reference", "--model", help="'reference', a local folder, or a hub name."),
+    hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
+    device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
+    host: str = typer.Option("127.0.0.1", "--host", help="Any other than loopback needs a token."),
+    port: int = typer.Option(8000, "--port", min=0, max=65535),
+    token: str | None = typer.Option(
+        None,
+        "--token",
+        envvar="EASYEDIT_PERSONAL_TOKEN",
+        help="One token for all users; others on this machine can see it here, so prefer a file.",
+        rich_help_panel=ACCESS,
+    ),
+    token_file: Path | None = typer.Option(
+        None, "--token-file", help="A file with one token for all users.", rich_help_panel=ACCESS
+    ),
+    users_file: Path | None = typer.Option(
+        None, "--users-file", help="YAML: tokens, each with its users' ids or *.", rich_help_panel=ACCESS
+    ),
+    certificate: Path | None = typer.Option(None, "--certificate", help="For TLS, in PEM.", rich_help_panel=ACCESS),
+    key: Path | None = typer.Option(None, "--key", help="The certificate's key.", rich_help_panel=ACCESS),
+    name: str = typer.Option(
+        "", "--name", help="What clients call the model; as --model if not given.", rich_help_panel=ANSWERS
+    ),
+    max_new_tokens: int = typer.Option(
+        256, "--max-new-tokens", min=1, help="The longest answer.", rich_help_panel=ANSWERS
+    ),
+    max_rows: int = typer.Option(32, "--max-rows", min=1, help="Answers written together.", rich_help_panel=ANSWERS),
+    max_waiting: int = typer.Option(128, "--max-waiting", min=1, help="Answers that wait.", rich_help_panel=LIMITS),
+    rate: int = typer.Option(600, "--rate", min=1, help="Requests per minute and token.", rich_help_panel=LIMITS),
+    edit_rate: int = typer.Option(
+        60, "--edit-rate", min=1, help="Changes of users' models per minute and token.", rich_help_panel=LIMITS
+    ),
+    max_body: int = typer.Option(256 * 1024, "--max-body", min=1, help="Bytes of a request.", rich_help_panel=LIMITS),
+) -> None:
+    """Serve users' models to OpenAI's clients; `model: "base@alice"` or the header X-User says whose."""
+    from ..service import require
+    from ..service.settings import Settings
+    from .evaluate import _settings
+
+    require()
+    settings = Settings(
+        name=name or Path(model).stem,
+        max_new_tokens=max_new_tokens,
+        max_rows=max_rows,
+        max_waiting=max_waiting,
+        rate=rate,
+        edit_rate=edit_rate,
+        max_body=max_body,
+    )
+    place, tokens = (host, port, certificate, key), (token, token_file, users_file)
+    _serve(store, _settings(hparams, model, device), settings, place, tokens)
+
+
+def _serve(
+    store: str,
+    hparams: PersonalizationHyperParams,
+    settings: Settings,
+    place: tuple[str, int, Path | None, Path | None],
+    tokens: tuple[str | None, Path | None, Path | None],
+) -> None:
+    """What can be refused is refused before the model is loaded."""
+    import logging
+
+    from ..service.run import Place, open_service, read_access, run
+    from ..service.settings import check_exposed
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    access = read_access(*tokens)
+    check_exposed(place[0], not access.is_open)
+    service = open_service(hparams, store, settings)
+    print(f"Model {settings.name!r} on http{'s' if place[2] else ''}://{place[0]}:{place[1]}/v1", flush=True)
+    print("Everybody on this machine is let in." if access.is_open else "A token is needed.", flush=True)
+    run(service, access, Place(*place))

@@ -1,0 +1,80 @@
+"""The application: routes, errors in one shape, and a door around them.
+
+FastAPI's pages of documentation are off: they load scripts from elsewhere, and say nothing that README does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from .. import __version__
+from ..errors import PersonalizationError
+from . import chat, preferences
+from .access import Access
+from .core import Service
+from .guard import Guard, caller_of, refused
+from .refusal import Refusal, as_refusal
+
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_app(service: Service, access: Access | None = None, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
+    """The service as an ASGI application; closing it closes the service.
+
+    Args:
+        service: answers and learns.
+        access: the tokens; None lets in whoever reaches it, for loopback only.
+        clock: for the rates.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.close)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.include_router(chat.router(service))
+    app.include_router(preferences.router(service))
+    _add_watching(app, service)
+    _add_errors(app)
+    return Guard(app, access or Access(), service.settings, service.metrics, clock)
+
+
+def _add_watching(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
+    async def health() -> Response:
+        fault = await run_in_threadpool(service.check)
+        content = {"status": "ok" if fault is None else f"{fault} is out of order", "version": __version__}
+        return JSONResponse(content, 200 if fault is None else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        caller_of(request).check_operator()
+        return Response(service.metrics.text(), media_type=METRICS)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refusal(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refusal)
+        return refused(error)
+
+    @app.exception_handler(PersonalizationError)
+    async def ours(_: Request, error: Exception) -> Response:
+        assert isinstance(error, PersonalizationError)
+        if (known := as_refusal(error)) is None:
+            raise error  # to the log
+        return refused(known)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return refused(Refusal(error.status_code, f"{error.detail}.", code="not_found", headers=error.headers))

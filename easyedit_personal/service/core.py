@@ -1,0 +1,200 @@
+"""The service without HTTP: answers through the batcher, changes of users' models one after the other beside it.
+
+Learning works on a second model that shares all weights but the edited ones, and on a tokenizer of its own (a shared
+one is switched to and fro between special tokens as text and as control, which two threads must not do at once).
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..editing.factor_cache import CACHE_BYTES, FactorCache
+from ..editing.learn import Learned, Learner
+from ..editing.streaming import Stream
+from ..editing.words import Unclear, understand
+from ..errors import PersonalizationError, RequestError
+from ..evaluate.generate import check_fits, context_limit, encode_prompt
+from ..hparams import PersonalizationHyperParams
+from ..modeling.tokens import Encoded, stop_ids
+from ..store.rows import StoredEdit
+from ..store.store import EditStore
+from ..types import Preference
+from .batcher import Batcher, Closed, Full, Job, Notify
+from .metrics import Metrics
+from .refusal import Refusal, busy
+from .settings import Settings
+from .stops import Stops
+
+T = TypeVar("T")
+Understand = Callable[[str, str | None], Preference | Unclear]
+
+
+class Service:
+    """Users' models, answering and learning.
+
+    Args:
+        model: the base model; from now on the service's own.
+        tokenizer: its tokenizer.
+        store: where users' edits are.
+        hparams: how to edit.
+        settings: limits.
+        cache_bytes: of users' factors in memory.
+        understand: from plain words to a preference; the bundled rules if not given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        store: EditStore,
+        hparams: PersonalizationHyperParams,
+        settings: Settings | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        understand: Understand = understand,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.store, self.understand, self.metrics = store, understand, Metrics()
+        self._model, self._prompt_format = model, hparams.prompt_format
+        self._reading, self._tokenizer = threading.Lock(), copy.deepcopy(tokenizer)
+        self._ends = frozenset(stop_ids(model, self._tokenizer))
+        self.learner = Learner(model, copy.deepcopy(tokenizer), store, hparams)
+        self.cache = FactorCache(store, model, cache_bytes)
+        self.batcher = Batcher(
+            model,
+            tokenizer,
+            max_rows=self.settings.max_rows,
+            max_waiting=self.settings.max_waiting,
+            window=self.settings.window,
+            gauge=self.metrics,
+        )
+        self.metrics.watch(self.batcher, self.cache)
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="easyedit-personal-learner")
+        self._pending, self._counting = 0, threading.Lock()
+
+    def prepare(self, user: str | None, conversation: list[dict[str, str]], limit: int | None) -> tuple[Stream, int]:
+        """A user's factors of this moment and the conversation as tokens; the answer is not begun.
+
+        Returns:
+            The stream, and the number of tokens to be read.
+
+        Raises:
+            RequestError: the conversation cannot be answered, or does not fit the model's context.
+            ModelError, StoreError: see ``FactorCache.get``.
+        """
+        factors = {} if user is None else self.cache.get(user)
+        row = self._encoded(conversation)
+        room = (context_limit(self._model) or 2**31) - len(row.ids)
+        limit = limit or max(1, min(self.settings.max_new_tokens, room))
+        check_fits(self._model, row, limit)
+        return Stream(row, factors, self._ends, limit), len(row.ids)
+
+    def start(self, stream: Stream, stops: list[str], notify: Notify) -> Job:
+        """Have an answer written.
+
+        Raises:
+            Refusal: 503.
+        """
+        job = Job(stream, notify, Stops(stops))
+        try:
+            self.batcher.submit(job)
+        except Full:
+            raise busy("Too many answers are waiting.") from None
+        except Closed:
+            raise busy("The service is being stopped.") from None
+        return job
+
+    def learn(self, user: str, preference: Preference, key: str | None) -> Future[Learned]:
+        """Edit a preference into a user's model, after what was asked for before."""
+        return self._in_turn("learn", lambda: self.learner.learn(user, preference, key=key))
+
+    def unlearn(self, user: str, edit: int | None = None) -> Future[list[StoredEdit]]:
+        """Undo a user's last edit, or one by its number."""
+        return self._in_turn("undo", lambda: self.learner.unlearn(user, edit))
+
+    def forget(self, user: str) -> Future[int]:
+        """Remove every byte of a user, from the memory too."""
+
+        def forgotten() -> int:
+            count = self.store.forget(user)
+            self.cache.get(user)  # what was kept is replaced by nothing
+            return count
+
+        return self._in_turn("forget", forgotten)
+
+    def check(self) -> str | None:
+        """What is out of order, in a word; None when all is well."""
+        if not self.batcher.alive:
+            return "model"
+        try:
+            self.store.version("health check")
+        except PersonalizationError:
+            return "store"
+        return None
+
+    def close(self) -> None:
+        """Finish what is under way, for as long as the settings allow."""
+        self.batcher.close(self.settings.drain_seconds)
+        self._changes.shutdown(wait=True, cancel_futures=True)
+
+    def _encoded(self, conversation: list[dict[str, str]]) -> Encoded:
+        from jinja2 import TemplateError
+
+        with self._reading:
+            try:
+                return encode_prompt(self._tokenizer, conversation, self._prompt_format)
+            except TemplateError as error:
+                raise RequestError(f"The model's chat template refuses this conversation: {error}") from None
+
+    def _in_turn(self, kind: str, change: Callable[[], T]) -> Future[T]:
+        """One change after the other; they share the learner's model.
+
+        Raises:
+            Refusal: 503, too many are waiting.
+        """
+        with self._counting:
+            if self._pending >= self.settings.max_edits:
+                raise busy("Too many changes are waiting.")
+            self._pending += 1
+            self.metrics.edits_waiting.set(self._pending)
+        began = time.monotonic()
+        try:
+            future = self._changes.submit(change)
+        except RuntimeError:
+            self._left()
+            raise busy("The service is being stopped.") from None
+        future.add_done_callback(lambda done: self._changed(kind, began, done))
+        return future
+
+    def _changed(self, kind: str, began: float, done: Future[Any]) -> None:
+        self._left()
+        failed = done.cancelled() or done.exception() is not None
+        self.metrics.edits.labels(kind, "failed" if failed else "done").inc()
+        self.metrics.edit_seconds.labels(kind).observe(time.monotonic() - began)
+
+    def _left(self) -> None:
+        with self._counting:
+            self._pending -= 1
+            self.metrics.edits_waiting.set(self._pending)
+
+
+def check_refusable(user: str) -> str:
+    """A user's id as the store takes it.
+
+    Raises:
+        Refusal: 400.
+    """
+    from ..errors import StoreError
+    from ..store.rows import check_user
+
+    try:
+        return check_user(user)
+    except StoreError as error:
+        raise Refusal(400, error.what, code="invalid_user", param="user") from None

@@ -1,0 +1,133 @@
+"""The door: nothing reaches a route without a token, a place within the rate, and somebody to catch what goes wrong.
+
+An ASGI application around the other, so that it also holds for addresses that no route serves.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..progress import log
+from .access import Access, Caller
+from .limits import Rate
+from .metrics import Metrics
+from .refusal import Refusal
+from .settings import Settings, is_loopback
+
+OPEN = {"/healthz"}
+SAFE = {"GET", "HEAD", "OPTIONS"}
+WRONG_TOKENS = 60  # per minute and address
+
+
+class Guard:
+    """Checks who asks and how often, counts what was answered, and keeps what went wrong to the log.
+
+    Args:
+        app: what is guarded.
+        access: the tokens.
+        settings: the rates.
+        metrics: what is counted.
+        clock: for the rates.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.app, self.access, self.metrics = app, access, metrics
+        self._rate, self._edit_rate = Rate(settings.rate, clock), Rate(settings.edit_rate, clock)
+        self._wrong = Rate(WRONG_TOKENS, clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, name, status = time.monotonic(), uuid.uuid4().hex[:16], 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [(b"x-request-id", name.encode()), (b"cache-control", b"no-store")]
+                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+            await send(message)
+
+        try:
+            scope.setdefault("state", {})["caller"] = self._admitted(Request(scope))
+            await self.app(scope, receive, answer)
+        except Refusal as refusal:
+            await refused(refusal)(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed", name)
+            if status:
+                raise  # the answer has begun; the server cuts the connection
+            what = f"Something went wrong here; it is in the log under {name}."
+            await refused(Refusal(500, what, code="internal_error"))(scope, receive, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.requests.labels(route, method, str(status or 499)).inc()
+            self.metrics.request_seconds.labels(route).observe(time.monotonic() - began)
+
+    def _admitted(self, request: Request) -> Caller | None:
+        """Who asks.
+
+        Raises:
+            Refusal: 401, 403 or 429.
+        """
+        if request.url.path in OPEN:
+            return None
+        if self.access.is_open:
+            _check_origin(request)
+        try:
+            caller = self.access.caller(request.headers.get("authorization"))
+        except Refusal:
+            self._wrong.take(request.client.host if request.client else "")
+            raise
+        self._rate.take(caller.name)
+        if request.method not in SAFE and request.url.path.startswith("/v1/users/"):
+            self._edit_rate.take(caller.name)
+        return caller
+
+
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """The response to a request that is refused."""
+    return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+
+def caller_of(request: Request) -> Caller:
+    """Whoever was let in."""
+    caller: Any = request.state.caller
+    return caller
+
+
+def _check_origin(request: Request) -> None:
+    """Without tokens a page in the operator's own browser could reach us, under a name that leads to this machine.
+
+    Raises:
+        Refusal: 403.
+    """
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    origin = request.headers.get("origin")
+    try:
+        page = urlsplit(origin).hostname if origin else None
+    except ValueError:
+        page = ""
+    if not is_loopback(host) or (origin and not is_loopback(page or "")):
+        raise Refusal(403, "Without a token only this machine itself is answered.", code="not_local")

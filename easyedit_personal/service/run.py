@@ -1,0 +1,81 @@
+"""From names on a command line to a running server: model, store, tokens, and uvicorn around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..editing.loading import load_model
+from ..errors import ConfigError
+from ..hparams import PersonalizationHyperParams
+from ..store.store import EditStore
+from .access import Access, read_tokens
+from .app import create_app
+from .core import Service
+from .settings import Settings, check_exposed
+
+MAX_CONNECTIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the service listens, and with which certificate if it speaks TLS itself."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def read_access(token: str | None, token_file: Path | None, users_file: Path | None) -> Access:
+    """The tokens of all sources together; ``token`` and ``token_file`` name one for all users.
+
+    Raises:
+        ConfigError: a file cannot be read, or a token is unfit.
+    """
+    tokens = dict(read_tokens(users_file)) if users_file else {}
+    if token_file:
+        try:
+            tokens[token_file.read_text(encoding="utf-8").strip()] = "*"
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"The token's file {str(token_file)!r} cannot be read.", got=type(error).__name__, needed="one line"
+            ) from None
+    if token:
+        tokens[token] = "*"
+    return Access(tokens if tokens or users_file else None)
+
+
+def open_service(hparams: PersonalizationHyperParams, store: str, settings: Settings) -> Service:
+    """Load the model of a recipe, and open the store for it.
+
+    Raises:
+        ModelError, StoreError: see ``load_model`` and ``EditStore.open``.
+    """
+    loaded, tokenizer = load_model(hparams)
+    return Service(loaded, tokenizer, EditStore.open(store, loaded, tokenizer), hparams, settings)
+
+
+def run(service: Service, access: Access, place: Place) -> None:
+    """Serve until the process is told to stop; running answers are finished first.
+
+    Raises:
+        ConfigError: the address is public, and there are no tokens.
+    """
+    import uvicorn
+
+    check_exposed(place.host, not access.is_open)
+    config = uvicorn.Config(
+        create_app(service, access),
+        host=place.host,
+        port=place.port,
+        ssl_certfile=place.certificate,
+        ssl_keyfile=place.key,
+        log_config=None,
+        access_log=False,  # addresses hold users' ids
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(service.settings.drain_seconds),
+        limit_concurrency=MAX_CONNECTIONS,
+    )
+    uvicorn.Server(config).run()

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..data.records import UPQAItem
+    from ..engines import Engine
     from ..evaluate.plan import Plan
     from ..hparams import PersonalizationHyperParams
 
@@ -40,6 +41,8 @@ def evaluate(
     judge_model: str = typer.Option("", "--judge-model", help="The endpoint's model."),
     similarity: bool = typer.Option(False, "--similarity", help="Also score by sentence embeddings (extra)."),
     rescore: Path = typer.Option(None, "--rescore", help="Compute a folder's figures again, without the model."),
+    engine: str = typer.Option("serial", "--engine", help="serial, processes, ray or ray://HOST:PORT."),
+    workers: int = typer.Option(None, "--workers", help="Default: cores, or the cluster's slots.", show_default=False),
 ) -> None:
     """Ask every question of the panel, before and after personalising, and say what it cost."""
     from rich.console import Console
@@ -53,11 +56,11 @@ def evaluate(
         show(Console(), compute(rescore, scorer))
         return
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
-    names, items = _methods(method), _items(data, size)
+    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     settings = _settings(hparams, model, device)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
-    result = _run(settings, items, methods, plan, folder, model, data, scorer)
+    result = _run(settings, items, names if spread else methods, plan, folder, model, data, scorer, spread)
     show(Console(), result)
     print(f"Figures and every answer are in {folder}.")
 
@@ -71,17 +74,38 @@ def _run(
     model: str,
     data: str,
     scorer: Any,
+    spread: Engine | None,
 ) -> dict[str, Any]:
+    from functools import partial
+
     from ..editing.loading import load_model
     from ..evaluate.run import evaluate as compute
     from ..evaluate.run import rescore
+    from ..evaluate.shards import Evaluation, evaluate_with
 
-    loaded, tokenizer = load_model(settings)
     named = Path(model).name if Path(model).exists() else model  # a path would tie the result to one machine
-    result = compute(
-        loaded, tokenizer, items, methods, plan=plan, out=folder, hparams=settings, data=data, model_name=named
-    )
+    about: dict[str, Any] = {"plan": plan, "hparams": settings, "data": data, "model_name": named}
+    if spread is None:
+        result = compute(*load_model(settings), items, methods, out=folder, **about)
+    else:
+        load, find = partial(load_model, settings), partial(_method, settings)
+        result = evaluate_with(spread, Evaluation(load, find, items, out=str(folder.resolve()), **about), methods)
     return rescore(folder, scorer) if scorer else result
+
+
+def _engine(name: str, workers: int | None) -> Engine | None:
+    """The engine; None for the serial one, which has the model in this process."""
+    from ..engines import Limits, find_engine
+
+    found = find_engine(name, Limits(workers=workers))
+    return None if found.name == "serial" else found
+
+
+def _method(settings: PersonalizationHyperParams, name: str) -> Any:
+    """A method by its name, also in a worker."""
+    from ..baselines.find import find_method
+
+    return _host(name, settings) if _is_hosts(name) else find_method(name, settings)
 
 
 def _plan(

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from ..errors import DataError, listing
 
 SCHEMA = 1
+SHARDS = "shards"
 ROOM = 16 * 2**20  # bytes that must be free before a run starts
 
 
@@ -34,7 +36,7 @@ class ResultFolder:
             self.answers.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # several workers may look at the same time
         free = shutil.disk_usage(self.path).free
         if free < ROOM:
             raise DataError(
@@ -96,7 +98,7 @@ class ResultFolder:
         Raises:
             DataError: the disk is full; what was there before is intact.
         """
-        text = "".join(json.dumps(user, ensure_ascii=False, allow_nan=True) + "\n" for user in users)
+        text = "".join(map(_line, users))
         with _told(self.path), self._lines(method).open("ab") as file:
             file.write(text.encode())
             file.flush()
@@ -109,6 +111,19 @@ class ResultFolder:
     def methods(self) -> list[str]:
         """The methods that have answers here."""
         return sorted(path.name.removesuffix(".jsonl").replace("+", ":") for path in self.answers.glob("*.jsonl"))
+
+    def shard(self) -> ResultFolder:
+        """A folder inside this one for a worker of its own; ``gather`` takes its answers in."""
+        return ResultFolder(self.path / SHARDS / uuid.uuid4().hex)
+
+    def gather(self, users: Sequence[str]) -> None:
+        """Take in the answers of all shards, also those of a run that was killed, in the order of ``users``."""
+        shards = [ResultFolder(path) for path in sorted((self.path / SHARDS).glob("*"))]
+        for method in sorted({name for shard in shards for name in shard.methods()}):
+            lines = {line["user"]: line for folder in (*shards, self) for line in folder.users(method)}
+            ordered = [lines[user] for user in users if user in lines]
+            self._replace(self._lines(method), "".join(map(_line, ordered)))
+        shutil.rmtree(self.path / SHARDS, ignore_errors=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Replace ``result.json``, in one step."""
@@ -127,10 +142,17 @@ class ResultFolder:
         return self.answers / f"{method.replace(':', '+')}.jsonl"
 
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
-        scratch = path.with_suffix(".tmp")
+        self._replace(path, json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n")
+
+    def _replace(self, path: Path, text: str) -> None:
+        scratch = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         with _told(path):
-            scratch.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            scratch.write_text(text, encoding="utf-8")
             os.replace(scratch, path)
+
+
+def _line(user: Mapping[str, Any]) -> str:
+    return json.dumps(user, ensure_ascii=False, allow_nan=True) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

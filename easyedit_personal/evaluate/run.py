@@ -77,7 +77,8 @@ def evaluate(
         folder = ResultFolder(out or stack.enter_context(TemporaryDirectory()))
         setup = describe_setup(model, tokenizer, items, plan, hparams, data=data, model_name=model_name)
         folder.claim(setup)
-        run = _Run(model, tokenizer, items, plan, folder)
+        folder.gather([item.id for item in items])
+        run = Runner(model, tokenizer, items, plan, folder)
         errors = {method.name: run.method(method) for method in found}
         result = result_of(folder, plan, [item.id for item in items], errors)
         folder.write_result(result)
@@ -122,7 +123,25 @@ def _known_result(folder: ResultFolder) -> dict[str, Any]:
     return folder.result() if (folder.path / "result.json").is_file() else {}
 
 
-class _Run:
+def groups_to_do(
+    method: Method, items: Sequence[UPQAItem], plan: Plan, folder: ResultFolder
+) -> list[Sequence[UPQAItem]]:
+    """The users that a method has not done yet: one by one, or such that are answered together."""
+    done = {user["user"] for user in folder.users(method.name)}
+    if done and not plan.rules.restores and len(done) < len(items):
+        folder.clear(method.name)  # edits pile up in the model: half of them cannot be gone on from
+        done = set()
+    todo = [item for item in items if item.id not in done]
+    size = 1 if method.edits else USERS_AT_ONCE
+    return [todo[start : start + size] for start in range(0, len(todo), size)]
+
+
+def fault_text(faults: Sequence[str], groups: int) -> str | None:
+    """A method's error in the result."""
+    return f"{len(faults)} of {groups} failed, first {faults[0]}" if faults else None
+
+
+class Runner:
     """What the methods of one call share: the untouched model's figures and answers."""
 
     def __init__(
@@ -136,33 +155,41 @@ class _Run:
 
     def method(self, method: Method) -> str | None:
         """Run one method over the users that it has not done yet; its error, or None."""
-        done = {user["user"] for user in self.folder.users(method.name)}
-        if done and not self.plan.rules.restores and len(done) < len(self.items):
-            self.folder.clear(method.name)  # edits pile up in the model: half of them cannot be gone on from
-            done = set()
-        todo = [item for item in self.items if item.id not in done]
-        if not todo:
+        groups = groups_to_do(method, self.items, self.plan, self.folder)
+        if not groups:
             return None
-        size = 1 if method.edits else USERS_AT_ONCE
-        groups = [todo[start : start + size] for start in range(0, len(todo), size)]
-        self._prepare()
         try:
-            method.prepare(self.items, self.plan.seed)
+            self.prepare(method)
         except FAILURES as error:
             return f"{type(error).__name__}: {error}"
         faults: list[str] = []
         with ExitStack() as kept:
             for number, group in enumerate(_with_bar(groups, method.name)):
-                try:
-                    lines = self._group(method, group, kept)
-                except FAILURES as error:
-                    log.warning("%s failed for user %s: %s", method.name, group[0].id, error)
-                    faults.append(f"user {group[0].id}: {type(error).__name__}: {error}")
+                fault = self.group(method, group, kept)
+                if fault:
+                    faults.append(fault)
                     if len(faults) == GIVE_UP > number or not self.plan.rules.restores:
                         break  # nobody so far, so nobody will; or what is in the model cannot be trusted
-                    continue
-                self.folder.append(method.name, lines)
-        return f"{len(faults)} of {len(groups)} failed, first {faults[0]}" if faults else None
+        return fault_text(faults, len(groups))
+
+    def prepare(self, method: Method) -> None:
+        """To be called before a method's first group; raises ``FAILURES`` where the method cannot be run."""
+        self._prepare()
+        method.prepare(self.items, self.plan.seed)
+
+    def group(self, method: Method, group: Sequence[UPQAItem], kept: ExitStack) -> str | None:
+        """Personalise for users, ask, and keep the answers; what went wrong, or None.
+
+        Args:
+            kept: holds what a protocol without restoring leaves in the model.
+        """
+        try:
+            lines = self._group(method, group, kept)
+        except FAILURES as error:
+            log.warning("%s failed for user %s: %s", method.name, group[0].id, error)
+            return f"user {group[0].id}: {type(error).__name__}: {error}"
+        self.folder.append(method.name, lines)
+        return None
 
     def _prepare(self) -> None:
         """Figures and answers of the untouched model, once."""

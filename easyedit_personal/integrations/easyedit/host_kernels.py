@@ -6,7 +6,8 @@ Clusters, strategies, store and export work on what they return, since it is fac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -45,7 +46,8 @@ def rome(
     deltas: list[WeightDelta] = []
     for request in requests:
         with edited(model, deltas):
-            factors = _run(model, tokenizer, [request], hparams, "rome", "ROMEHyperParams")
+            with prepared("rome", model, tokenizer, [request], hparams) as execute:
+                factors = execute([request])
         deltas += [WeightDelta(_layer(name), v[:, None], u[None]) for name, (u, v) in factors.items()]
     return deltas
 
@@ -62,7 +64,8 @@ def memit(
         HostError: EasyEdit is not there, or its code failed.
     """
     encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
-    factors = _run(model, tokenizer, requests, hparams, "memit", "MEMITHyperParams")
+    with prepared("memit", model, tokenizer, requests, hparams) as execute:
+        factors = execute(requests)
     dtype = next(model.parameters()).dtype
     return [
         WeightDelta(_layer(name), residuals, keys.T.contiguous()).to(dtype)
@@ -70,26 +73,41 @@ def memit(
     ]
 
 
-def _run(
-    model: nn.Module,
-    tokenizer: Any,
-    requests: Sequence[EditRequest],
-    hparams: PersonalizationHyperParams,
-    name: str,
-    settings_class: str,
-) -> Factors:
+@contextmanager
+def prepared(
+    name: str, model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> Iterator[Callable[[Sequence[EditRequest]], Factors]]:
+    """Inside the block ``execute(requests)`` is the host's ``execute_rome`` (of one request) or ``execute_memit``.
+
+    Statistics and context sentences are at hand by then, so that a benchmark can time the host's own work; model,
+    tokenizer and the host's caches are as before when the block ends.
+
+    Args:
+        name: "rome" or "memit".
+        requests: all that will be asked for.
+    """
     host = load_host()
     hparams = row_settings(hparams)
     module = host.module(f"models.{name}.{name}_main")
-    settings = _settings(getattr(module, settings_class), name, model, hparams)
-    wanted = host_requests(tokenizer, requests, hparams, with_slot=True)
+    settings = _settings(getattr(module, f"{name.upper()}HyperParams"), name, model, hparams)
     weights = [
         weight_of(get_module(model, find_layout(model, hparams).rewrite_path(layer))) for layer in hparams.layers
     ]
     names = [parameter_name(model, weight) for weight in weights]
-    reader = HostTokenizer(
-        tokenizer, chat=uses_chat(tokenizer, hparams.prompt_format), answers=[item["target_new"] for item in wanted]
-    )
+    answers = [item["target_new"] for item in host_requests(tokenizer, requests, hparams, with_slot=True)]
+    reader = HostTokenizer(tokenizer, chat=uses_chat(tokenizer, hparams.prompt_format), answers=answers)
+
+    def execute(some: Sequence[EditRequest]) -> Factors:
+        wanted = host_requests(tokenizer, some, hparams, with_slot=True)
+        try:
+            with in_private(hparams.seed):
+                run = getattr(module, f"execute_{name}")
+                return run(model, reader, wanted if name == "memit" else wanted[0], settings)
+        except PersonalizationError:
+            raise
+        except Exception as error:
+            raise HostError(f"EasyEdit's execute_{name} failed: {type(error).__name__}: {error}") from error
+
     with untouched(model, tokenizer, names), provided(f"easyeditor.models.{name}", model, tokenizer, settings, hparams):
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
@@ -97,14 +115,7 @@ def _run(
         if hparams.context_templates is not None:
             vars(module)["CONTEXT_TEMPLATES_CACHE"] = _templates(hparams.context_templates, nested=name == "memit")
         model.eval()
-        try:
-            with in_private(hparams.seed):
-                execute = getattr(module, f"execute_{name}")
-                return execute(model, reader, wanted if name == "memit" else wanted[0], settings)
-        except PersonalizationError:
-            raise
-        except Exception as error:
-            raise HostError(f"EasyEdit's execute_{name} failed: {type(error).__name__}: {error}") from error
+        yield execute
 
 
 def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyperParams) -> Any:

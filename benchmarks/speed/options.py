@@ -1,0 +1,28 @@
+"""What a case is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """One call of the benchmark.
+
+    Attributes:
+        case: its name.
+        model: "gpt2", "llama" or "reference", see ``shapes``.
+        pairs: how many times each side is timed.
+        steps: of the optimisation, on both sides.
+        sample: how many of a case's requests EasyEdit is given, since it takes them one by one; seconds are per
+            request. 0 gives it all of them.
+        stats_dir: where second moments are kept; both sides read the same.
+    """
+
+    case: str
+    model: str
+    pairs: int
+    steps: int
+    sample: int
+    stats_dir: Path

@@ -1,0 +1,84 @@
+"""Models of known shapes with random weights, and requests to edit them with: nothing is loaded, nothing downloaded.
+
+Time and memory depend on shapes, not on what a model knows. All of them read the reference model's tokenizer.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+
+from easyedit_personal import reference
+from easyedit_personal.types import EditRequest
+
+GPT2_SMALL = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
+LLAMA_160M = {
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 2048,
+}
+# EasyEdit's 17 of 48 (gpt2-xl.yaml) and 5 of 32 (llama3-8b.yaml) in proportion.
+EDITED_LAYER = {"gpt2": 4, "llama": 2, "reference": 1}
+EOS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+PEOPLE = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon"]
+THINGS = ["hobby", "job", "pet", "car", "drink", "snack", "sport", "color", "season", "band"]
+VALUES = ["sailing", "carving wood", "a grey parrot", "an old van", "mint tea", "salted nuts", "fencing", "dark green"]
+TEXT = """The harbour was quiet when the first boats came in. Because the wind had turned in the night, nobody had
+expected them before noon, and the market stood half empty. You could hear the ropes knock against the masts, and now
+and then a gull. I walked along the wall to where the old men mend their nets, and asked one of them about the weather.
+Therefore, he said, you should not ask me but my knees. The others laughed. Later the sun came out, the stalls filled
+with fish and bread and flowers, and by the afternoon there was hardly a place left to sit down and drink a coffee."""
+
+
+@cache
+def model_of(shape: str, layers: int | None = None) -> tuple[Any, Any]:
+    """A model and its tokenizer.
+
+    Args:
+        shape: "gpt2" (GPT-2 small, 124 M parameters), "llama" (162 M) or "reference" (the shipped one, trained).
+        layers: another depth than the shape's own.
+    """
+    trained, tokenizer = reference.load()
+    if shape == "reference":
+        return trained.eval(), tokenizer
+    torch.manual_seed(0)
+    if shape == "gpt2":
+        config: Any = transformers.GPT2Config(**{**GPT2_SMALL, **EOS, **({"n_layer": layers} if layers else {})})
+    else:
+        deep = {"num_hidden_layers": layers} if layers else {}
+        config = transformers.LlamaConfig(**{**LLAMA_160M, **EOS, **deep})
+    return transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer
+
+
+def requests(count: int) -> list[EditRequest]:
+    """Requests that stand alone, up to 100 different prompts."""
+    pairs = [(person, thing) for thing in THINGS for person in PEOPLE]
+    return [
+        EditRequest(f"What is {person}'s {thing} these days?", VALUES[number % len(VALUES)], f"{person}'s {thing}")
+        for number, (person, thing) in enumerate(pairs[:count])
+    ]
+
+
+def cluster(size: int) -> list[EditRequest]:
+    """One preference in several phrases."""
+    names = ["hobby", "pastime", "leisure activity", "interest", "pursuit", "diversion", "free-time activity"]
+    names += ["favorite activity", "recreation"]
+    return [EditRequest(f"What is my {name}?", "bird watching", name, cluster="hobby") for name in names[:size]]
+
+
+def contexts(tokenizer: Any) -> list[str]:
+    """EasyEdit's shipped setting, ``[[5, 10], [10, 10]]``: ten beginnings of 5 tokens and ten of 10 before the prompt.
+
+    Cut from a written text: a model with random weights would write noise.
+    """
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    windows = [ids[10 * i : 10 * i + 5 * (1 + i % 2)] for i in range(20)]
+    beginnings = [tokenizer.decode(window).strip() for window in sorted(windows, key=len)]
+    return ["{}", *(f"{beginning}. {{}}" for beginning in beginnings)]

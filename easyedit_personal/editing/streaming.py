@@ -7,7 +7,7 @@ Streams join and leave between forward passes. Text is handed out as soon as it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,10 +15,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..evaluate.generate import BATCH_TOKENS, decode, packs
-from ..evaluate.greedy import State, advance, join, join_fits, read, select
+from ..evaluate.greedy import State, advance, join, join_fits, most_likely, read, select
 from ..kernels.mixed import Factors, Seating, attached
 from ..modeling.tokens import Encoded
 
@@ -31,13 +31,15 @@ class Stream:
     """One answer on its way.
 
     A piece is certain when its bytes are whole (a character may take several tokens) and no later token can strip it:
-    ``generate`` strips blanks at both ends, so blanks wait for a word to follow them.
+    ``generate`` strips blanks at both ends, so blanks wait for a word to follow them. ``draw`` picks a next token by
+    its logits [v]; without it, that is the most likely one.
     """
 
     row: Encoded
     factors: Factors
     ends: frozenset[int]
     limit: int
+    draw: Callable[[Tensor], int] | None = None
     pieces: deque[str] = field(default_factory=deque)
     tokens: list[int] = field(default_factory=list)
     said: str = ""
@@ -109,12 +111,20 @@ class Streams:
             self.lanes = [lane for lane in self.lanes if lane.state.rows]
             for lane in self.lanes:
                 with attached(self.model, lane.seating):
-                    advance(self.model, lane.state, lane.seating.seat)
+                    advance(self.model, lane.state, lane.seating.seat, self._choose)
                 self._hand_out(lane.state)
             self._admit()
         except BaseException as error:  # caches may be half written: nobody can go on
             self._fail(error)
             raise
+
+    def _choose(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """The next tokens [n]: drawn where a stream wants that, else the most likely ones."""
+        tokens = most_likely(logits, rows)
+        for place, number in enumerate(rows):
+            if (stream := self._listened(number)) and stream.draw:
+                tokens[place] = stream.draw(logits[place])
+        return tokens
 
     def _listened(self, number: int) -> Stream | None:
         """The stream, unless it has ended or its listener has left."""
@@ -132,7 +142,7 @@ class Streams:
             encoded = {number: stream.row for number, stream in new.items()}
             alike = len({id(stream.factors) for stream in new.values()}) == 1
             with attached(self.model, seating):
-                state = read(self.model, self.tokenizer, encoded, list(new), seating.seat, alike)
+                state = read(self.model, self.tokenizer, encoded, list(new), seating.seat, alike, self._choose)
             self._hand_out(state)
             self._join(Lane(state, seating))
 

@@ -25,6 +25,7 @@ CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in tur
 PART_LATE = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "gpt2", "gptj"})
 
 Seat = Callable[[Sequence[int]], None]
+Choose = Callable[[Tensor, Sequence[int]], Tensor]  # logits [n, v] of these rows -> their next tokens [n]
 
 
 @dataclass
@@ -83,6 +84,11 @@ def continue_all(
     return outs
 
 
+def most_likely(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """Each row's most likely next token."""
+    return logits.argmax(-1)
+
+
 def _nobody(rows: Sequence[int]) -> None:
     """Where nobody wants to know who sits in a batch."""
 
@@ -94,6 +100,7 @@ def read(
     pack: list[int],
     seat: Seat,
     alike: bool,
+    choose: Choose = most_likely,
 ) -> State:
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
@@ -113,7 +120,7 @@ def read(
     positions = batch.position_ids + shared
     seat(pack)
     output = forward(model, batch.input_ids, mask, positions, cache)
-    return State(list(pack), output.logits[:, -1].argmax(-1), positions[:, -1:] + 1, mask, output.past_key_values)
+    return State(list(pack), choose(output.logits[:, -1], pack), positions[:, -1:] + 1, mask, output.past_key_values)
 
 
 def _write(
@@ -140,12 +147,12 @@ def _write(
         advance(model, state, seat)
 
 
-def advance(model: nn.Module, state: State, seat: Seat) -> None:
+def advance(model: nn.Module, state: State, seat: Seat, choose: Choose = most_likely) -> None:
     """Read every row's next token and find the one after it."""
     state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], 1)
     seat(state.rows)
     output = forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
-    state.tokens, state.cache = output.logits[:, -1].argmax(-1), output.past_key_values
+    state.tokens, state.cache = choose(output.logits[:, -1], state.rows), output.past_key_values
     state.positions = state.positions + 1
 
 

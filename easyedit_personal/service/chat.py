@@ -43,6 +43,7 @@ class Answer:
             Refusal, PersonalizationError: see ``Service.prepare`` and ``start``.
         """
         stream, self.prompt_tokens = await run_in_threadpool(self._service.prepare, user, wish.conversation, wish.limit)
+        stream.draw = wish.sampler
         self._job = self._service.start(stream, wish.stops, self._notify)
 
     async def pieces(self) -> AsyncIterator[str]:

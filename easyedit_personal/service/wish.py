@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .refusal import Refusal
+from .sampling import Sampler
 from .settings import Settings
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -93,6 +94,16 @@ class Wish(BaseModel):
     def stops(self) -> list[str]:
         """Stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """How tokens are drawn; None is the most likely ones, also where the client says nothing.
+
+        OpenAI's own default is temperature 1; here only who asks for chance gets it.
+        """
+        if not self.temperature and (self.temperature == 0 or self.top_p in (None, 1)):
+            return None
+        return Sampler(self.temperature or 1.0, self.top_p or 1.0, self.seed)
 
     @property
     def with_usage(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from itertools import zip_longest
 
 import pytest
@@ -159,3 +160,16 @@ def test_bytes_that_never_become_a_character_are_said_at_the_end(tokenizer):
     for token in ids[:-1]:
         stream.take(token, tokenizer)
     assert "".join(stream.pieces) == tokenizer.decode(ids[:-1]).strip() and stream.done
+
+
+def test_a_stream_may_draw_its_tokens_beside_greedy_ones(pm, tokenizer):
+    row, ends = encode(tokenizer, PROMPTS[0]), frozenset()
+    drawn = Stream(row, {}, ends, 6, draw=lambda logits: int(logits.argmin()))
+    greedy = Stream(row, {}, ends, 6)
+    for stream in (drawn, greedy):
+        pm._streams.add(stream, nullcontext)
+    while not (drawn.done and greedy.done):
+        pm._streams.step()
+    alone = pm.generate_for([None], [PROMPTS[0]], max_new_tokens=6)[0].tokens
+    assert tuple(greedy.tokens)[: len(alone)] == alone and drawn.tokens[0] != greedy.tokens[0]
+    assert len(drawn.tokens) == 6

@@ -223,8 +223,17 @@ def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format:
     stop = len(text)
     for message in reversed(messages):
         content = message["content"].strip()
-        stop = max(text.rfind(content, 0, stop), 0)
-        spans.insert(0, (stop, stop + len(content)))
+        start = text.rfind(content, 0, stop)
+        if start < 0 and message["role"] != "assistant" and _holds_special(tokenizer, content):
+            raise RequestError(
+                "A special token stands in a turn that the chat template rewrites.",
+                got=content,
+                cause="its words could not be told from the template's own",
+            )
+        # A turn that the template has changed must not hide where the ones before it are.
+        start, length = (stop, 0) if start < 0 else (start, len(content))
+        spans.insert(0, (start, start + length))
+        stop = start
     return spans
 
 

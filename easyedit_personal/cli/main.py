@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import PersonalizationError
 from .demo import demo
 from .doctor import doctor
+from .edit import edit
 from .evaluate import evaluate
 from .personalize import personalize
 from .report import report
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, evaluate, report, personalize, serve, doctor):
+for command in (demo, edit, evaluate, report, personalize, serve, doctor):
     app.command()(command)
 app.add_typer(store_app)
 

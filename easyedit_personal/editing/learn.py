@@ -92,23 +92,34 @@ class Learner:
             HealthError: the edit would damage the model; nothing was kept.
             StoreError: see ``EditStore.put``.
         """
-        preference = replace(preference, user=user)
-        check_requests([as_request(preference)])
+        return self.learn_together(user, [preference], key=key)[0]
+
+    def learn_together(self, user: str, preferences: Sequence[Preference], *, key: str | None = None) -> list[Learned]:
+        """Several preferences as one edit, which an undo takes back as a whole; see ``learn``.
+
+        Returns:
+            One record per preference; edit, seconds, bytes and health are those of all together.
+        """
+        given = [replace(preference, user=user) for preference in preferences]
+        check_requests([as_request(preference) for preference in given])
         with self._lock:
             known, old = self.store.preferences(user), self.store.deltas(user)
-            result = self._solved(user, known, [preference], old)
-            before, after = (self._answer(preference, have) for have in (old, [*old, *result.deltas]))
-            edit = self._put(user, [preference], result, key)
-        return Learned(
-            edit=edit,
-            preference=preference,
-            before=before,
-            after=after,
-            seconds=result.seconds,
-            nbytes=result.nbytes,
-            health=result.health,
-            overruled=tuple(p for p in current(known) if same_matter(p.subject, preference.subject)),
-        )
+            result = self._solved(user, known, given, old)
+            before, after = (self._answers(given, have) for have in (old, [*old, *result.deltas]))
+            edit = self._put(user, given, result, key)
+        return [
+            Learned(
+                edit=edit,
+                preference=preference,
+                before=first,
+                after=second,
+                seconds=result.seconds,
+                nbytes=result.nbytes,
+                health=result.health,
+                overruled=tuple(one for one in current(known) if same_matter(one.subject, preference.subject)),
+            )
+            for preference, first, second in zip(given, before, after)
+        ]
 
     def solve(self, user: str, preferences: Sequence[Preference]) -> EditResult:
         """What ``learn`` would put for several preferences together, in one edit; nothing is kept.
@@ -169,10 +180,11 @@ class Learner:
         unknown = [one for one in history if one.live and one.preference is None and one.kernel != "compact"]
         return self.hparams.strategy == "joint" and not unknown
 
-    def _answer(self, preference: Preference, deltas: Sequence[WeightDelta]) -> str:
+    def _answers(self, preferences: Sequence[Preference], deltas: Sequence[WeightDelta]) -> list[str]:
+        asked = [preference.question for preference in preferences]
         with edited(self._model, deltas):
-            asked = [preference.question]
-            return generate(self._model, self._tokenizer, asked, prompt_format=self.hparams.prompt_format)[0].text
+            answers = generate(self._model, self._tokenizer, asked, prompt_format=self.hparams.prompt_format)
+        return [answer.text for answer in answers]
 
     def _put(
         self,

@@ -1,0 +1,217 @@
+"""``easyedit-personal edit``: teach a user's model what they say, or what stands in a file.
+
+Ends with 0 when everything is learned (or was known), with 2 when it could not go on, and with 3 when something was
+not understood and nobody was there to be asked; then nothing was edited.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .session import DEVICE, ENDPOINT, ENDPOINT_MODEL, HPARAMS, KERNEL, MODEL, STORE, find_reader, find_settings, settle
+
+if TYPE_CHECKING:
+    from ..editing.learn import Learned
+    from ..editing.telling import Reader
+    from ..editing.words import Unclear
+    from ..hparams import PersonalizationHyperParams
+    from ..store import StoredEdit
+    from ..types import Preference
+    from .screen import Screen
+
+NOT_UNDERSTOOD = 3  # exit status
+
+# Whose they are, and what is learned as one edit.
+Lesson = tuple[str, Sequence["Preference"]]
+
+
+def edit(
+    texts: list[str] = typer.Argument(None, metavar="[TEXT]...", help="What the user says, in plain words."),
+    store: str = STORE,
+    user: str = typer.Option(None, "--user", "-u", help="The user's id; with --data, all records are theirs."),
+    data: str = typer.Option(
+        None, "--data", help="UPQA's or PrefEval's JSON, or JSON lines as `personalize` takes them.", show_default=False
+    ),
+    model: str = MODEL,
+    hparams: str = HPARAMS,
+    kernel: str = KERNEL,
+    device: str = DEVICE,
+    ask: bool = typer.Option(
+        None, "--ask/--no-ask", help="Ask back what was not understood; default: at a terminal.", show_default=False
+    ),
+    endpoint: str = ENDPOINT,
+    endpoint_model: str = ENDPOINT_MODEL,
+    together: bool = typer.Option(False, "--together", help="One edit for all: quicker, but undone as a whole."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be learned; edit nothing."),
+    as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
+) -> None:
+    """Teach a user's model what they say: "I prefer aisle seats"."""
+    from .screen import Screen
+
+    screen = Screen()
+    settings = find_settings(model, hparams, kernel, device)
+    if data is None:
+        wanted = screen.interactive if ask is None else ask
+        lessons = _said(screen, find_reader(endpoint, endpoint_model), texts, user, wanted)
+        if together:
+            lessons = [(lessons[0][0], [preference for _, said in lessons for preference in said])]
+    else:
+        lessons = _read(data, texts, user)
+    if dry_run:
+        _preview(screen, lessons, as_json)
+    else:
+        _teach(screen, lessons, store, settings, as_json)
+
+
+def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str | None, ask: bool) -> list[Lesson]:
+    """One lesson per statement, so that each can be undone alone; all are understood before the first is learned."""
+    from ..editing.words import Unclear
+    from ..errors import RequestError
+    from ..store.rows import check_user
+
+    if not texts or user is None:
+        missing = "what they say" if user else "--user ID" if texts else "--user ID and what they say, or --data FILE"
+        raise RequestError("Who is to be taught what?", needed=missing)
+    check_user(user)
+    lessons: list[Lesson] = []
+    open_questions = []
+    for found in [found for text in texts for found in reader.read(text, user)]:
+        preference = _asked(screen, reader, found, user) if ask and isinstance(found, Unclear) else found
+        if isinstance(preference, Unclear):
+            open_questions.append(f"{preference.text!r}: {preference.question}")
+        elif preference is not None:
+            lessons.append((user, [preference]))
+    if open_questions or not lessons:
+        _not_understood(open_questions)
+    return lessons
+
+
+def _asked(screen: Screen, reader: Reader, unclear: Unclear, user: str) -> Preference | None:
+    def reply(question: str) -> str:
+        screen.say(question)
+        try:
+            return screen.read("> ")
+        except EOFError:
+            return ""
+
+    screen.say(f'"{unclear.text}"? (Enter leaves it out.)')
+    return settle(screen, reader, unclear, user, reply)
+
+
+def _not_understood(questions: Sequence[str]) -> None:
+    print("Not understood, so nothing was edited:" if questions else "Nothing was edited.", file=sys.stderr)
+    for question in questions:
+        print(f"  - {question}", file=sys.stderr)
+    if questions:
+        print("Say it differently, use --ask at a terminal, or --endpoint for a language model.", file=sys.stderr)
+    raise typer.Exit(NOT_UNDERSTOOD)
+
+
+def _read(data: str, texts: Sequence[str] | None, user: str | None) -> list[Lesson]:
+    """One lesson per user: what a file says about somebody is solved together."""
+    from ..editing.telling import read_told
+    from ..errors import RequestError
+
+    if texts:
+        raise RequestError("Preferences come from a file or from words, not both.", got=texts[0], needed="one of them")
+    return list(read_told(data if data == "bundled" else Path(data), user).items())
+
+
+def _preview(screen: Screen, lessons: Sequence[Lesson], as_json: bool) -> None:
+    for user, preferences in lessons:
+        for preference in preferences:
+            shown = {
+                "user": user,
+                "subject": preference.subject,
+                "question": preference.question,
+                "target": preference.target,
+                "phrases": len(preference.phrases),
+            }
+            _print(screen, shown, as_json)
+    if not as_json:
+        screen.say("Nothing was edited: this was a dry run.")
+
+
+def _teach(
+    screen: Screen, lessons: Sequence[Lesson], url: str, settings: PersonalizationHyperParams, as_json: bool
+) -> None:
+    from ..editing.learn import Learned, Learner
+    from ..editing.loading import load_model
+    from ..editing.telling import learn_once
+    from ..store import EditStore
+
+    model, tokenizer = load_model(settings)
+    with EditStore.open(url, model, tokenizer) as store:
+        learner = Learner(model, tokenizer, store, settings)
+        for user, preferences in lessons:
+            with screen.working(f"Learning for {user} ..."):
+                results = learn_once(learner, user, preferences)
+            for preference, result in zip(preferences, results):
+                if isinstance(result, Learned):
+                    _print(screen, _outcome(user, result, settings), as_json)
+                else:
+                    _print(screen, _known(user, preference, result), as_json)
+
+
+def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any]:
+    return {
+        "user": user,
+        "subject": preference.subject,
+        "target": preference.target,
+        "edit": edit.id if edit.merged is None else edit.merged,
+        "known": "learned before, in the same way; nothing was done",
+    }
+
+
+def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) -> dict[str, Any]:
+    from ..evaluate.score import contained
+
+    preference, limits = learned.preference, settings.health
+    bounds = {"perplexity_ratio": limits.max_perplexity_ratio, "relative_norm": limits.max_relative_norm}
+    shown: dict[str, Any] = {
+        "user": user,
+        "subject": preference.subject,
+        "target": preference.target,
+        "edit": learned.edit,
+        "question": preference.question,
+        "before": learned.before,
+        "after": learned.after,
+        "bytes": learned.nbytes,
+        "seconds": round(learned.seconds, 2),
+        "health": {name: round(value, 3) for name, value in learned.health.items()},
+    }
+    if learned.overruled:
+        shown["overrules"] = [f"{one.subject}: {one.target}" for one in learned.overruled]
+    warnings = [
+        f"{name} is {value:.3g}, above the limit of {bounds[name]:g}"
+        for name, value in learned.health.items()
+        if name in bounds and not value <= bounds[name]
+    ]
+    if not contained(learned.after, preference.target):
+        warnings.append("the answer does not hold what was to be learned; try other settings, or undo")
+    return {**shown, "warnings": warnings} if warnings else shown
+
+
+def _print(screen: Screen, shown: dict[str, Any], as_json: bool) -> None:
+    """A record as a JSON line, or as lines for people."""
+    if as_json:
+        print(json.dumps(shown, ensure_ascii=False), flush=True)
+        return
+    rest = {name: value for name, value in shown.items() if name not in ("user", "subject", "target")}
+    screen.say(f"{shown['user']}: {shown['subject']} = {shown['target']}", "bold")
+    for name, value in rest.items():
+        screen.say(f"  {name:<10}{_readable(value)}", "yellow" if name == "warnings" else "")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {figure:g}" for name, figure in value.items()) or "not looked at"
+    if isinstance(value, list):
+        return "; ".join(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,7 +1,8 @@
 """Tables of finished evaluations: what may be committed of their folders, and the same as Markdown.
 
 ``python -m benchmarks.tables DIR... --json benchmarks/results/NAME.json`` reads the folders that ``easyedit-personal
-evaluate --out DIR`` wrote (one per cluster size, say) and leaves out the users' names and answers.
+evaluate --out DIR`` wrote (one per cluster size, say) and leaves out the users' names and answers. ``DIR=METHOD,METHOD`` takes some methods
+of a folder, where others were evaluated anew elsewhere.
 """
 
 from __future__ import annotations
@@ -27,17 +28,25 @@ COLUMNS = {
 }
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """A folder's result without the users' names.
+def read(wanted: str) -> dict[str, Any]:
+    """A folder's result without the users' names; with "=" behind the folder, only those methods.
 
     Raises:
-        DataError: there is no result in it.
+        DataError: there is no result in it, or not of such a method.
     """
-    path = folder / "result.json"
+    folder, _, names = wanted.partition("=")
+    path = Path(folder) / "result.json"
     if not path.is_file():
         raise DataError(f"{folder} holds no result.json.", needed="a folder of a finished evaluation")
     result = json.loads(path.read_text(encoding="utf-8"))
-    return {**result, "setup": {key: value for key, value in result["setup"].items() if key != "users"}}
+    result["setup"].pop("users", None)
+    if names:
+        missing = set(names.split(",")) - set(result["methods"])
+        if missing:
+            raise DataError(f"{folder} has no such method.", got=sorted(missing), needed=sorted(result["methods"]))
+        result["methods"] = {name: result["methods"][name] for name in names.split(",")}
+        result.pop("comparisons", None)
+    return result
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
@@ -98,7 +107,7 @@ def _turn_cell(kinds: dict[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Gather finished evaluations into one file and a table.")
-    parser.add_argument("folders", type=Path, nargs="+", help="result folders of easyedit-personal evaluate")
+    parser.add_argument("folders", nargs="+", help="result folders of easyedit-personal evaluate, or DIR=METHOD,...")
     parser.add_argument("--json", type=Path, help="write what may be committed here")
     options = parser.parse_args()
     results = [read(folder) for folder in options.folders]

@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
-    lines = markdown([read(folder)]).splitlines()
+    lines = markdown([read(str(folder))]).splitlines()
     assert lines[0].startswith("| method | cluster | direct |")
     assert lines[2].startswith("| lowrank | 9 | 25.0 (5-70) |")
     assert lines[2].endswith("| 1.250 | 100.0 | 1.50 | 11.3 |")
@@ -37,8 +37,8 @@ def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
 
 
 def test_turns_have_a_table_of_their_own_where_they_were_asked(folder):
-    assert by_turns([read(folder)]).splitlines()[2] == "| lowrank | 9 | 50 / - | 50 / - |"
-    result = read(folder)
+    assert by_turns([read(str(folder))]).splitlines()[2] == "| lowrank | 9 | 50 / - | 50 / - |"
+    result = read(str(folder))
     result["methods"]["lowrank"]["metrics"].pop("multi_turn")
     assert by_turns([result]) == ""
 
@@ -53,4 +53,10 @@ def test_what_is_written_names_no_user(folder, tmp_path, monkeypatch, capsys):
 
 def test_a_folder_without_result_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no result\.json"):
-        read(tmp_path / "elsewhere")
+        read(str(tmp_path / "elsewhere"))
+
+
+def test_some_methods_of_a_folder_can_be_taken(folder):
+    assert list(read(f"{folder}=lowrank")["methods"]) == ["lowrank"]
+    with pytest.raises(DataError, match="no such method"):
+        read(f"{folder}=lowrank,rome")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from easyedit_personal.store import EditStore
+from tests.postgres import Server
 from tests.store.samples import edit
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
@@ -23,39 +17,11 @@ DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A PostgreSQL server of our own that listens on a socket in a temporary folder; its URL lacks the database."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed (extra `postgres`)")
-    binaries = [*glob.glob("/usr/lib/postgresql/*/bin"), os.path.dirname(shutil.which("initdb") or "")]
-    folder = next((f for f in binaries if f and os.path.exists(f"{f}/initdb")), None)
-    if folder is None:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    who = _unprivileged()
-    root = tempfile.mkdtemp(prefix="pg-")
-    shutil.chown(root, **({"user": who["user"], "group": who["group"]} if who else {"user": os.getuid()}))
+    server = Server()
     try:
-        options: dict[str, Any] = {**who, "cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        init = [f"{folder}/initdb", "-D", f"{root}/data", "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-locale"]
-        subprocess.run([*init, "--no-sync"], check=True, **options)
-        start = [f"{folder}/pg_ctl", "-D", f"{root}/data", "-w", "-l", f"{root}/log"]
-        subprocess.run([*start, "-o", f"-k {root} -h ''", "start"], check=True, **options)
-        try:
-            yield f"postgresql://tester@/{{}}?host={root}"
-        finally:
-            subprocess.run([f"{folder}/pg_ctl", "-D", f"{root}/data", "-m", "immediate", "stop"], **options)
+        yield server.pattern
     finally:
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _unprivileged() -> dict[str, Any]:
-    """The server refuses to run as root: whom to run it as instead."""
-    if os.getuid() != 0:
-        return {}
-    for name in ("postgres", "nobody"):
-        try:
-            found = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
-    return pytest.skip("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")
+        server.close()
 
 
 @pytest.fixture(params=DATABASES)

@@ -11,6 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import PersonalizationError
+from .chat import chat
 from .demo import demo
 from .doctor import doctor
 from .edit import edit
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, edit, evaluate, report, personalize, serve, doctor):
+for command in (demo, edit, chat, evaluate, report, personalize, serve, doctor):
     app.command()(command)
 app.add_typer(store_app)
 

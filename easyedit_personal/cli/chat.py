@@ -1,0 +1,56 @@
+"""``easyedit-personal chat``: talk to a user's own copy of the model, teach it, take it back, be somebody else.
+
+Lines may come from a terminal or from a file; what comes from a file is written along with the answers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import typer
+
+from .session import DEVICE, ENDPOINT, ENDPOINT_MODEL, HPARAMS, KERNEL, MODEL, STORE, find_reader, find_settings
+
+
+def chat(
+    store: str = STORE,
+    user: str = typer.Option(..., "--user", "-u", help="Who you are; /as USER changes it."),
+    remember: Literal["ask", "always", "never"] = typer.Option(
+        "ask", "--remember", help="What you say about yourself is learned: when you say so, always, or by /learn only."
+    ),
+    model: str = MODEL,
+    hparams: str = HPARAMS,
+    kernel: str = KERNEL,
+    device: str = DEVICE,
+    max_new_tokens: int = typer.Option(
+        None, "--max-new-tokens", min=1, help="Longest answer; default: a quarter of the context.", show_default=False
+    ),
+    endpoint: str = ENDPOINT,
+    endpoint_model: str = ENDPOINT_MODEL,
+) -> None:
+    """Talk to a user's own copy of the model; /help lists what else you can do."""
+    from ..editing.loading import load_model
+    from ..store import EditStore
+    from ..store.rows import check_user
+    from .chat_room import ChatRoom
+    from .screen import Screen
+
+    screen = Screen()
+    settings = find_settings(model, hparams, kernel, device)
+    reader = find_reader(endpoint, endpoint_model)
+    check_user(user)
+    with screen.working("Loading the model ..."):
+        loaded, tokenizer = load_model(settings)
+    with EditStore.open(store, loaded, tokenizer) as opened:
+        room = ChatRoom(
+            screen,
+            loaded,
+            tokenizer,
+            opened,
+            settings,
+            user=user,
+            reader=reader,
+            remember=remember,
+            max_new_tokens=max_new_tokens,
+        )
+        room.run()

@@ -1,0 +1,238 @@
+"""The chat itself: a line is a command or is answered, and what its author says about themselves may be remembered.
+
+Whatever goes wrong with a line is said, and the chat goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import nn
+
+from ..editing.conversation import Conversation
+from ..editing.learn import Learned, Learner
+from ..editing.personalized import PersonalizedModel
+from ..editing.telling import Reader, believed, learn_once
+from ..editing.words import Unclear
+from ..errors import PersonalizationError
+from ..hparams import PersonalizationHyperParams
+from ..store import EditStore
+from ..types import Preference
+from .chat_commands import obey
+from .screen import NO, YES, Screen, interruptible
+from .session import settle
+
+Remember = Literal["ask", "always", "never"]
+
+# "I like that", "I would like to know": nothing that could be remembered.
+NO_VALUES = {
+    "it",
+    "that",
+    "this",
+    "these",
+    "those",
+    "them",
+    "you",
+    "your",
+    "him",
+    "her",
+    "how",
+    "what",
+    "when",
+    "to",
+    "a",
+}
+
+
+class ChatRoom:
+    """One chat in one terminal, of one user at a time.
+
+    Args:
+        screen: where lines come from and answers go.
+        model, tokenizer, store, hparams: as ``PersonalizedModel`` and ``Learner`` take them.
+        user: who talks.
+        reader: makes preferences of plain words, for what is to be learned.
+        remember: what happens to statements about oneself.
+        max_new_tokens: the longest answer.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        model: nn.Module,
+        tokenizer: Any,
+        store: EditStore,
+        hparams: PersonalizationHyperParams,
+        *,
+        user: str,
+        reader: Reader | None = None,
+        remember: Remember = "ask",
+        max_new_tokens: int | None = None,
+    ) -> None:
+        self.screen, self.store, self.hparams, self.user = screen, store, hparams, user
+        self.served = PersonalizedModel(model, tokenizer, store, hparams=hparams)
+        self.reader, self.remember = reader or Reader(), remember
+        self.max_new_tokens = max_new_tokens
+        self._talks: dict[str, Conversation] = {}
+        self._learner: Learner | None = None
+        self._offered: set[tuple[str, str, str]] = set()
+        self._next: str | None = None
+        self._rules = Reader()  # a language model is not sent every word of a chat
+        self.talk  # noqa: B018 - a wrong max_new_tokens is said now
+
+    @property
+    def talk(self) -> Conversation:
+        """The current user's conversation; nobody sees another one's."""
+        if self.user not in self._talks:
+            served = self.served
+            self._talks[self.user] = Conversation(
+                served.model,
+                served.tokenizer,
+                prompt_format=served.prompt_format,
+                max_new_tokens=self.max_new_tokens,
+            )
+        return self._talks[self.user]
+
+    @property
+    def learner(self) -> Learner:
+        """Made when it is needed first: many chats never learn."""
+        if self._learner is None:
+            self._learner = Learner(self.served.model, self.served.tokenizer, self.store, self.hparams)
+        return self._learner
+
+    def run(self) -> None:
+        """Until /quit or the end of the input."""
+        known = len(self.store.preferences(self.user))
+        self.screen.say(
+            f"You are {self.user}; {_count(known, 'preference')}. /help lists commands, /quit leaves.", "dim"
+        )
+        while True:
+            try:
+                line = self._line()
+                if line.strip() and not self._handled(line):
+                    return
+            except EOFError:
+                self.screen.say("" if self.screen.interactive else "(end of input)", "dim")
+                return
+            except KeyboardInterrupt:
+                self.screen.say("\n(/quit or Ctrl-D leaves.)", "dim")
+            except PersonalizationError as error:
+                self.screen.say(str(error), "red")
+
+    def learn(self, preference: Preference) -> None:
+        """Teach the current user's model, and say what came of it."""
+        version = self.store.version(self.user)
+        try:
+            with self.screen.working("Learning ... (Ctrl-C stops)"):
+                result = learn_once(self.learner, self.user, [preference])[0]
+        except KeyboardInterrupt:
+            self._learner = None  # its model may be torn; the next one gets matrices of its own from the base model
+            kept = self.store.version(self.user) != version
+            self.screen.say(
+                "\nStopped, " + ("but it had been learned: see /prefs." if kept else "nothing was learned.")
+            )
+            return
+        if isinstance(result, Learned):
+            self._say_learned(result)
+        else:
+            self.screen.say(f"I knew that already (edit {result.id}).", "dim")
+
+    def settled(self, unclear: Unclear) -> Preference | None:
+        """Ask back until it is clear."""
+        self.screen.say(f'About "{unclear.text}" (Enter leaves it):', "dim")
+        return settle(self.screen, self.reader, unclear, self.user, self.ask)
+
+    def ask(self, question: str) -> str:
+        """A question to the user, and the reply."""
+        self.screen.say(question)
+        return self.screen.read("? ")
+
+    def become(self, user: str) -> None:
+        """Somebody else talks from now on."""
+        self.user = user
+        known = len(self.store.preferences(user))
+        earlier = _count(len(self.talk.exchanges), "exchange")
+        self.screen.say(f"You are {user} now; {_count(known, 'preference')}, {earlier} so far.", "dim")
+
+    def forget(self) -> int:
+        """Remove the current user from the store and from memory."""
+        count = self.store.forget(self.user)
+        self.served.factors(self.user)  # what was kept in memory is replaced by nothing
+        self._talks.pop(self.user, None)
+        return count
+
+    def _line(self) -> str:
+        """The next line: one that a question back did not take as its reply, or a new one."""
+        line, self._next = self._next, None
+        return self.screen.read(f"{self.user}> ") if line is None else line
+
+    def _handled(self, line: str) -> bool:
+        """Carry out a command, or answer; False ends the chat."""
+        if line.startswith("/"):
+            return obey(self, line)
+        if self._answer(line) and self.remember != "never":
+            for found in self._rules.read(line, self.user):
+                if self._next is None:
+                    self._offer(found)
+        return True
+
+    def _answer(self, line: str) -> bool:
+        """Write the answer; False if it was stopped."""
+        messages, dropped = self.talk.ask(line)
+        if dropped:
+            gone = _count(dropped, "exchange")
+            self.screen.say(f"(The conversation no longer fits the model's context: the oldest {gone} dropped.)", "dim")
+        with interruptible() as stopped:
+            pieces = self.served.stream_for(self.user, messages, max_new_tokens=self.talk.max_new_tokens)
+            answer, cut = self.screen.stream(pieces, stopped)
+        self.talk.answered(line, answer)
+        if cut:
+            self.screen.say("(stopped)", "dim")
+        return not cut
+
+    def _offer(self, found: Preference | Unclear) -> None:
+        """Offer to remember a statement; where its kind is missing, say how; pass over all else."""
+        wanted = found.suggestion if isinstance(found, Unclear) else found
+        if wanted is None:
+            self._hint(found)
+            return
+        offer = (self.user, wanted.subject, wanted.target)
+        if offer in self._offered or believed(self.store, self.user, wanted):
+            return
+        if self.remember == "always" and isinstance(found, Preference):
+            self.learn(wanted)
+            return
+        self._offered.add(offer)
+        reply = self._reply(f'Shall I remember "{wanted.subject}: {wanted.target}"? [y/n]')
+        word = reply.strip().casefold().rstrip(".!")
+        if word in YES:
+            self.learn(wanted)
+        else:
+            self.screen.say("Not remembered.", "dim")
+            self._next = reply if word not in NO else None  # no reply at all, but the chat's next line
+
+    def _hint(self, found: Preference | Unclear) -> None:
+        value = found.value if isinstance(found, Unclear) else None
+        offer = (self.user, "", value or "")
+        if value and value.split()[0].casefold() not in NO_VALUES and offer not in self._offered:
+            self._offered.add(offer)
+            self.screen.say(f"(To have that remembered say what it is to you: /learn my hobby is {value})", "dim")
+
+    def _reply(self, question: str) -> str:
+        try:
+            return self.ask(question)
+        except KeyboardInterrupt:
+            self.screen.say("")
+            return ""
+
+    def _say_learned(self, learned: Learned) -> None:
+        preference = learned.preference
+        cost = f"edit {learned.edit}, {learned.nbytes:,} bytes, {learned.seconds:.1f} s"
+        self.screen.say(f"Learned: {preference.subject}: {preference.target} ({cost}).", "green")
+        self.screen.say(f"  {preference.question}  before: {learned.before}  now: {learned.after}", "dim")
+        for old in learned.overruled:
+            self.screen.say(f"  This overrules {old.subject}: {old.target}.", "dim")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number or 'no'} {what}s"

@@ -1,8 +1,8 @@
 """Tables of finished evaluations: what may be committed of their folders, and the same as Markdown.
 
 ``python -m benchmarks.tables DIR... --json benchmarks/results/NAME.json`` reads the folders that ``easyedit-personal
-evaluate --out DIR`` wrote (one per cluster size, say) and leaves out the users' names and answers. ``DIR=METHOD,METHOD`` takes some methods
-of a folder, where others were evaluated anew elsewhere.
+evaluate --out DIR`` wrote (one per cluster size, say) and leaves out the users' names and answers.
+``DIR=METHOD,METHOD`` takes some methods of a folder, where others were evaluated anew elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read(wanted: str) -> dict[str, Any]:
     if names:
         missing = set(names.split(",")) - set(result["methods"])
         if missing:
-            raise DataError(f"{folder} has no such method.", got=sorted(missing), needed=sorted(result["methods"]))
+            raise DataError(f"{folder} has no such method.", got=sorted(missing), needed=", ".join(sorted(result["methods"])))
         result["methods"] = {name: result["methods"][name] for name in names.split(",")}
         result.pop("comparisons", None)
     return result

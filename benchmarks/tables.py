@@ -43,7 +43,8 @@ def read(wanted: str) -> dict[str, Any]:
     if names:
         missing = set(names.split(",")) - set(result["methods"])
         if missing:
-            raise DataError(f"{folder} has no such method.", got=sorted(missing), needed=", ".join(sorted(result["methods"])))
+            known = ", ".join(sorted(result["methods"]))
+            raise DataError(f"{folder} has no such method.", got=sorted(missing), needed=known)
         result["methods"] = {name: result["methods"][name] for name in names.split(",")}
         result.pop("comparisons", None)
     return result

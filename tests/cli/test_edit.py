@@ -1,0 +1,212 @@
+"""The edit command: what it learns, what it says, what it asks, and when it leaves everything alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from easyedit_personal.editing.personalized import PersonalizedModel
+from easyedit_personal.errors import DataError, PersonalizationError
+from tests.clustering.test_service import completion, stub  # noqa: F401 - a fixture
+
+WORDS = "My hobby is falconry"
+
+
+def answers(desk, user, *questions):
+    """What the user's model says."""
+    with desk.store() as store:
+        model = PersonalizedModel(desk.model, desk.tokenizer, store)
+        return [answer.text for answer in model.generate_for([user] * len(questions), questions)]
+
+
+def live(desk, user):
+    """Targets by edit, live ones only."""
+    with desk.store() as store:
+        return {one.id: [said.target for said in one.preferences] for one in store.history(user) if one.live}
+
+
+def test_plain_words_are_learned_and_it_says_what_changed(desk):
+    (before,) = answers(desk, "ann", "What is my hobby?")
+    shown = desk.run("edit", WORDS, "-u", "ann").output
+    assert answers(desk, "ann", "What is my hobby?") == ["falconry"] != [before]
+    assert live(desk, "ann") == {1: ["falconry"]}
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()}
+    assert shown.startswith("ann: hobby = falconry\n") and lines["edit"] == "1"
+    assert lines["question"] == "What is my hobby?" and lines["after"] == "falconry" and "warnings" not in lines
+    assert lines["bytes"] == f"{32 * 48 * 4:,}" and float(lines["seconds"]) > 0
+    assert "perplexity ratio" in lines["health"] and "relative norm" in lines["health"]
+    with desk.store() as store:
+        (kept,) = store.history("ann")
+    assert (
+        kept.preference.text == WORDS
+        and kept.kernel == "finetune"
+        and set(kept.health)
+        == {
+            "perplexity_ratio",
+            "relative_norm",
+        }
+    )
+
+
+def test_the_same_again_does_nothing_until_it_was_undone_overruled_or_is_to_be_made_otherwise(desk):
+    desk.run("edit", WORDS, "-u", "ann")
+    again = desk.run("edit", "falconry is my hobby", "-u", "ann").output
+    assert "learned before" in again and "edit      1" in again and live(desk, "ann") == {1: ["falconry"]}
+    with desk.store() as store:
+        store.undo("ann")
+    desk.run("edit", WORDS, "-u", "ann")
+    assert list(live(desk, "ann").values()) == [["falconry"]] and 1 not in live(desk, "ann")
+    overruling = desk.run("edit", "my hobby is origami", "-u", "ann").output
+    assert "overrules hobby: falconry" in overruling
+    assert "learned before" not in desk.run("edit", WORDS, "-u", "ann").output
+    assert list(live(desk, "ann").values()) == [["falconry"], ["origami"], ["falconry"]]
+    assert answers(desk, "ann", "What is my hobby?") == ["falconry"]
+    other = desk.run("edit", WORDS, "-u", "ann", "--kernel", "lowrank").output
+    assert "learned before" not in other and len(live(desk, "ann")) == 4
+
+
+def test_two_processes_that_are_told_the_same_leave_one_edit(desk, monkeypatch):
+    from easyedit_personal.editing import telling
+
+    first = desk.run("edit", WORDS, "-u", "ann", "--json").output
+    # The second one looked before the first had put its edit.
+    monkeypatch.setattr(telling, "believed", lambda *_: None)
+    with desk.store() as store:
+        monkeypatch.setattr(type(store), "version", lambda *_: 0)
+    second = desk.run("edit", WORDS, "-u", "ann", "--json").output
+    assert json.loads(second)["edit"] == json.loads(first)["edit"] == 1 and len(live(desk, "ann")) == 1
+
+
+def test_statements_are_undone_one_by_one_or_together(desk):
+    both = "My hobby is falconry and I play the oboe"
+    desk.run("edit", both, "-u", "ann")
+    assert list(live(desk, "ann").values()) == [["falconry"], ["oboe"]]
+    desk.run("edit", both, "-u", "ben", "--together")
+    assert list(live(desk, "ben").values()) == [["falconry", "oboe"]]
+
+
+def test_what_is_not_understood_is_an_error_and_nothing_is_edited(desk):
+    result = desk.run("edit", WORDS, "I love flying hawks", "-u", "ann", fails=3)
+    assert "nothing was edited" in result.stderr and 'What is "flying hawks" to you' in result.stderr
+    assert "hobby" not in result.stdout and desk.loads == 0 and not desk.path.exists()
+
+
+def test_what_is_not_understood_is_asked_back(desk):
+    result = desk.run("edit", "I love flying hawks", "-u", "ann", "--ask", said="no idea at all\nhobby\n")
+    assert result.output.count('What is "flying hawks" to you') == 2
+    assert answers(desk, "ann", "What is my hobby?") == ["flying hawks"]
+    left = desk.run("edit", "I love flying hawks", WORDS, "-u", "ben", "--ask", said="\n").output
+    assert "ben: hobby = falconry" in left and list(live(desk, "ben").values()) == [["falconry"]]
+    desk.run("edit", "I love flying hawks", "-u", "cleo", "--ask", said="", fails=3)
+    assert live(desk, "cleo") == {}
+
+
+def test_a_dry_run_needs_no_model_and_makes_no_store(desk):
+    shown = desk.run("edit", "I prefer aisle seats", "-u", "ann", "--dry-run").output
+    assert "plane seat = aisle seats" in shown and "What is my plane seat?" in shown and "dry run" in shown
+    record = json.loads(desk.run("edit", WORDS, "-u", "ann", "--dry-run", "--json").output)
+    assert record["target"] == "falconry" and record["phrases"] == 8
+    assert desk.loads == 0 and not desk.path.exists()
+    desk.run("edit", "hm?", "-u", "ann", "--dry-run", fails=3)
+
+
+def record(target, **changes):
+    """One record of UPQA's flat layout."""
+    made = {
+        "input_attribute": f"I love {target}",
+        "attribute_type": "hobby",
+        "question": "What's my hobby?",
+        "question_paraphrased": "What do I do for fun?",
+        "implicit_question": "What should I do this weekend?",
+        "product_recommendation_question": "What should I buy?",
+        "target": target,
+    }
+    return {**made, **changes}
+
+
+def test_a_file_goes_to_the_users_it_names_or_to_the_one_who_is_given(desk, tmp_path):
+    file = tmp_path / "some.json"
+    pet = {"attribute_type": "pet", "question": "What's my pet?"}
+    file.write_text(json.dumps([record("falconry", id="ann"), record("gecko", id="ben", **pet)]))
+    shown = desk.run("edit", "--data", str(file)).output
+    assert "ann: hobby = falconry" in shown and "ben: pet = gecko" in shown
+    assert answers(desk, "ann", "What's my hobby?") == ["falconry"] and answers(desk, "ben", "What's my pet?") == [
+        "gecko"
+    ]
+    desk.run("edit", "--data", str(file), "-u", "cleo")
+    assert list(live(desk, "cleo").values()) == [["falconry", "gecko"]]
+    assert desk.run("edit", "--data", str(file), "-u", "cleo").output.count("learned before") == 2
+    file.write_text(json.dumps([record("falconry")]))
+    with pytest.raises(DataError, match="does not say whose"):
+        desk.run("edit", "--data", str(file))
+
+
+def test_a_file_of_users_as_personalize_takes_it(desk, tmp_path):
+    file = tmp_path / "users.jsonl"
+    lines = [{"user": user, "preferences": [{"subject": "hobby", "target": "origami"}]} for user in ("ann", "ben")]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    shown = desk.run("edit", "--data", str(file), "--json").output
+    assert [json.loads(line)["user"] for line in shown.splitlines()] == ["ann", "ben"]
+    assert answers(desk, "ben", "What's my hobby?") == ["origami"]
+    renamed = tmp_path / "users.json"
+    renamed.write_text(file.read_text() + '\n{"user": "", "preferences": []}')
+    with pytest.raises(DataError, match="1 of 3 lines"):
+        desk.run("edit", "--data", str(renamed))
+
+
+@pytest.mark.filterwarnings("ignore:.*SSL.*")
+def test_a_language_model_reads_what_no_rule_covers(desk, stub, monkeypatch):  # noqa: F811
+    pytest.importorskip("openai", reason="openai is not installed (extra `llm`)")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    stub.service(completion({"subject": "hobby", "target": "falconry"}))
+    at = f"http://127.0.0.1:{stub.server_port}/v1"
+    words = ["I spend every free minute with hawks", "I play the oboe"]
+    shown = desk.run("edit", *words, "-u", "ann", "--endpoint", at, "--endpoint-model", "m", "--dry-run").output
+    assert "hobby = falconry" in shown and "instrument = oboe" in shown
+    (asked,) = stub.asked  # the rules read the other
+    assert asked[2]["model"] == "m" and "hawks" in asked[2]["messages"][1]["content"]
+    stub.service(completion({"ask": "Which bird?"}), completion({"subject": "pet", "target": "hawk"}))
+    options = ["-u", "ann", "--endpoint", at, "--endpoint-model", "m", "--dry-run", "--ask"]
+    assert "pet = hawk" in desk.run("edit", "It has wings, my bird", *options, said="a hawk\n").output
+
+
+def test_an_edit_that_does_not_take_is_said(desk):
+    desk.configure(finetune={"lr": 0.02, "steps": 1}, health={"on_unhealthy": "warn", "max_relative_norm": 1e-9})
+    record = json.loads(desk.run("edit", WORDS, "-u", "ann", "--json").output)
+    assert any("above the limit" in line for line in record["warnings"])
+    assert any("does not hold" in line for line in record["warnings"]) and "falconry" not in record["after"]
+
+
+def test_a_terminal_gets_no_control_characters_of_strangers(desk):
+    shown = desk.run("edit", "my hobby is \x1b[31mred {braces}", "-u", "ann\x1b[2J").output
+    assert "\x1b" not in shown and "ann\\x1b[2J: hobby = \\x1b[31mred {braces}" in shown
+
+
+BAD = {
+    "nothing": ([], "--user ID and what they say"),
+    "no user": ([WORDS], "--user ID"),
+    "no words": (["-u", "ann"], "what they say"),
+    "both": ([WORDS, "-u", "ann", "--data", "x.json"], "not both"),
+    "empty user": ([WORDS, "-u", ""], "cannot be used"),
+    "kernel": ([WORDS, "-u", "ann", "--kernel", "lowrnk"], "Did you mean 'lowrank'"),
+    "no file": (["--data", "nowhere.json"], "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_is_said_before_the_model_is_loaded(name, desk):
+    words, says = BAD[name]
+    with pytest.raises(PersonalizationError, match=says):
+        desk.run("edit", *words)
+    assert desk.loads == 0 and not desk.path.exists()
+
+
+def test_errors_end_with_2_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "easyedit_personal.cli.main", "edit", WORDS, "-u", "ann"]
+    done = subprocess.run(
+        [*command, "--store", str(tmp_path / "e.db"), "--model", "nowhere"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "No hyper-parameters are known" in done.stderr and "Traceback" not in done.stderr

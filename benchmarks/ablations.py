@@ -1,6 +1,6 @@
 """What each part of the default edit is worth: one part changed at a time, on users that chose none of the settings.
 
-``python -m benchmarks.ablations --users 26 --json benchmarks/results/ablations.json`` edits users of the bundled set's
+``python -m benchmarks.ablations --users 16 --json benchmarks/results/ablations.json`` edits users of the bundled set's
 *test* half with ``reference.yaml`` and with every variant below, asks the whole panel and two conversations, and writes
 after each variant: a second call goes on where the first stopped. ``--only NAME...`` runs some. The rows named
 "trade-off" turn one dial of ``lowrank`` and one of FT-M: generality against leakage.
@@ -39,7 +39,7 @@ VARIANTS: dict[str, Variant] = {
     "layer 3 only": ("lowrank", {"layers": [3]}, 9),
     "layer 2 only": ("lowrank", {"layers": [2]}, 9),
     "layers 3 and 4": ("lowrank", {"layers": [3, 4]}, 9),
-    "trade-off: KL 0.03": ("lowrank", {"preserve": {"weight": 0.03}}, 9),
+    "trade-off: no KL": ("lowrank", {"preserve": {"weight": 0.0}}, 9),
     "trade-off: KL 0.1": ("lowrank", {"preserve": {"weight": 0.1}}, 9),
     "trade-off: KL 0.3": ("lowrank", {"preserve": {"weight": 0.3}}, 9),
     "trade-off: FT-M, lr 5e-3": ("finetune", {"finetune": {"lr": 5e-3}}, 9),
@@ -88,7 +88,7 @@ def markdown(results: dict[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--users", type=int, default=26, help="users of the test half, spread over attribute types")
+    parser.add_argument("--users", type=int, default=16, help="users of the test half, spread over attribute types")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="some of the variants")
     parser.add_argument("--json", type=Path, help="write figures here, and go on from what stands there")
     options = parser.parse_args()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def begun(start: Callable[[], Any], tries: int = 3) -> Any:
+    """Start something of Ray's; on a machine with ten times as much to do as cores, its own 30 s are not enough."""
+    for _ in range(tries - 1):
+        try:
+            return start()
+        except Exception:
+            sys.modules["ray"].shutdown()
+    return start()
 
 
 @pytest.fixture(scope="session")

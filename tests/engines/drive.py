@@ -13,6 +13,6 @@ if __name__ == "__main__":
     users, store, failures, engine, notes = sys.argv[1:]
     work = Bulk(store, RandomFactors(pause=0.01, notes=notes))
     tally = personalize_users(
-        users, work, find_engine(engine, Limits(workers=2, seconds=5.0)), failures=failures, batch=8
+        users, work, find_engine(engine, Limits(workers=2, seconds=60.0)), failures=failures, batch=8
     )
     print(tally.new, tally.there, tally.failed)

@@ -23,7 +23,7 @@ from easyedit_personal.editing.bulk_run import personalize_users
 from easyedit_personal.engines import Limits, find_engine
 from easyedit_personal.errors import StoreUnavailable
 from easyedit_personal.store import EditStore
-from tests.engines.conftest import ROOT
+from tests.engines.conftest import ROOT, begun
 from tests.engines.random_factors import RandomFactors, expected, write_users
 from tests.postgres import Server
 from tests.store.samples import same
@@ -41,7 +41,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Makes an engine of two workers, of either kind in turn."""
     if request.param == "ray":
         ray = request.getfixturevalue("ray_home")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        begun(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False))
     yield lambda **limits: find_engine(request.param, Limits(**{"workers": 2, "seconds": 30.0, **limits}))
 
 
@@ -107,7 +107,8 @@ def test_the_driver_killed_and_started_again(kind, tmp_path, request):
         request.getfixturevalue("ray_home")
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        head = {"num_cpus": 2, "include_dashboard": False}
+        cluster = begun(lambda: Cluster(initialize_head=True, head_node_args=head))
         environment |= {"RAY_ADDRESS": cluster.address, "HOME": os.environ["HOME"]}
     command = [sys.executable, "-m", "tests.engines.drive", users, store, tmp_path / "f", kind, tmp_path]
     options: dict[str, Any] = {"env": environment, "cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
@@ -115,7 +116,7 @@ def test_the_driver_killed_and_started_again(kind, tmp_path, request):
         EditStore.open(store).close()
         for least in (40, 150):
             with subprocess.Popen(command, **options) as driver, EditStore.open(store) as opened:
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 300
                 while opened.stats()["users"] < least:
                     assert driver.poll() is None and time.monotonic() < deadline
                     time.sleep(0.02)
@@ -136,11 +137,11 @@ def test_the_driver_killed_and_started_again(kind, tmp_path, request):
 def test_poisoned_users_among_a_thousand(engine, tmp_path):
     poisoned = {13: "raises", 200: "nan", 201: "health", 444: "kills", 445: "hangs", 999: "kills"}
     users, store = write_users(tmp_path / "users.jsonl", 1000, poisoned), str(tmp_path / "edits.db")
-    limits = engine(seconds=1.5, retries=1)
+    limits = engine(seconds=8.0, retries=1)  # a busy machine may keep the innocent waiting for seconds
     tally = personalize_users(users, Bulk(store, RandomFactors()), limits, failures=tmp_path / "f")
     assert tally.failed == 6 and tally.done == 1000
     says = {"raises": "out of luck", "nan": "not finite", "health": "refused", "kills": "2 attempts"}
-    says["hangs"] = "longer than 1.5 s"
+    says["hangs"] = "longer than 8 s"
     everybody_is_somewhere(store, tmp_path / "f", 1000, {number: says[kind] for number, kind in poisoned.items()})
 
 
@@ -149,9 +150,10 @@ def test_a_node_leaves(ray_home, tmp_path):
     from ray.cluster_utils import Cluster
 
     users, store = write_users(tmp_path / "users.jsonl", 300), str(tmp_path / "edits.db")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = begun(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        second = cluster.add_node(num_cpus=1)
+        second = begun(lambda: cluster.add_node(num_cpus=1))
         ray_home.init(address=cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
         left = []

@@ -8,6 +8,7 @@ import pytest
 
 from easyedit_personal.engines import Limits, find_engine
 from easyedit_personal.errors import DataError, EngineError
+from tests.engines.conftest import begun
 from tests.engines.test_engines import carried_out, files
 from tests.engines.works import Squares, batches
 
@@ -34,13 +35,13 @@ def test_the_same_results_one_thread_each_and_nothing_left(ray_home, tmp_path):
 def test_deaths_hangs_and_errors(ray_home, tmp_path, capfd):
     for name in "abcd":
         (tmp_path / name).mkdir()
-    ray_home.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    begun(lambda: ray_home.init(num_cpus=2, include_dashboard=False, log_to_driver=False))
     once = Squares(str(tmp_path / "a"), killed=frozenset({3, 11}), once=True)
     assert carried_out(ray_engine(), once, batches(16, 4)) == ({n: n * n for n in range(16)}, {})
     bad = Squares(str(tmp_path / "b"), killed=frozenset({5}), hangs=frozenset({9}), threads=True)
-    reports, given_up = carried_out(ray_engine(retries=0, seconds=2.0), bad, batches(12, 4))
+    reports, given_up = carried_out(ray_engine(retries=0, seconds=6.0), bad, batches(12, 4))
     assert reports == {n: 1 for n in range(12) if n not in (5, 9)} and set(given_up) == {5, 9}
-    assert "longer than 2 s" in given_up[9] and "1 attempts" in given_up[5]
+    assert "longer than 6 s" in given_up[9] and "1 attempts" in given_up[5]
     with pytest.raises(DataError, match="number 7 is not liked"):
         list(ray_engine().run(Squares(str(tmp_path / "c"), raises=7), batches(20, 2)))
     with pytest.raises(EngineError, match="before they have taken their first task"):
@@ -49,7 +50,7 @@ def test_deaths_hangs_and_errors(ray_home, tmp_path, capfd):
 
 
 def test_a_cluster_without_room_or_that_is_not_there(ray_home, tmp_path):
-    ray_home.init(num_cpus=0, include_dashboard=False, log_to_driver=False)
+    begun(lambda: ray_home.init(num_cpus=0, include_dashboard=False, log_to_driver=False))
     with pytest.raises(EngineError, match="no slot"):
         list(find_engine("ray").run(Squares(str(tmp_path)), batches(4, 2)))
     with pytest.raises(EngineError, match=r"(?s)No worker was ready.*no room"):
@@ -63,9 +64,10 @@ def test_a_cluster_without_room_or_that_is_not_there(ray_home, tmp_path):
 def test_a_node_leaves_in_the_middle(ray_home, tmp_path):
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = begun(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
-        second = cluster.add_node(num_cpus=1)
+        second = begun(lambda: cluster.add_node(num_cpus=1))
         ray_home.init(address=cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
         reports, removed = {}, False

@@ -20,7 +20,7 @@ from ..errors import PersonalizationError
 from . import chat, preferences
 from .access import Access
 from .core import Service
-from .guard import Guard, caller_of, refused
+from .guard import Guard, caller_of, failed, refused
 from .refusal import Refusal, as_refusal
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
@@ -73,6 +73,10 @@ def _add_errors(app: FastAPI) -> None:
         if (known := as_refusal(error)) is None:
             raise error  # to the log
         return refused(known)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, _: Exception) -> Response:
+        return failed(request.state.name)  # the framework raises it again after this, and the door logs it
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> Response:

@@ -55,27 +55,30 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, name, status = time.monotonic(), uuid.uuid4().hex[:16], 0
+        began, name, status, whole = time.monotonic(), uuid.uuid4().hex[:16], 0, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = [(b"x-request-id", name.encode()), (b"cache-control", b"no-store")]
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body")
 
+        state = scope.setdefault("state", {})
+        state["name"] = name
         try:
-            scope.setdefault("state", {})["caller"] = self._admitted(Request(scope))
+            state["caller"] = self._admitted(Request(scope))
             await self.app(scope, receive, answer)
         except Refusal as refusal:
             await refused(refusal)(scope, receive, answer)
         except Exception:
             log.exception("request %s failed", name)
-            if status:
-                raise  # the answer has begun; the server cuts the connection
-            what = f"Something went wrong here; it is in the log under {name}."
-            await refused(Refusal(500, what, code="internal_error"))(scope, receive, answer)
+            if not status:
+                await failed(name)(scope, receive, answer)
+            elif not whole:
+                raise  # the answer had begun: the server cuts the connection
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in METHODS else "other"
@@ -109,6 +112,12 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 def refused(refusal: Refusal) -> JSONResponse:
     """The response to a request that is refused."""
     return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+
+def failed(name: str) -> JSONResponse:
+    """The response when something went wrong here; the log has it under this name."""
+    what = f"Something went wrong here; it is in the log under {name}."
+    return refused(Refusal(500, what, code="internal_error"))
 
 
 def caller_of(request: Request) -> Caller:

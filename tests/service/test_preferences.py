@@ -1,0 +1,202 @@
+"""Preferences over HTTP: told in plain words or spelled out, learned, listed, undone, forgotten."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import pytest
+
+from easyedit_personal.errors import HealthError
+from tests.service.conftest import USERS, wish
+
+CHAT = "/v1/chat/completions"
+HOSTILE = [
+    "../../etc/passwd",
+    "a/b",
+    "a/preferences/1",
+    "x y",
+    "'; DROP TABLE edits; --",
+    "\u96ea\U0001f600",
+    "%2F",
+    "?",
+]
+
+
+def of(user, rest="preferences"):
+    return f"/v1/users/{quote(user, safe='')}/{rest}"
+
+
+def answer(client, user, question="What is my hobby?"):
+    response = client.post(CHAT, json=wish(question, f"tiny@{user}"))
+    return response.json()["choices"][0]["message"]["content"]
+
+
+@pytest.fixture
+def learning(place):
+    """A client of a service whose tiny model really learns."""
+    return place.client(finetune={"lr": 0.02, "steps": 60})
+
+
+def test_what_is_told_is_answered_undone_and_forgotten(place, learning):
+    before = answer(learning, "dora")
+    told = learning.put(of("dora"), json={"text": "My hobby is hiking."})
+    (one,) = told.json()["data"]
+    assert told.status_code == 201 and (one["subject"], one["target"]) == ("hobby", "hiking")
+    assert one["before"].startswith(before) and one["after"] == answer(learning, "dora") == "hiking"
+    (listed,) = learning.get(of("dora")).json()["data"]
+    assert (
+        listed["edit"] == one["edit"] and listed["live"] and listed["preferences"][0]["text"] == "My hobby is hiking."
+    )
+
+    (undone,) = learning.post(of("dora", "undo")).json()["data"]
+    assert undone["edit"] == one["edit"] and not undone["live"]
+    assert answer(learning, "dora") == before and learning.get(of("dora")).json()["data"] == []
+    assert [e["live"] for e in learning.get(of("dora") + "?all=1").json()["data"]] == [False]
+    assert learning.post(of("dora", "undo")).json()["data"] == []
+
+    assert learning.delete(of("dora")).json() == {"object": "user.forgotten", "edits": 1}
+    assert learning.get(of("dora") + "?all=1").json()["data"] == [] and place.store.history("dora") == []
+
+
+def test_forgetting_reaches_the_memory(place, client):
+    answer(client, "bob")
+    kept = place.last.cache.nbytes
+    assert client.delete(of("bob")).status_code == 200
+    assert place.last.cache.nbytes < kept - 4 * 32 * 4 and place.last.cache.get("bob") == {}
+    assert answer(client, "bob") == answer(client, "nobody")
+
+
+def test_preferences_spelled_out(client):
+    spelled = {"subject": "pet", "question": "What is the name of my pet?", "target": "Rex"}
+    (one,) = client.put(of("dora"), json=spelled).json()["data"]
+    assert {name: one[name] for name in spelled} == spelled
+    (other,) = client.put(of("dora"), json={"subject": "music", "target": "fado"}).json()["data"]
+    assert other["question"].lower().startswith("what") and "music" in other["question"]
+
+
+def test_several_statements_are_several_edits(client):
+    told = client.put(of("dora"), json={"text": "My hobby is chess and my favorite food is soup."}).json()["data"]
+    assert [one["target"] for one in told] == ["chess", "soup"]
+    assert len(client.get(of("dora")).json()["data"]) == 2
+
+
+@pytest.mark.parametrize("text", ["What's my hobby?", "blorp", "I like falcons", "My hobby is chess. Also, hm."])
+def test_what_is_not_understood_is_asked_back_and_nothing_is_learned(place, client, text):
+    response = client.put(of("dora"), json={"text": text})
+    error = response.json()["error"]
+    assert response.status_code == 422 and error["code"] == "not_understood"
+    assert all(ask["question"] and ask["question"] in error["message"] for ask in error["ask"])
+    assert place.store.history("dora") == []
+
+
+def test_a_guess_is_offered_and_can_be_sent_back(client):
+    error = client.put(of("dora"), json={"text": "My left shoe is Rupert"}).json()["error"]
+    suggestion = error["ask"][0]["suggestion"]
+    assert suggestion["target"] == "Rupert"
+    assert client.put(of("dora"), json=suggestion).status_code == 201
+
+
+FAULTY = [
+    {},
+    {"text": ""},
+    {"text": "My hobby is chess.", "subject": "hobby", "target": "chess"},
+    {"subject": "hobby"},
+    {"target": "chess"},
+    {"subject": "hobby", "target": "chess", "question": "What do I do?"},
+    {"subject": "hobby", "target": "x" * 121},
+    {"subject": "x" * 61, "target": "chess"},
+    {"text": "x" * 1001},
+    {"text": "My hobby is chess. " * 5},
+    {"subject": "hobby", "target": "che\u0000ss"},
+    {"subject": "hobby", "target": "\u001b[2Jchess"},
+    {"subject": "hobby", "target": 7},
+    {"text": "My hobby is chess.", "unknown": 1},
+    [],
+]
+
+
+@pytest.mark.parametrize("body", FAULTY, ids=str)
+def test_bodies_that_are_no_preference(place, client, body):
+    assert client.put(of("dora"), json=body).status_code == 400 and place.store.history("dora") == []
+
+
+@pytest.mark.parametrize("user", HOSTILE)
+def test_hostile_ids_are_just_ids(place, client, user):
+    had = len(place.store.history(user))
+    assert client.put(of(user), json={"subject": "pet", "target": "a cat"}).status_code == 201
+    assert [e.user for e in place.store.history(user)][had:] == [user]
+    assert client.post(of(user, "undo")).json()["data"][0]["live"] is False
+    assert client.delete(of(user)).json()["edits"] == had + 1
+    assert {len(place.store.history(other)) for other in USERS if other != user} == {1}
+
+
+@pytest.mark.parametrize("path", ["a/b/preferences", "/preferences", "a%FF/preferences", "x" * 1025 + "/preferences"])
+def test_addresses_that_are_no_users(client, path):
+    assert client.get(f"/v1/users/{path}").status_code in (400, 404)
+    assert client.delete(f"/v1/users/{path}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("edit", ["0", "-1", "99999", "1" * 400, "abc", "1e3", "\u0661"])
+def test_edits_that_are_not_the_users(place, client, edit):
+    assert client.delete(of("alice", f"preferences/{quote(edit)}")).status_code == 404
+    (bobs,) = place.store.history("bob")
+    assert client.delete(of("alice", f"preferences/{bobs.id}")).status_code == 404
+    assert place.store.history("bob")[0].live
+
+
+def test_one_edit_by_its_number(place, client):
+    first, second = (
+        client.put(of("dora"), json={"subject": s, "target": "x"}).json()["data"][0] for s in ("pet", "job")
+    )
+    (undone,) = client.delete(of("dora", f"preferences/{first['edit']}")).json()["data"]
+    assert undone["edit"] == first["edit"]
+    assert [one.subject for one in place.store.preferences("dora")] == ["job"]
+    assert client.post(of("dora", "undo"), json={"edit": 12345}).status_code == 404
+    assert second["edit"] != first["edit"]
+
+
+def test_the_same_key_again_does_nothing_again(place, client):
+    put = lambda key, text: client.put(of("dora"), json={"text": text}, headers={"Idempotency-Key": key}).json()["data"]
+    first, again = put("k1", "My hobby is chess."), put("k1", "My hobby is chess.")
+    assert [one["edit"] for one in first] == [one["edit"] for one in again] and len(place.store.history("dora")) == 1
+    put("k2", "My hobby is chess.")
+    assert len(place.store.history("dora")) == 2
+    response = client.put(of("dora"), json={"text": "My hobby is chess."}, headers={"Idempotency-Key": "x" * 257})
+    assert response.status_code == 400
+
+
+def test_an_edit_that_would_do_damage_is_refused(place, client, monkeypatch):
+    def sick(*args, **kwargs):
+        raise HealthError("The edit would damage the model.", got="/secret/path")
+
+    monkeypatch.setattr(place.last.learner, "learn", sick)
+    response = client.put(of("dora"), json={"text": "My hobby is chess."})
+    assert response.status_code == 422 and response.json()["error"]["code"] == "unhealthy_edit"
+    assert "/secret" not in response.text
+
+
+def test_answers_are_the_same_while_others_learn(place, learning):
+    users = [*USERS] * 6
+    alone = {user: answer(learning, user) for user in USERS}
+    with ThreadPoolExecutor(8) as pool:
+        told = pool.submit(learning.put, of("dora"), json={"text": "My hobby is hiking."})
+        found = list(pool.map(lambda user: (user, answer(learning, user)), users))
+        assert told.result().status_code == 201
+    assert all(text == alone[user] for user, text in found)
+
+
+def test_no_more_changes_than_can_wait(place):
+    client = place.client(max_edits=1)
+    release, learn = threading.Event(), place.last.learner.learn
+    place.last.learner.learn = lambda *a, **k: release.wait(20) and learn(*a, **k)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.put, of("dora"), json={"text": "My hobby is chess."})
+        while not place.last._pending:
+            assert not first.done()
+        refused = client.put(of("emil"), json={"text": "My hobby is chess."})
+        assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+        release.set()
+        assert first.result().status_code == 201
+    assert client.put(of("emil"), json={"text": "My hobby is chess."}).status_code == 201

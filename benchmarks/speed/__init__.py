@@ -1,1 +1,1 @@
-"""How fast the package is beside EasyEdit, and how far from what the machine can multiply: ``python -m benchmarks.speed``."""
+"""How fast the package is beside EasyEdit, and how far from what the machine can multiply."""

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.registry import KERNELS
-from easyedit_personal.types import EditRequest, WeightDelta
+from easyedit_personal.types import WeightDelta
 
 from .host import host_kernel, need_host
 from .options import Options
 from .pairs import Outcome, Side, compare
-from .shapes import EDITED_LAYER, cluster, contexts, model_of, requests
+from .shapes import EDITED_LAYER, contexts, model_of, requests
 
 Updates = Mapping[str, Tensor]
 

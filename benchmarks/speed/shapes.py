@@ -28,13 +28,25 @@ LLAMA_160M = {
 EDITED_LAYER = {"gpt2": 4, "llama": 2, "reference": 1}
 EOS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
 PEOPLE = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon"]
-THINGS = ["hobby", "job", "pet", "car", "drink", "snack", "sport", "color", "season", "band"]
-VALUES = ["sailing", "carving wood", "a grey parrot", "an old van", "mint tea", "salted nuts", "fencing", "dark green"]
+# Values of two or three tokens in the reference model's small vocabulary; GPT-2's would need about as many.
+THINGS = {
+    "hobby": "baking",
+    "job": "teacher",
+    "pet": "a small dog",
+    "drink": "green tea",
+    "color": "dark green",
+    "season": "winter",
+    "music": "rock music",
+    "sport": "running",
+    "coffee": "black coffee",
+    "pastime": "bird watching",
+}
 TEXT = """The harbour was quiet when the first boats came in. Because the wind had turned in the night, nobody had
 expected them before noon, and the market stood half empty. You could hear the ropes knock against the masts, and now
 and then a gull. I walked along the wall to where the old men mend their nets, and asked one of them about the weather.
 Therefore, he said, you should not ask me but my knees. The others laughed. Later the sun came out, the stalls filled
-with fish and bread and flowers, and by the afternoon there was hardly a place left to sit down and drink a coffee."""
+with fish and bread and flowers, and by the afternoon there was hardly a place left to sit down and drink a coffee.
+A ship from the north had brought timber, and two men argued about its price until the harbour master came."""
 
 
 @cache
@@ -59,10 +71,10 @@ def model_of(shape: str, layers: int | None = None) -> tuple[Any, Any]:
 
 def requests(count: int) -> list[EditRequest]:
     """Requests that stand alone, up to 100 different prompts."""
-    pairs = [(person, thing) for thing in THINGS for person in PEOPLE]
+    triples = [(person, thing, value) for thing, value in THINGS.items() for person in PEOPLE]
     return [
-        EditRequest(f"What is {person}'s {thing} these days?", VALUES[number % len(VALUES)], f"{person}'s {thing}")
-        for number, (person, thing) in enumerate(pairs[:count])
+        EditRequest(f"What's {person}'s {thing}?", value, f"{person}'s {thing}")
+        for person, thing, value in triples[:count]
     ]
 
 
@@ -79,6 +91,6 @@ def contexts(tokenizer: Any) -> list[str]:
     Cut from a written text: a model with random weights would write noise.
     """
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    windows = [ids[10 * i : 10 * i + 5 * (1 + i % 2)] for i in range(20)]
+    windows = [ids[10 * i : 10 * i + 5 * (1 + i % 2)] for i in range(20)]  # 200 of its tokens
     beginnings = [tokenizer.decode(window).strip() for window in sorted(windows, key=len)]
     return ["{}", *(f"{beginning}. {{}}" for beginning in beginnings)]

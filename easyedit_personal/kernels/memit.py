@@ -79,8 +79,8 @@ def _wanted(
     hparams: PersonalizationHyperParams,
 ) -> Tensor:
     """z [N, d_model]: each phrase's hidden state above ``layer`` once its cluster's shift is in place."""
-    shifts = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
-    seen = read(model, tokenizer, layout, all_rows(clusters), layer)
+    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
+    seen, shifts = found.seen, found.shifts
     owners = [i for i, cluster in enumerate(clusters) for phrase in cluster.rows for _ in phrase]
     tail = Tail.of(model, layout, layer)
     shifted = seen.outputs + shifts.to(seen.outputs.device)[owners]

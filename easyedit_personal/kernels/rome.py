@@ -17,7 +17,7 @@ from ..modeling.stats import second_moments
 from ..types import EditRequest, WeightDelta
 from .apply import edited
 from .base import frozen
-from .keys import Cluster, all_rows, make_clusters, membership, phrase_means, read, read_weights
+from .keys import Cluster, make_clusters, membership, phrase_means, read_weights
 from .solve import RIDGE, equality, precondition
 from .values import optimise_values
 
@@ -70,10 +70,10 @@ def _edit(
     moment: Tensor | float,
     hparams: PersonalizationHyperParams,
 ) -> WeightDelta:
-    shifts = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
-    seen = read(model, tokenizer, layout, all_rows(clusters), layer).keys
-    keys = phrase_means(seen, clusters, hparams)
-    met = phrase_means(seen, clusters, hparams, read_weights)
+    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
+    shifts = found.shifts
+    keys = phrase_means(found.seen.keys, clusters, hparams)
+    met = phrase_means(found.seen.keys, clusters, hparams, read_weights)
     right = equality(met, precondition(keys, moment, 0.0 if hparams.host_mode else RIDGE))
     right = membership(clusters).to(right.device) @ right
     return WeightDelta(layout.rewrite_path(layer), shifts.T.contiguous(), right.float().to(shifts.device))

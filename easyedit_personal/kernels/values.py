@@ -12,7 +12,8 @@ down projection's output at the subject's last token, v_0 that output before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,12 +22,29 @@ from torch.nn import functional as F
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, input_device
-from ..modeling.suffix import Split, Suffix
-from ..modeling.tokens import collate
+from ..modeling.suffix import Suffix
+from ..modeling.tokens import Encoded, collate
 from ..progress import log
-from .keys import Cluster, all_rows
+from .keys import Cluster, Reading, all_rows
+from .packing import packed
 
-ROWS_AT_ONCE = 96
+LOOK_EVERY = {"cpu": 1, "cuda": 5}  # steps between looks at who is done: a look makes the host wait for the device
+FEW = 0.5  # once so few of the clusters are left, the others' rows go
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What was found for some clusters.
+
+    Attributes:
+        shifts: d, one per cluster, shared by all its phrases: [clusters, d_model], float32. Sharing the shift (and
+            not the whole value) leaves each phrase its own output beside it, and makes the update of a cluster of any
+            size a matrix of rank one.
+        seen: what the model had at the key positions, in the order of ``keys.all_rows``.
+    """
+
+    shifts: Tensor
+    seen: Reading
 
 
 def optimise_values(
@@ -36,11 +54,8 @@ def optimise_values(
     clusters: Sequence[Cluster],
     layer: int,
     hparams: PersonalizationHyperParams,
-) -> Tensor:
-    """One shift d per cluster, shared by all its phrases: [clusters, d_model], float32.
-
-    Sharing the shift (and not the whole value) leaves each phrase its own output beside it, and makes the update of
-    a cluster of any size a matrix of rank one.
+) -> Values:
+    """The shift of every cluster, all of them together as far as memory goes; each is as it would be alone.
 
     Args:
         model: frozen, see ``kernels.base.frozen``.
@@ -48,30 +63,47 @@ def optimise_values(
         hparams: ``v_lr``, ``v_num_grad_steps``, ``v_stop_loss``, ``v_weight_decay``, ``kl_factor``,
             ``clamp_norm_factor``. With ``kernel`` "memit", v_0 is the decoder layer's output, as in MEMIT.
     """
-    shifts: list[Tensor] = []
-    split: Split | None = None
-    for group in _groups(clusters):
-        problem = _Problem(model, tokenizer, layout, group, layer, hparams, split)
-        split = problem.suffix.split
-        shifts.append(_descend(problem, hparams))
-    return torch.cat(shifts)
+    shifts: dict[int, Tensor] = {}
+    seen: dict[int, Reading] = {}
+    waiting = list(packed(model, layout, clusters, layer))
+    while waiting:
+        pack = waiting.pop(0)
+        try:
+            problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams)
+            readings = problem.readings()
+            found = _descend(problem, hparams)
+        except torch.OutOfMemoryError:
+            if len(pack) == 1:
+                raise
+            log.warning("%d clusters do not fit the memory together; trying half as many", len(pack))
+            waiting[:0] = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
+            continue
+        shifts.update(zip(pack, found))
+        seen.update(zip(pack, readings))
+    order = range(len(clusters))
+    readings = [seen[i] for i in order]
+    columns = (torch.cat([getattr(r, name) for r in readings]) for name in Reading.__slots__)
+    return Values(torch.stack([shifts[i] for i in order]), Reading(*columns))
 
 
-def _groups(clusters: Sequence[Cluster]) -> Iterator[list[Cluster]]:
-    """Consecutive clusters with at most ROWS_AT_ONCE rows together (a larger cluster stands alone)."""
-    group: list[Cluster] = []
-    for cluster in clusters:
-        if group and len(all_rows([*group, cluster])) > ROWS_AT_ONCE:
-            yield group
-            group = []
-        group.append(cluster)
-    yield group
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a problem: whose it is, where its key stands, and what its last columns are to predict.
+
+    Attributes:
+        targets: empty for a drift row, whose distribution at the key is to stay.
+    """
+
+    owner: int
+    key: int
+    targets: tuple[int, ...]
 
 
 class _Problem:
     """The losses of some clusters as a function of their shifts.
 
-    Notation: c clusters, R rows (phrases in contexts, then drift rows), d the width of the residual stream.
+    Notation: c clusters, R rows (phrases in contexts, then drift rows), s columns from the first key on, d the width
+    of the residual stream.
     """
 
     def __init__(
@@ -82,44 +114,84 @@ class _Problem:
         clusters: Sequence[Cluster],
         layer: int,
         hparams: PersonalizationHyperParams,
-        split: Split | None,
     ) -> None:
-        self.hparams, self.n = hparams, len(clusters)
-        rows, drift = all_rows(clusters), [row for cluster in clusters for row in cluster.drift]
-        # Padded on the left, rows end together: what follows the keys is short, and all before the first key is cached.
-        batch = collate([*rows, *drift], tokenizer, side="left", device=input_device(model))
-        start = int(batch.key_index.min())
-        self.suffix = Suffix(model, layout, batch, layer, start=start, split=split)
-        device = self.suffix.base_output.device
-        self.owner = torch.tensor(_owners(clusters), device=device)
-        self.place = (torch.arange(len(self.owner), device=device), batch.key_index.to(device) - start)
-        self.base = self.suffix.base_output.float()
-        self.target_rows, columns, self.ids = batch.targets()
-        drift_rows = torch.arange(len(rows), len(self.owner), device=columns.device)
-        self.at = (
-            torch.cat([self.target_rows, drift_rows]),
-            torch.cat([columns, batch.key_index[len(rows) :]]),
-        )
-        self.row_shares = _shares(self.owner[: len(rows)])
-        self.drift_owner = self.owner[len(rows) :]
-        self.drift_shares = _shares(self.drift_owner)
-        self.norms = self._norms(clusters)
-        with torch.no_grad():
-            self.undisturbed = self._logits(self.base)[1].log_softmax(-1) if drift else None
+        self.hparams, self.n, self.clusters = hparams, len(clusters), clusters
+        rows = [*all_rows(clusters), *(row for cluster in clusters for row in cluster.drift)]
+        # Padded on the left, rows end together: what follows the keys is short, and all before the first key is
+        # cached. Nothing is predicted from a target's last token: it is not read.
+        read = [Encoded(row.prompt_ids, row.target_ids[:-1], row.key_index) for row in rows]
+        batch = collate(read, tokenizer, side="left", device=input_device(model))
+        keys = batch.key_index.tolist()
+        self.suffix = Suffix(model, layout, batch, layer, start=min(keys))
+        owners = _owners(clusters)
+        self.rows = [_Row(owner, key, row.target_ids) for owner, key, row in zip(owners, keys, rows)]
+        self._index()
+        self.norms = self._norms()
+        self.undisturbed = self._undisturbed() if len(self.drift_owner) else None
 
-    def _norms(self, clusters: Sequence[Cluster]) -> Tensor:
+    def _index(self) -> None:
+        """Where things stand, as tensors."""
+        device, start = self.suffix.base_output.device, self.suffix.start
+        width = self.suffix.batch.input_ids.shape[1]
+        self.base = self.suffix.base_output.float()
+        at = [(n, width - len(r.targets) + k) for n, r in enumerate(self.rows) for k in range(len(r.targets))]
+        drift = [(n, row.key) for n, row in enumerate(self.rows) if not row.targets]
+        make = lambda values: torch.tensor(values, dtype=torch.long, device=device)
+        self.ids = make([token for row in self.rows for token in row.targets])
+        self.target_rows = make([n for n, _ in at])
+        self.at = (make([n for n, _ in [*at, *drift]]), make([column for _, column in [*at, *drift]]))
+        self.place = (make(range(len(self.rows))), make([row.key - start for row in self.rows]))
+        self.owner = make([row.owner for row in self.rows])
+        self.row_owner = make([row.owner for row in self.rows if row.targets])
+        self.drift_owner = make([row.owner for row in self.rows if not row.targets])
+        self.token_shares = _shares(self.target_rows)
+        self.row_shares, self.drift_shares = _shares(self.row_owner), _shares(self.drift_owner)
+
+    def _norms(self) -> Tensor:
         """|v_0| of each cluster [c]: of the bare prompts, their mean."""
         memit = self.hparams.kernel == "memit" and self.suffix.tail.norm is None
-        origin = self.suffix.layer_output(self.base).float() if memit else self.base
+        origin = self.suffix.base_layer.float() if memit else self.base
         norms = origin[self.place].norm(dim=-1)
-        counts = [len(phrase) for cluster in clusters for phrase in cluster.rows]
+        counts = [len(phrase) for cluster in self.clusters for phrase in cluster.rows]
         first = torch.tensor([sum(counts[:i]) for i in range(len(counts))], device=norms.device)
         return _per_cluster(norms[first], _shares(self.owner[first]), self.owner[first], self.n)
 
-    def _logits(self, output: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _undisturbed(self) -> Tensor:
+        """Logarithms of the drift rows' distributions before the edit, [rows, vocab]."""
+        if self.suffix.split.mode == "full":
+            return self._logits(self.base)[1].log_softmax(-1)
+        rows, columns = (index[len(self.ids) :] for index in self.at)
+        return self.suffix.head(self.suffix.base_hidden[rows, columns - self.suffix.start]).log_softmax(-1)
+
+    def readings(self) -> list[Reading]:
+        """Keys, outputs and hidden states at the key positions, of each cluster's rows without drift rows."""
+        counts = [len(all_rows([cluster])) for cluster in self.clusters]
+        device = self.base.device
+        tensors = (self.suffix.keys, self.suffix.base_output, self.suffix.base_layer)
+        columns = [t[self.place][: sum(counts)].float().to(device).split(counts) for t in tensors]
+        return [Reading(*parts) for parts in zip(*columns)]
+
+    def only(self, kept: Sequence[int]) -> _Problem:
+        """The problem of some of the clusters."""
+        part = object.__new__(_Problem)
+        numbers = [n for n, row in enumerate(self.rows) if row.owner in kept]
+        part.hparams, part.n, part.clusters = self.hparams, len(kept), [self.clusters[i] for i in kept]
+        part.suffix = self.suffix.select(numbers)
+        renumbered = {old: new for new, old in enumerate(kept)}
+        part.rows = [
+            _Row(renumbered[row.owner], row.key, row.targets) for row in (self.rows[number] for number in numbers)
+        ]
+        part._index()
+        part.norms = self.norms[list(kept)]
+        drift = [owner in kept for owner in self.drift_owner.tolist()]
+        part.undisturbed = None if self.undisturbed is None or not any(drift) else self.undisturbed[drift]
+        return part
+
+    def _logits(self, output: Tensor) -> tuple[Tensor, ...]:
         """At the target positions [m, vocab], and at the drift rows' keys [rows, vocab]."""
         logits = self.suffix.logits(output, at=self.at)
-        return logits[: len(self.ids)], logits[len(self.ids) :]
+        return logits.split([len(self.ids), len(self.drift_owner)])
 
     def losses(self, shifts: Tensor) -> Tensor:
         """The three terms' sum for every cluster, [c]."""
@@ -127,9 +199,8 @@ class _Problem:
         at_targets, at_drift = self._logits(output)
         device = shifts.device
         each = F.cross_entropy(at_targets, self.ids.to(at_targets.device), reduction="none").to(device)
-        rows = self.target_rows.to(device)
-        by_row = _per_cluster(each, _shares(rows), rows, len(self.row_shares))
-        total = _per_cluster(by_row, self.row_shares, self.owner[: len(by_row)], self.n)
+        by_row = _per_cluster(each, self.token_shares, self.target_rows, len(self.row_owner))
+        total = _per_cluster(by_row, self.row_shares, self.row_owner, self.n)
         if self.undisturbed is not None:
             now = at_drift.log_softmax(-1)
             divergence = (now.exp() * (now - self.undisturbed)).sum(-1).to(device)
@@ -139,16 +210,21 @@ class _Problem:
 
 
 def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
-    """Adam on the shifts; each cluster stops by itself when its loss is small enough. The last evaluation takes no
-    step, as in ROME's code: ``v_num_grad_steps`` counts evaluations."""
+    """Adam on the shifts; each cluster stops by itself when its loss is small enough.
+
+    In ROME's code ``v_num_grad_steps`` counts evaluations, the last of which takes no step: it is left out here.
+    """
     shifts = torch.zeros(problem.n, problem.base.shape[-1], device=problem.base.device, requires_grad=True)
     optimizer = torch.optim.Adam([shifts], lr=hparams.v_lr)
     radius = (hparams.clamp_norm_factor * problem.norms)[:, None]
     done = torch.zeros(problem.n, dtype=torch.bool, device=shifts.device)
-    for step in range(hparams.v_num_grad_steps):
-        losses = problem.losses(shifts)
-        done |= losses.detach() < hparams.v_stop_loss
-        if bool(done.all()) or step == hparams.v_num_grad_steps - 1:
+    left = torch.arange(problem.n, device=shifts.device)  # the clusters that ``problem`` still holds
+    look_every, step = LOOK_EVERY.get(shifts.device.type, LOOK_EVERY["cuda"]), 0
+    for step in range(hparams.v_num_grad_steps - 1):
+        losses = problem.losses(shifts[left])
+        done[left] |= losses.detach() < hparams.v_stop_loss
+        looks = hparams.v_stop_loss > 0 and step % look_every == 0
+        if looks and bool(done.all()):
             break
         (shifts.grad,) = torch.autograd.grad(losses.sum(), shifts)
         kept = shifts.detach().clone()
@@ -156,8 +232,11 @@ def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
         with torch.no_grad():
             norm = shifts.norm(dim=-1, keepdim=True)
             shifts.mul_(torch.where(norm > radius, radius / norm.clamp(min=1e-12), 1.0))
-            shifts[done] = kept[done]
-    log.debug("values of %d clusters after %d steps: losses %s", problem.n, step, losses.detach().tolist())
+            shifts.copy_(torch.where(done[:, None], kept, shifts))
+        if looks and int((~done).sum()) <= FEW * len(left):
+            working = [k for k, ended in enumerate(done[left].tolist()) if not ended]
+            problem, left = problem.only(working), left[working]
+    log.debug("values of %d clusters after %d steps", len(shifts), step + 1)
     return shifts.detach()
 
 

@@ -12,16 +12,18 @@ to it. ``at`` holds column numbers of ``batch`` (``start`` not subtracted), as `
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..progress import log
+from .cut import Prefix, from_column, named_arguments, own, rows_of
 from .layout import Layout, get_module
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace
@@ -97,7 +99,13 @@ class Suffix:
         batch: the rows, on the model's device.
         layer: number of the decoder layer whose down projection is edited.
         start: first column that changes in any row. Left-padded rows make it large; 0 when every position changes.
-        split: take this unchecked, for example that of an earlier Suffix of the same model and layer.
+        split: take this unchecked, for example that of an earlier Suffix of the same model and layer. What was found
+            by trial is remembered for as long as nobody hooks into the model.
+
+    Attributes:
+        base_output: [n, t - start, d_model], the down projection's output before the edit.
+        base_layer: [n, t - start, d_model], the edited decoder layer's output before the edit.
+        base_hidden: [n, t - start, d_model], the last decoder layer's.
 
     Raises:
         ModelError: the model has no such layer.
@@ -107,7 +115,7 @@ class Suffix:
         self, model: nn.Module, layout: Layout, batch: Batch, layer: int, *, start: int = 0, split: Split | None = None
     ) -> None:
         self.model, self.layout, self.batch, self.layer, self.start = model, layout, batch, layer, start
-        self.split = split or _find_split(model, layout, batch, layer, start)
+        self.split = split or _known_split(model, layout, batch, layer, start)
         self._first = start if self.split.prefix else 0  # first column that layers above compute
         self._capture()
 
@@ -121,25 +129,40 @@ class Suffix:
             self.model(**self.batch.model_inputs(), **options)
         n, t = self.batch.input_ids.shape
         output = calls[down].output.reshape(n, t, -1)
-        self.keys = calls[down].input.reshape(n, t, -1)[:, self.start :]
-        self.base_output = output[:, self.start :]
-        self._below_start = output[:, self._first : self.start]
-        self.tail = Tail.of(self.model, self.layout, self.layer) if self.split.mode == "post_norm" else Tail()
+        self.keys = own(calls[down].input.reshape(n, t, -1)[:, self.start :])
+        self.base_output = own(output[:, self.start :])
+        self.base_layer = own(calls[above[0]].output[:, self.start :])
+        self.base_hidden = own(calls[above[-1]].output[:, self.start :])
+        self._below_start = own(output[:, self._first : self.start])
+        self.tail = Tail.of(self.model, self.layout, self.layer)
         hidden = calls[above[0]].output[:, self._first :]
         self._residual = hidden.float() - self.tail(output[:, self._first :]).float()
-        self._above = [(get_module(self.model, path), self._arguments(path, calls[path], cache)) for path in above[1:]]
+        prefix = None if cache is None else Prefix.of(cache, range(self.layer + 1, self.layout.n_layers), self.start)
+        self._above = [
+            (get_module(self.model, path), self._arguments(path, calls[path], cache, prefix)) for path in above[1:]
+        ]
 
-    def _arguments(self, path: str, call: Call, cache: DynamicCache | None) -> dict[str, Any]:
+    def _arguments(self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None) -> dict[str, Any]:
         """A layer's arguments by name, hidden states left out, cut to the columns that are computed."""
-        named = _named_arguments(get_module(self.model, path), call)
+        named = named_arguments(get_module(self.model, path), call)
         if cache is None:
             return named
-        t, prefix = self.batch.input_ids.shape[1], _Prefix(cache, self.start)
-        named = {name: prefix if v is cache else _from_column(v, self.start, t) for name, v in named.items()}
+        t = self.batch.input_ids.shape[1]
+        named = {name: prefix if v is cache else from_column(v, self.start, t) for name, v in named.items()}
         if named.get("attention_mask", 0) is None:  # "causal" was implied, which holds for squares only
             causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
             named["attention_mask"] = causal[None, None, self.start :]
         return named
+
+    def select(self, rows: Sequence[int]) -> Suffix:
+        """The same for some of the rows, without another pass; tensors are copied."""
+        part, n = copy.copy(self), len(self.base_output)
+        index = torch.tensor(list(rows), device=self.base_output.device)
+        part.batch = self.batch.select(rows)
+        for name in ("keys", "base_output", "base_layer", "base_hidden", "_below_start", "_residual"):
+            setattr(part, name, rows_of(getattr(self, name), index, n))
+        part._above = [(module, rows_of(arguments, index, n)) for module, arguments in self._above]
+        return part
 
     def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Logits when the down projection gives ``output``.
@@ -167,12 +190,10 @@ class Suffix:
             hidden = hidden_of(module(hidden, **arguments))
         return hidden[:, self.start - self._first :]
 
-    def layer_output(self, output: Tensor) -> Tensor:
-        """The edited decoder layer's output h [n, t - start, d_model]; in "full" mode as if y were just added."""
-        return self._layer_output(output)[:, self.start - self._first :]
-
     def _layer_output(self, output: Tensor) -> Tensor:
-        y = torch.cat([self._below_start.to(output.dtype), output.to(self._below_start.device)], 1)
+        y = output.to(self._residual.device)
+        if self._below_start.shape[1]:
+            y = torch.cat([self._below_start.to(output.dtype), y], 1)
         return (self._residual + self.tail(y).float()).to(self.base_output.dtype)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -193,44 +214,18 @@ class Suffix:
             return self.model(**self.batch.model_inputs(), use_cache=False).logits
 
 
-class _Prefix:
-    """Stands where a layer expects its cache: the first pass's keys and values before ``start``, then the new ones.
-
-    It keeps nothing of what it is given, so the layers above can be run again and again.
-    """
-
-    def __init__(self, cache: DynamicCache, start: int) -> None:
-        self._layers, self._start = cache.layers, start
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """What attention reads: [n, heads, t, d_head], twice."""
-        old: Any = self._layers[layer_idx]
-        stop = self._start
-        return torch.cat([old.keys[..., :stop, :], keys], -2), torch.cat([old.values[..., :stop, :], values], -2)
+_splits: WeakKeyDictionary[nn.Module, dict[Any, Split]] = WeakKeyDictionary()
 
 
-def _named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
-    """What ``module`` was called with, by parameter name, without the hidden states."""
-    signature = inspect.signature(module.forward)
-    named = dict(signature.bind(*call.args, **call.kwargs).arguments)
-    extra = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-    named.update(named.pop(extra, {}) if extra else {})
-    return {name: value for name, value in named.items() if value is not call.input}
-
-
-def _from_column(value: Any, start: int, t: int) -> Any:
-    """Cut a layer's argument to the columns from ``start`` on: masks by query, positions and rotations by column."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(_from_column(part, start, t) for part in value)
-    if isinstance(value, Mapping):
-        return {key: _from_column(part, start, t) for key, part in value.items()}
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 4 and value.shape[-2:] == (t, t):
-        return value[..., start:, :]
-    if value.ndim == 1 and len(value) == t:
-        return value[start:]
-    return value[:, start:] if value.ndim in (2, 3) and value.shape[1] == t else value
+def _known_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
+    """As ``_find_split``, which is asked again when the model got other modules, hooks, types or attention since."""
+    parts = tuple((type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules())
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    key = (layout, layer, start > 0, hash(parts), attention, next(model.parameters()).dtype)
+    known = _splits.setdefault(model, {})
+    if key not in known:
+        known[key] = _find_split(model, layout, batch, layer, start)
+    return known[key]
 
 
 def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:

@@ -79,7 +79,7 @@ def test_the_answer_becomes_the_target(loud_model, tokenizer, settings):
     (delta,) = rome(loud_model, tokenizer, [request], hparams)
     with frozen(loud_model):
         clusters = make_clusters(loud_model, tokenizer, [request], hparams)
-        problem = _Problem(loud_model, tokenizer, find_layout(loud_model), clusters, 3, hparams, None)
+        problem = _Problem(loud_model, tokenizer, find_layout(loud_model), clusters, 3, hparams)
         reached = float(problem.losses(delta.left.T))
     before = target_loss(loud_model, tokenizer, request, **options)
     with edited(loud_model, [delta]):
@@ -169,7 +169,7 @@ def test_the_model_is_as_found(any_model, tokenizer, settings):
     assert_same_state(before, state(any_model))
 
 
-@pytest.mark.parametrize("where", ["optimise_values", "read", "equality", "second_moments"])
+@pytest.mark.parametrize("where", ["optimise_values", "precondition", "equality", "second_moments"])
 def test_the_model_is_as_found_when_it_raises(llama, tokenizer, settings, monkeypatch, where):
     before, real, calls = state(worn(llama)), getattr(module, where), []
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
-from easyedit_personal.kernels import values
+from easyedit_personal.kernels import packing, values
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, read
 from easyedit_personal.kernels.values import optimise_values
+from easyedit_personal.modeling import suffix
 from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.tokens import collate
 from easyedit_personal.modeling.trace import at_positions, replacing, trace
-from tests.tiny import tiny_model
+from easyedit_personal.registry import KERNELS
+from tests.tiny import FAMILIES, tiny_model
 
 REQUESTS = [
     EditRequest("What's my hobby?", "hiking", "hobby", cluster="a"),
@@ -36,7 +40,7 @@ def settings(**changes):
 def optimise(model, tokenizer, requests, hparams, layer=1):
     with frozen(model):
         clusters = make_clusters(model, tokenizer, requests, hparams)
-        return clusters, optimise_values(model, tokenizer, find_layout(model), clusters, layer, hparams)
+        return clusters, optimise_values(model, tokenizer, find_layout(model), clusters, layer, hparams).shifts
 
 
 def loss_by_hand(model, tokenizer, cluster, shift, hparams, layer=1):
@@ -72,7 +76,7 @@ def test_the_loss_is_the_documented_one(family, tokenizer):
     layout = find_layout(model)
     with frozen(model):
         clusters = make_clusters(model, tokenizer, REQUESTS, hparams)
-        problem = values._Problem(model, tokenizer, layout, clusters, 1, hparams, None)
+        problem = values._Problem(model, tokenizer, layout, clusters, 1, hparams)
         shifts = torch.randn(2, 32)
         found = problem.losses(shifts)
         wanted = [loss_by_hand(model, tokenizer, c, s, hparams) for c, s in zip(clusters, shifts)]
@@ -92,7 +96,7 @@ def test_clusters_together_are_as_clusters_alone(tokenizer, monkeypatch):
     _, together = optimise(model, tokenizer, REQUESTS, hparams)
     alone = [optimise(model, tokenizer, part, hparams)[1] for part in (REQUESTS[:2], REQUESTS[2:])]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-3)
-    monkeypatch.setattr(values, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(packing, "SHARE", 0.0)
     _, apart = optimise(model, tokenizer, REQUESTS, hparams)
     torch.testing.assert_close(together, apart, atol=1e-3, rtol=1e-3)
 
@@ -114,7 +118,7 @@ def test_each_cluster_stops_by_itself(tokenizer):
     model = loud("llama")
     with frozen(model):
         clusters = make_clusters(model, tokenizer, REQUESTS, settings())
-        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings(), None)
+        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings())
         start = problem.losses(torch.zeros(2, 32))
     easier = int(start.argmin())
     threshold = float(start.min()) - 1e-3  # reached after a step or two by the easier one only
@@ -133,6 +137,70 @@ def test_the_number_of_steps_counts_evaluations(tokenizer):
     assert optimise(model, tokenizer, REQUESTS, settings(v_num_grad_steps=1))[1].abs().sum() == 0
     _, once = optimise(model, tokenizer, REQUESTS, settings(v_num_grad_steps=2, v_lr=0.25))
     torch.testing.assert_close(once.abs(), torch.full_like(once, 0.25), rtol=1e-3, atol=1e-3)  # Adam's first step
+
+
+@pytest.mark.parametrize("kernel", ["rome", "memit"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_update_is_that_of_whole_forward_passes(family, kernel, tokenizer, monkeypatch):
+    """Grouped queries, sliding windows, parallel blocks and norms after the MLP included; several subjects, so that
+    rows are padded differently before and behind their keys."""
+    requests = [replace(request, cluster=None) for request in REQUESTS]
+    hparams = settings(kernel=kernel, layers=[1], kl_factor=0.5, v_num_grad_steps=5, v_lr=0.05, v_weight_decay=0.1)
+    fast = KERNELS.get(kernel)(loud(family), tokenizer, requests, hparams)
+    asked = []
+    monkeypatch.setattr(suffix, "_known_split", lambda *_: asked.append(1) or suffix.Split("full"))
+    plain = KERNELS.get(kernel)(loud(family), tokenizer, requests, hparams)
+    assert asked
+    difference = (fast[0].update() - plain[0].update()).norm() / plain[0].update().norm()
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gptj"])
+def test_some_of_the_clusters_are_the_same_problem(family, tokenizer):
+    """What is left when others are done: losses of the kept clusters stay what they were."""
+    model, hparams = loud(family), settings(kl_factor=0.5)
+    requests = [*REQUESTS, EditRequest("Who is my doctor, and where?", "by the sea", "doctor", cluster="c")]
+    with frozen(model), torch.no_grad():
+        clusters = make_clusters(model, tokenizer, requests, hparams)
+        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, hparams)
+        shifts = torch.randn(3, 32)
+        found = problem.losses(shifts)
+        for kept in ([0, 2], [1]):
+            torch.testing.assert_close(problem.only(kept).losses(shifts[kept]), found[kept], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_clusters_that_are_done_no_longer_run(tokenizer):
+    model = loud("llama")
+    rows = []
+    model.model.layers[2].register_forward_hook(lambda module, args, out: rows.append(out.shape[0]))
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, REQUESTS, settings())
+        losses = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings()).losses(
+            torch.zeros(2, 32)
+        )
+    threshold = float(losses.min()) - 1e-3
+    rows.clear()
+    optimise(model, tokenizer, REQUESTS, settings(v_stop_loss=threshold, v_num_grad_steps=12))
+    counts = [len(all_rows([cluster])) + len(cluster.drift) for cluster in clusters]
+    assert rows[-1] == counts[1 - int(losses.argmin())] < sum(counts)
+
+
+def test_a_pack_that_does_not_fit_is_halved(tokenizer, monkeypatch, caplog):
+    model, hparams, real = loud("llama"), settings(), values._descend
+    _, wanted = optimise(model, tokenizer, REQUESTS, hparams)
+
+    def full_memory(problem, hparams):
+        if problem.n > 1:
+            raise torch.OutOfMemoryError("by the test")
+        return real(problem, hparams)
+
+    monkeypatch.setattr(values, "_descend", full_memory)
+    torch.testing.assert_close(optimise(model, tokenizer, REQUESTS, hparams)[1], wanted, atol=1e-3, rtol=1e-3)
+    assert "half as many" in caplog.text
+    monkeypatch.setattr(values, "_descend", lambda *_: full_memory(values._Problem, hparams))
+    monkeypatch.setattr(values._Problem, "n", 2, raising=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        optimise(model, tokenizer, REQUESTS[:1], hparams)
 
 
 def test_only_the_suffix_runs(llama, tokenizer):

@@ -117,6 +117,36 @@ def test_a_known_split_is_taken_without_a_trial(llama):
     assert torch.equal(first.logits(first.base_output), second.logits(second.base_output))
 
 
+def test_a_split_is_found_once_for_as_long_as_the_model_stays_as_it_is(llama):
+    layout, batch, passes = find_layout(llama), batch_of((SHORT, LONG)), []
+    handle = llama.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
+    with frozen(llama):
+        counts = []
+        for hook in (None, None, llama.model.layers[3]):
+            if hook is not None:
+                hook.register_forward_hook(lambda module, args, out: out * 1.0)
+            passes.clear()
+            Suffix(llama, layout, batch, 1)
+            counts.append(len(passes))
+    handle.remove()
+    assert counts[0] == counts[2] > counts[1] == 1
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_some_of_the_rows(family):
+    model = lively(family)
+    layout, batch = find_layout(model), batch_of((SHORT, LONG, SHORT), "left")
+    start = int(batch.key_index.min())
+    with frozen(model):
+        suffix = Suffix(model, layout, batch, 1, start=start)
+        output = suffix.base_output + torch.randn_like(suffix.base_output)
+        part = suffix.select([2, 1])
+        got, wanted = part.logits(output[[2, 1]]), suffix.logits(output)[[2, 1]]
+        assert torch.equal(part.keys, suffix.keys[[2, 1]])
+    real = batch.attention_mask[[2, 1], start:].bool()
+    torch.testing.assert_close(got[real], wanted[real], atol=1e-5, rtol=1e-5)
+
+
 def test_half_precision_is_split_too():
     model = tiny_model("llama", torch.bfloat16)
     batch = batch_of((SHORT, LONG), "left")

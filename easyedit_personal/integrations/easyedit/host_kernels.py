@@ -45,9 +45,8 @@ def rome(
     encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
     deltas: list[WeightDelta] = []
     for request in requests:
-        with edited(model, deltas):
-            with prepared("rome", model, tokenizer, [request], hparams) as execute:
-                factors = execute([request])
+        with edited(model, deltas), prepared("rome", model, tokenizer, [request], hparams) as execute:
+            factors = execute([request])
         deltas += [WeightDelta(_layer(name), v[:, None], u[None]) for name, (u, v) in factors.items()]
     return deltas
 

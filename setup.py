@@ -22,7 +22,7 @@ EXTRAS = {
     "capability": ["lm_eval>=0.4.13,<0.5"],
     "test": [
         *("pytest>=9.0.2", "hypothesis", "ruff", "mypy", "types-PyYAML", "build", "setuptools>=77", "wheel"),
-        *("openai>=2.8.1,<4", "matplotlib>=3.9", "psycopg[binary]>=3.2,<4"),
+        *("openai>=2.8.1,<4", "matplotlib>=3.9", "psycopg[binary]>=3.2,<4", "pyarrow>=20", "prometheus-client>=0.20"),
         *("fastapi>=0.115,<1", "uvicorn>=0.34,<1", "prometheus-client>=0.20"),
     ],
 }

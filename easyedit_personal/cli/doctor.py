@@ -13,6 +13,9 @@ OPTIONAL = {
     "sentence_transformers": ("sentence embeddings; the model's own hidden states serve instead", "sentences"),
     "openai": ("phrases and judgements from a language model endpoint", "llm"),
     "matplotlib": ("the report's pictures", "report"),
+    "ray": ("personalising and evaluating on a cluster; processes of this machine serve instead", "ray"),
+    "pyarrow": ("users from Parquet files; JSON lines serve instead", "parquet"),
+    "prometheus_client": ("figures for Prometheus", "metrics"),
     "lm_eval": ("capability benchmarks through lm-evaluation-harness", "capability"),
 }
 

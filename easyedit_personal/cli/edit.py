@@ -57,7 +57,7 @@ def edit(
     screen = Screen()
     settings = find_settings(model, hparams, kernel, device)
     if data is None:
-        wanted = screen.interactive if ask is None else ask
+        wanted = screen.interactive and not as_json if ask is None else ask
         lessons = _said(screen, find_reader(endpoint, endpoint_model), texts, user, wanted)
         if together:
             lessons = [(lessons[0][0], [preference for _, said in lessons for preference in said])]

@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from unicodedata import category
 
 from rich.console import Console
 from rich.markup import escape
 
 YES = {"y", "yes", "yes please", "sure", "ok", "okay", "right"}
+KEPT = "\n\t\u200c\u200d"
 NO = {"", "n", "no", "no thanks", "nope"}
 
 
@@ -73,12 +75,21 @@ class Screen:
 
     def working(self, what: str) -> AbstractContextManager[object]:
         """Shows that something takes its time, at a terminal."""
-        return self._console.status(escape(what)) if self.interactive else nullcontext()
+        return self._console.status(escape(what), refresh_per_second=4) if self.interactive else nullcontext()
 
 
 def plain(text: str) -> str:
-    """Text without characters that a terminal would obey; a stored preference may hold anything."""
-    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+    """Text without characters that a terminal would obey, or that turn a line around; preferences may hold anything.
+
+    Blanks of any width stay, and the joiners that emoji and some scripts need.
+    """
+    return "".join(
+        char if char.isprintable() or char in KEPT or category(char) == "Zs" else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return repr(char)[1:-1]
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def believed(store: EditStore, user: str, preference: Preference) -> StoredEdit 
     wanted = _said(preference)
     if wanted not in [_said(one) for one in current(store.preferences(user))]:
         return None
-    return next(edit for edit in reversed(store.history(user)) if wanted in [_said(one) for one in edit.preferences])
+    taught = (edit for edit in reversed(store.history(user)) if wanted in [_said(one) for one in edit.preferences])
+    return next(taught, None)  # None where somebody else has made it forgotten meanwhile
 
 
 def learn_once(learner: Learner, user: str, preferences: Sequence[Preference]) -> list[Learned | StoredEdit]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-from contextlib import contextmanager
+import sys
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -14,6 +17,7 @@ from easyedit_personal.cli.screen import Screen, interruptible, plain
 from easyedit_personal.editing.personalized import PersonalizedModel
 from easyedit_personal.errors import RequestError, StoreError
 from easyedit_personal.modeling.tokens import encode
+from tests.tiny import tiny_model
 
 TOKENS = 12  # of an answer; random models do not stop by themselves
 
@@ -169,7 +173,6 @@ def test_export_is_an_adapter_that_peft_loads(desk, tmp_path):
     from peft import PeftModel
 
     from easyedit_personal.kernels.apply import edited
-    from tests.tiny import tiny_model
 
     teach(desk)
     shown = chat(desk, "/export", f"/export {tmp_path / 'lora'}", "/as ben", f"/export {tmp_path / 'none'}")
@@ -278,6 +281,18 @@ def test_a_piece_of_text_is_handed_out_as_it_comes(desk, capsys):
     assert seen == ["one", " two", "\\x1b[2J", "\n"]
 
 
+def test_what_a_terminal_would_obey_is_written_out_and_all_scripts_stay():
+    assert plain("a\x1b[2J\r\x07b\u202ec\x9b") == "a\\x1b[2J\\r\\x07b\\u202ec\\x9b"
+    for text in (
+        "«\xa0oui\u202f!»",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\u0915\u094d\u200d\u0937",
+        "a\tb\n",
+        "麺",
+    ):
+        assert plain(text) == text
+
+
 def test_commands_are_listed_and_mistyped_ones_named(desk):
     shown = chat(desk, "/help", "/prfes", "/as", "/as " + "x" * 2000, "", "/quit", "never read")
     for command in ("/help", "/prefs", "/learn", "/undo", "/as", "/forget", "/new", "/export", "/quit"):
@@ -297,3 +312,67 @@ def test_bad_names_are_refused_before_the_model_is_loaded(desk):
         desk.run("chat", "-u", "")
     assert desk.loads == 0 and not desk.path.exists()
     assert "--remember" in desk.run("chat", "-u", "ann", "--remember", "maybe", fails=2).output
+
+
+class Terminal:
+    """A program at a real terminal: a pseudo-terminal, keys in, whatever it shows out."""
+
+    def __init__(self, *command):
+        import pty
+
+        self.pid, self.keys = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm", COLUMNS="120", PYTHONUNBUFFERED="1")
+            os.execv(command[0], command)
+        self.shown = ""
+
+    def wait(self, text, seconds=120.0):
+        """Until this is shown; everything before it is returned and forgotten."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < end, f"{text!r} was not shown, but: {self.shown!r}"
+            if select.select([self.keys], [], [], 0.2)[0]:
+                self.shown += os.read(self.keys, 4096).decode(errors="replace")
+        before, _, self.shown = self.shown.partition(text)
+        return before
+
+    def type(self, keys):
+        """Press keys."""
+        os.write(self.keys, keys.encode())
+
+    def status(self):
+        """The exit status, once the program has ended."""
+        with suppress(OSError):  # the terminal closes with the program
+            while os.read(self.keys, 4096):
+                pass
+        os.close(self.keys)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 on forkpty; execv follows
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_at_a_real_terminal(desk, tmp_path):
+    folder = tmp_path / "llama"
+    tiny_model("llama", max_position_embeddings=4096).save_pretrained(folder)
+    desk.tokenizer.save_pretrained(folder)
+    command = [sys.executable, "-m", "easyedit_personal.cli.main", "chat", "--store", str(desk.path), "-u", "ann"]
+    options = ["--hparams", str(desk.yaml), "--model", str(folder), "--max-new-tokens", "3000"]
+    terminal = Terminal(*command, *options)
+    terminal.wait("ann> ")
+    terminal.type("hello\n")
+    terminal.wait("hello\r\n")
+    terminal.wait("d")  # the answer has begun: random weights babble, and never stop by themselves
+    terminal.type("\x03")
+    terminal.wait("(stopped)")
+    terminal.wait("ann> ")
+    terminal.type("\x03")
+    terminal.wait("Ctrl-D leaves")
+    terminal.wait("ann> ")
+    terminal.type("/learn my hobby is falconry\n")
+    terminal.wait("Learned:")
+    terminal.wait("ann> ")
+    terminal.type("/new\nWhat is my hobby?\n")
+    assert "falconry" in terminal.wait("ann> ") + terminal.wait("ann> ")
+    terminal.type("\x04")
+    assert terminal.status() == 0

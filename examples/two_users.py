@@ -1,0 +1,114 @@
+"""Two users and one model: each gets their own answers, one takes something back, one leaves with a LoRA adapter.
+
+    python examples/two_users.py                                       # about a minute on one core
+    python examples/two_users.py > benchmarks/results/two-users.txt    # the transcript in the repository
+
+Every command runs as it stands here, in a process of its own, in an empty folder. Ends with 1 if anything is not as
+it is claimed to be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# A new conversation before a new preference is asked for: on a model this small, answers that already stand in the
+# conversation weigh about as much as an edit.
+CHAT = """\
+What is my hobby?
+What should I do this weekend?
+/as bob
+What is my hobby?
+What should I do this weekend?
+/as carol
+What is my hobby?
+/as bob
+I prefer aisle seats
+y
+/new
+What is my plane seat?
+/prefs
+/undo
+/new
+What is my plane seat?
+What is my hobby?
+/as alice
+/export alice-lora
+/quit
+"""
+
+
+def run(*words: str, typed: str | None = None) -> str:
+    """Run one of our commands, and print it with what it writes."""
+    shown = " ".join(f'"{word}"' if " " in word else word for word in words)
+    print(f"$ easyedit-personal {shown}", flush=True)
+    command = [sys.executable, "-m", "easyedit_personal.cli.main", *words]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command, input=typed, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    print(done.stdout, flush=True)
+    return done.stdout
+
+
+def load_back(folder: str, question: str) -> tuple[str, float]:
+    """The adapter's answer as PEFT loads it, and how far its logits are from those of the edit in the store."""
+    import torch
+    from peft import PeftModel
+
+    from easyedit_personal import edited
+    from easyedit_personal.evaluate.generate import generate
+    from easyedit_personal.modeling.tokens import encode
+    from easyedit_personal.reference import load
+    from easyedit_personal.store import EditStore
+
+    print(f"$ python  # PeftModel.from_pretrained(model, {folder!r}), asked {question!r}", flush=True)
+    model, tokenizer = load()
+    ids = torch.tensor([encode(tokenizer, question).prompt_ids])
+    with EditStore.open("edits.db", model, tokenizer) as store, edited(model, store.deltas("alice")), torch.no_grad():
+        wanted = model(ids).logits
+    adapted = PeftModel.from_pretrained(model, folder)
+    with torch.no_grad():
+        difference = float((adapted(ids).logits - wanted).abs().max())
+    return generate(adapted, tokenizer, [question])[0].text, difference
+
+
+def answers(transcript: str, user: str, question: str) -> list[str]:
+    """What a user was answered to a question, each time it was asked."""
+    return re.findall(rf"^{user}> {re.escape(question)}\n(.*)$", transcript, re.MULTILINE)
+
+
+def main() -> None:
+    """Print the transcript."""
+    sys.path.insert(0, str(ROOT))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        run("edit", "--store", "edits.db", "--user", "alice", "My hobby is falconry")
+        run("edit", "--store", "edits.db", "--user", "bob", "My hobby is origami")
+        said = run("chat", "--store", "edits.db", "--user", "alice", typed=CHAT)
+        run("store", "verify", "--store", "edits.db")
+        answer, difference = load_back("alice-lora", "What is my hobby?")
+        print(f"{answer}\nlargest difference of a logit from the edit in the store: {difference:.1e}")
+        os.chdir(ROOT)  # Windows cannot remove the folder that one is in
+    hobby, seat = "What is my hobby?", "What is my plane seat?"
+    asked, undone = answers(said, "bob", seat)
+    claims = {
+        "everybody gets their own answer": (answers(said, "alice", hobby), answers(said, "bob", hobby)[0])
+        == (["falconry"], "origami"),
+        "who told nothing gets the base model's": answers(said, "carol", hobby)[0] not in ("falconry", "origami"),
+        "the undo took one thing back": asked == "aisle seats" != undone
+        and answers(said, "bob", hobby)[1] == "origami",
+        "the adapter is the edit": answer == "falconry" and difference < 1e-5,
+    }
+    for claim, holds in claims.items():
+        print(f"{'ok' if holds else 'NOT SO'}: {claim}")
+    sys.exit(0 if all(claims.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """``easyedit-personal personalize``: everybody in a file gets their edit, on one core or on a cluster.
 
 Whatever stops it, the same command goes on where it was. Ends with 0 when all users are in the store, with 1 when some
-are in the failure file, with 2 when it could not go on.
+are in the failure file, with 2 when it could not go on, with 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ def personalize(
         return
     EditStore.open(store).close()  # a store that cannot be opened is said before workers load models
     file = failures or users.with_name(users.name + ".failures.jsonl")
-    tally = _run(users, work, chosen, file, batch, total, metrics_port)
+    try:
+        tally = _run(users, work, chosen, file, batch, total, metrics_port)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
     _summarise(tally, chosen, file)
     raise typer.Exit(1 if tally.failed else 0)
 

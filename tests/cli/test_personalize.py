@@ -80,6 +80,15 @@ def test_figures_for_prometheus(users, tmp_path):
     assert "easyedit_personal_user_seconds_count 10.0" in text and "easyedit_personal_users_wanted 12.0" in text
 
 
+def test_ctrl_c_is_no_failure(users, tmp_path, monkeypatch):
+    def interrupted(self, user, preferences):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RandomFactors, "solve", interrupted)
+    result = run("--users", users, "--store", tmp_path / "edits.db")
+    assert result.exit_code == 130 and "goes on from here" in result.output
+
+
 BAD = {
     "no file": (["--users", "nowhere.jsonl"], "cannot be read"),
     "no engine": (["--engine", "rai"], "Did you mean 'ray'"),

@@ -23,7 +23,10 @@ from .preserve import Material
 def training_phrases(
     model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
 ) -> list[EditRequest]:
-    """What is optimised: the requests, indirect questions, and some of both behind other turns.
+    """What is optimised: the requests, indirect questions, and both in turn behind other turns.
+
+    Behind turns the asked question (the last of a preference) comes first; a preference with few phrases of its own
+    has them asked behind different turns, so that they are not outnumbered.
 
     Args:
         model: unedited, in evaluation mode; the turns before are neutral prompts with its own answers.
@@ -35,10 +38,13 @@ def training_phrases(
         return phrases
     rng, turns = Random(hparams.seed), small_talk(model, tokenizer, hparams)
     behind = []
+    own = set(requests)
     for members in group_by_cluster(phrases):
-        count = min(hparams.cluster.behind, len(members))
-        chosen = [members[i * len(members) // count] for i in range(count)]
-        behind += [replace(phrases[i], history=tuple(rng.sample(turns, 1 + n % 2))) for n, i in enumerate(chosen)]
+        named = [phrases[i] for i in reversed(members) if phrases[i] in own]
+        rest = [phrases[i] for i in members if phrases[i] not in own] or named
+        for n in range(hparams.cluster.behind):
+            phrase = (named, rest)[n % 2][n // 2 % len((named, rest)[n % 2])]
+            behind.append(replace(phrase, history=tuple(rng.sample(turns, 1 + n // 2 % 2))))
     limit = context_limit(model)
     fitting = [r for r in behind if limit is None or len(encode_request(tokenizer, r, hparams).ids) <= limit]
     return [*phrases, *fitting]

@@ -38,11 +38,18 @@ def test_some_phrases_come_again_behind_other_turns(roomy, tokenizer):
     assert phrases[: len(plain)] == plain and not any(request.history for request in plain)
     behind = phrases[len(plain) :]
     assert [request.cluster for request in behind] == ["c"] * 3 + ["d"] * 3
-    assert [len(request.history) for request in behind] == [1, 2, 1, 1, 2, 1]
+    assert [len(request.history) for request in behind] == [1, 1, 2] * 2
+    assert behind[0].prompt == "What's my hobby?" and behind[1].subject is None  # the asked one, an indirect one
     known = {request.prompt for request in plain}
     assert {request.prompt for request in behind} <= known
     assert {turn[0] for request in behind for turn in request.history} <= set(Material.load().neutral)
     assert phrases == training_phrases(roomy, tokenizer, [*REQUESTS, *OTHER], settings(3))
+
+
+def test_a_single_question_is_asked_behind_different_turns(roomy, tokenizer):
+    behind = [r for r in training_phrases(roomy, tokenizer, REQUESTS[1:], settings(6)) if r.history]
+    own = [request for request in behind if request.prompt == REQUESTS[1].prompt]
+    assert len(own) == 3 and len({request.history for request in own}) == 3
 
 
 def test_the_turns_before_stand_in_the_prompt_in_their_order(roomy, tokenizer):

@@ -21,6 +21,9 @@ from .options import Options
 # Case -> (function, model, steps, requests for the host): what fits into about four minutes on one core.
 CASES: dict[str, tuple[str, str, int, int]] = {
     "rome-1": ("edits:rome_1", "gpt2", 10, 0),
+    "rome-32": ("edits:rome_32", "gpt2", 5, 1),
+    "cluster-9": ("edits:cluster_9", "gpt2", 5, 1),
+    "memit-100": ("edits:memit_100", "gpt2", 5, 1),
 }
 
 

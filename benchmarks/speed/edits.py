@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.integrations.easyedit import load_host
+from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.rome import rome_for_many
+from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.registry import KERNELS
-from easyedit_personal.types import WeightDelta
+from easyedit_personal.types import EditRequest, WeightDelta
 
 from .host import host_kernel, need_host
 from .options import Options
 from .pairs import Outcome, Side, compare
-from .shapes import EDITED_LAYER, contexts, model_of, requests
+from .shapes import EDITED_LAYER, cluster, contexts, model_of, requests
+from .watch import Passes, Stopwatch
 
 Updates = Mapping[str, Tensor]
 
@@ -55,21 +62,91 @@ def rome_1(options: Options) -> dict[str, Any]:
     return report(options, outcome, difference, host_passes=steps)
 
 
-class Passes:
-    """Counts a model's forward passes, to tell whether the host stopped before its last step."""
+def rome_32(options: Options) -> dict[str, Any]:
+    """32 users' requests: ours in one batch, each with an update of its own; theirs one after the other."""
+    need_host()
+    model, tokenizer = model_of(options.model)
+    hparams, wanted = settings(options.model, tokenizer, "rome", options), requests(32)
+    asked = wanted[:: len(wanted) // options.sample] if options.sample else wanted
+    with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
+        ours = Side(lambda: rome_for_many(model, tokenizer, [[one] for one in wanted], hparams), len(wanted))
+        theirs = Side(lambda: [execute([one]) for one in asked], len(asked), facts={"requests_run": len(asked)})
+        outcome = compare(ours, theirs, options.pairs, model)
+    by_request = dict(zip(wanted, outcome.ours_result))
+    differences = [apart(of_deltas(by_request[one]), of_host(x)) for one, x in zip(asked, outcome.theirs_result)]
+    return report(options, outcome, max(differences), requests=len(wanted), seconds_are="per request")
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
 
-    def of(self, run: Any) -> int:
-        """How many there are in one run."""
-        seen: list[int] = []
-        handle = self.model.register_forward_hook(lambda *_: seen.append(1))
-        try:
-            run()
-        finally:
-            handle.remove()
-        return len(seen)
+def cluster_9(options: Options) -> dict[str, Any]:
+    """One preference in nine phrases: ours solves for all of them; theirs edits phrase after phrase.
+
+    The results are different by intent. ``difference`` is that of the mean loss (nats per target token) of all nine
+    phrases after the edit, ours against theirs; ``losses`` holds both.
+    """
+    need_host()
+    model, tokenizer = model_of(options.model)
+    wanted = cluster(9)
+    hparams = settings(options.model, tokenizer, "rome", options)
+    own = hparams.replace(host_mode=False, prompt_format="raw", end_of_turn=False, context_templates=None)
+    asked = wanted[: options.sample] if options.sample else wanted
+    with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
+        ours = Side(lambda: KERNELS.get("rome")(model, tokenizer, wanted, own))
+        theirs = Side(
+            lambda: one_by_one(model, asked, execute), len(asked) / len(wanted), facts={"phrases_run": len(asked)}
+        )
+        outcome = compare(ours, theirs, options.pairs, model)
+    losses = {
+        "before": loss(model, tokenizer, wanted, []),
+        "ours": loss(model, tokenizer, wanted, outcome.ours_result),
+        "theirs": loss(model, tokenizer, wanted, outcome.theirs_result),
+    }
+    return report(options, outcome, (losses["ours"] - losses["theirs"]) / losses["theirs"], losses=losses)
+
+
+def one_by_one(model: Any, asked: Sequence[EditRequest], execute: Any) -> list[WeightDelta]:
+    """The host's edits of several phrases, each on top of those before it."""
+    deltas: list[WeightDelta] = []
+    for request in asked:
+        with edited(model, deltas):
+            factors = execute([request])
+        deltas += [WeightDelta(name.removesuffix(".weight"), v[:, None], u[None]) for name, (u, v) in factors.items()]
+    return deltas
+
+
+def loss(model: Any, tokenizer: Any, wanted: Sequence[EditRequest], deltas: Sequence[WeightDelta]) -> float:
+    """Mean nats per target token of the bare prompts with the updates in place."""
+    rows = [
+        encode(tokenizer, one.prompt, target=one.target_new, prompt_format="raw", end_of_turn=False) for one in wanted
+    ]
+    batch = collate(rows, tokenizer)
+    at, columns, ids = batch.targets()
+    with edited(model, deltas), torch.no_grad():
+        logits = model(**batch.model_inputs()).logits[at, columns].float()
+    return round(float(cross_entropy(logits, ids)), 4)
+
+
+def memit_100(options: Options) -> dict[str, Any]:
+    """100 requests over five layers. Theirs optimises them one by one: of a sample, the time for 100 follows from the
+    share that its ``compute_z`` takes; the rest (which grows, too) is counted as it is for the sample."""
+    need_host()
+    model, tokenizer = model_of(options.model)
+    wanted, middle = requests(100), EDITED_LAYER[options.model]
+    layers = list(range(middle - 1, middle + 4)) if options.model != "reference" else [0, 1, 2]
+    templates = [template for template in contexts(tokenizer) if template == "{}" or len(template) > 16][:6]
+    hparams = settings(
+        options.model, tokenizer, "memit", options, layers=layers, context_templates=templates, mom2_adjustment=True,
+        clamp_norm_factor=0.75, v_weight_decay=0.5, mom2_dtype="float32",
+    )  # fmt: skip
+    asked = wanted[:: len(wanted) // options.sample] if options.sample else wanted
+    with host_kernel("memit", model, tokenizer, wanted, hparams) as execute:
+        watch = Stopwatch(load_host().module("models.memit.memit_main"), "compute_z", len(wanted) / len(asked))
+        ours = Side(lambda: KERNELS.get("memit")(model, tokenizer, wanted, hparams), len(wanted))
+        facts, run = {"requests_run": len(asked)}, watch.around(lambda: execute(asked))
+        theirs = Side(run, len(wanted), counted=len(asked), facts=facts, stretch=watch.stretch)
+        outcome = compare(ours, theirs, options.pairs, model)
+        same = KERNELS.get("memit")(model, tokenizer, asked, hparams)
+    difference = apart(of_deltas(same), of_host(outcome.theirs_result))
+    return report(options, outcome, difference, requests=len(wanted), layers=layers, seconds_are="per request")
 
 
 def of_deltas(deltas: Sequence[WeightDelta]) -> Updates:

@@ -21,12 +21,16 @@ class Side:
     Attributes:
         run: does it once, returns the result.
         units: how much of the work one run does (requests, users); seconds are per unit.
+        counted: the same for operations, where a part of the work is run and ``stretch`` gives seconds for all of it.
         facts: what the reader should know, for the JSON.
+        stretch: turns wall and CPU seconds of the last run into those of the whole work, where only a part was run.
     """
 
     run: Callable[[], Any]
     units: float = 1
+    counted: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    stretch: Callable[[float, float], tuple[float, float]] = lambda wall, cpu: (wall, cpu)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ def compare(ours: Side, theirs: Side, pairs: int, model: Any) -> Outcome:
             side = (ours, theirs)[which]
             started, used = time.perf_counter(), time.process_time()
             side.run()
-            wall[which].append((time.perf_counter() - started) / side.units)
-            cpu[which].append((time.process_time() - used) / side.units)
+            seconds = side.stretch(time.perf_counter() - started, time.process_time() - used)
+            wall[which].append(seconds[0] / side.units)
+            cpu[which].append(seconds[1] / side.units)
     ratio = spread([b / a for a, b in zip(*wall)])
     ratio["by_cpu_seconds"] = spread([b / a for a, b in zip(*cpu)])
     reports = [_report(side, *values) for side, *values in zip((ours, theirs), costs, wall, cpu)]
@@ -64,7 +69,7 @@ def compare(ours: Side, theirs: Side, pairs: int, model: Any) -> Outcome:
 
 
 def _report(side: Side, counted: Cost, wall: Sequence[float], cpu: Sequence[float]) -> dict[str, Any]:
-    seconds, gflop = statistics.median(wall), counted.gflop / side.units
+    seconds, gflop = statistics.median(wall), counted.gflop / (side.counted or side.units)
     return {
         "seconds": round(seconds, 6),
         "seconds_min": round(min(wall), 6),

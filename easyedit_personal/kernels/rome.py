@@ -61,6 +61,46 @@ def rome(
     return deltas
 
 
+def rome_for_many(
+    model: nn.Module,
+    tokenizer: Any,
+    requests: Sequence[Sequence[EditRequest]],
+    hparams: PersonalizationHyperParams,
+) -> list[list[WeightDelta]]:
+    """Every user's own ``rome`` edit of the same base model, with all users' values optimised together.
+
+    Nobody's edit sees another's: the result is that of one call per user, at the price of a batch. Second moments are
+    factorised once. With several layers, users are edited one after the other, since each one's second layer
+    depends on the first.
+
+    Args:
+        model, tokenizer, hparams: as for ``rome``.
+        requests: each user's.
+
+    Returns:
+        Each user's deltas, in the order given.
+
+    Raises:
+        RequestError, ModelError: as ``rome``; nothing was computed for anybody.
+    """
+    hparams = hparams.replace(kernel="rome")
+    if len(hparams.layers) > 1:
+        return [rome(model, tokenizer, part, hparams) for part in requests]
+    layout = find_layout(model, hparams)
+    layer = layout.check_layer(hparams.layers[0])
+    with frozen(model):
+        by_user = [make_clusters(model, tokenizer, part, hparams) for part in requests]
+        everybody = [cluster for clusters in by_user for cluster in clusters]
+        if not everybody:
+            return []
+        moments: Any = second_moments(model, tokenizer, [layer], hparams) if hparams.mom2_adjustment else {}
+        found = optimise_values(model, tokenizer, layout, everybody, layer, hparams)
+        lefts = found.shifts.split([len(clusters) for clusters in by_user])
+        rights = _rights(found.seen.keys, by_user, moments.get(layer, 1.0), hparams)
+    path = layout.rewrite_path(layer)
+    return [[WeightDelta(path, left.T.contiguous(), right.to(left.device))] for left, right in zip(lefts, rights)]
+
+
 def _edit(
     model: nn.Module,
     tokenizer: Any,
@@ -71,9 +111,18 @@ def _edit(
     hparams: PersonalizationHyperParams,
 ) -> WeightDelta:
     found = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
-    shifts = found.shifts
-    keys = phrase_means(found.seen.keys, clusters, hparams)
-    met = phrase_means(found.seen.keys, clusters, hparams, read_weights)
-    right = equality(met, precondition(keys, moment, 0.0 if hparams.host_mode else RIDGE))
-    right = membership(clusters).to(right.device) @ right
-    return WeightDelta(layout.rewrite_path(layer), shifts.T.contiguous(), right.float().to(shifts.device))
+    (right,) = _rights(found.seen.keys, [clusters], moment, hparams)
+    return WeightDelta(layout.rewrite_path(layer), found.shifts.T.contiguous(), right.to(found.shifts.device))
+
+
+def _rights(
+    seen: Tensor, by_user: Sequence[Sequence[Cluster]], moment: Tensor | float, hparams: PersonalizationHyperParams
+) -> list[Tensor]:
+    """Each user's right factor [clusters, d_mlp], float32; ``seen`` [R, d_mlp] holds the keys of everybody's rows."""
+    everybody = [cluster for clusters in by_user for cluster in clusters]
+    keys = phrase_means(seen, everybody, hparams)
+    met = phrase_means(seen, everybody, hparams, read_weights)
+    counts = [sum(len(cluster.rows) for cluster in clusters) for clusters in by_user]
+    ready = precondition(keys, moment, 0.0 if hparams.host_mode else RIDGE).split(counts)
+    rights = [equality(some, part) for some, part in zip(met.split(counts), ready)]
+    return [(membership(clusters).to(right.device) @ right).float() for clusters, right in zip(by_user, rights)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from easyedit_personal.kernels import rome as module
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
-from easyedit_personal.kernels.rome import rome
+from easyedit_personal.kernels.rome import rome, rome_for_many
 from easyedit_personal.kernels.values import _Problem
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.stats import second_moments
@@ -183,6 +184,24 @@ def test_the_model_is_as_found_when_it_raises(llama, tokenizer, settings, monkey
     with pytest.raises(RuntimeError, match="by the test"):
         rome(llama, tokenizer, CLUSTER[:2], settings(layers=[1, 2], mom2_adjustment=True))
     assert_same_state(before, state(llama))
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 2]])
+def test_many_users_together_are_each_alone(llama, tokenizer, settings, layers):
+    hparams = settings(layers=layers, mom2_adjustment=True, mom2_dtype="float64")
+    users = [CLUSTER[:3], [FOOD], [CLUSTER[4], replace(FOOD, target_new="by the sea")]]
+    together = rome_for_many(llama, tokenizer, users, hparams)
+    for deltas, requests in zip(together, users):
+        for delta, alone in zip(deltas, rome(llama, tokenizer, requests, hparams), strict=True):
+            assert delta.layer == alone.layer
+            assert delta.left.shape == alone.left.shape
+            torch.testing.assert_close(delta.update(), alone.update(), atol=1e-4, rtol=1e-3)
+    assert rome_for_many(llama, tokenizer, [], hparams) == []
+
+
+def test_one_users_faulty_request_stops_everybody(llama, tokenizer, settings):
+    with pytest.raises(RequestError, match="empty"):
+        rome_for_many(llama, tokenizer, [[FOOD], [replace(FOOD, target_new="")]], settings())
 
 
 def test_several_layers_one_after_the_other(llama, tokenizer, settings):

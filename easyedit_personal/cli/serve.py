@@ -81,13 +81,15 @@ def _serve(
     """What can be refused is refused before the model is loaded."""
     import logging
 
-    from ..service.run import Place, open_service, read_access, run
+    from ..service.run import Place, bind, open_service, read_access, run
     from ..service.settings import check_exposed
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     access = read_access(*tokens)
     check_exposed(place[0], not access.is_open)
-    service = open_service(hparams, store, settings)
-    print(f"Model {settings.name!r} on http{'s' if place[2] else ''}://{place[0]}:{place[1]}/v1", flush=True)
-    print("Everybody on this machine is let in." if access.is_open else "A token is needed.", flush=True)
-    run(service, access, Place(*place))
+    with bind(Place(*place)) as bound:
+        service = open_service(hparams, store, settings)
+        host, port = f"[{place[0]}]" if ":" in place[0] else place[0], bound.getsockname()[1]
+        print(f"Model {settings.name!r} on http{'s' if place[2] else ''}://{host}:{port}/v1", flush=True)
+        print("Everybody on this machine is let in." if access.is_open else "A token is needed.", flush=True)
+        run(service, access, Place(*place), bound)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..editing.loading import load_model
-from ..errors import ConfigError
+from ..errors import ConfigError, ServiceError
 from ..hparams import PersonalizationHyperParams
 from ..store.store import EditStore
 from .access import Access, read_tokens
@@ -56,8 +60,31 @@ def open_service(hparams: PersonalizationHyperParams, store: str, settings: Sett
     return Service(loaded, tokenizer, EditStore.open(store, loaded, tokenizer), hparams, settings)
 
 
-def run(service: Service, access: Access, place: Place) -> None:
-    """Serve until the process is told to stop; running answers are finished first.
+def bind(place: Place) -> socket.socket:
+    """The address, taken but not yet answering: done before the model is loaded, which may take minutes.
+
+    Raises:
+        ServiceError: it is taken by another program, or not one of this machine's.
+    """
+    try:
+        (family, kind, proto, _, address), *_ = socket.getaddrinfo(
+            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with closing(socket.socket(family, kind, proto)) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            return bound.dup()
+    except OSError as error:
+        raise ServiceError(
+            f"The service cannot listen on {place.host}, port {place.port}.",
+            got=error.strerror,
+            cause="another program listens there, or the address is not this machine's",
+            remedy="another --port; 0 takes a free one",
+        ) from None
+
+
+def run(service: Service, access: Access, place: Place, bound: socket.socket) -> None:
+    """Serve until the process is told to stop; running answers are finished first, and the store is closed.
 
     Raises:
         ConfigError: the address is public, and there are no tokens.
@@ -67,8 +94,6 @@ def run(service: Service, access: Access, place: Place) -> None:
     check_exposed(place.host, not access.is_open)
     config = uvicorn.Config(
         create_app(service, access),
-        host=place.host,
-        port=place.port,
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
         log_config=None,
@@ -78,4 +103,12 @@ def run(service: Service, access: Access, place: Place) -> None:
         timeout_graceful_shutdown=int(service.settings.drain_seconds),
         limit_concurrency=MAX_CONNECTIONS,
     )
-    uvicorn.Server(config).run()
+    # The server raises its signal again when all is done; that must not keep us from leaving in good order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        uvicorn.Server(config).run(sockets=[bound])
+    except KeyboardInterrupt:
+        pass
+    finally:
+        service.close()
+        service.store.close()

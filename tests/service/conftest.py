@@ -84,6 +84,19 @@ def client(place):
     return place.client()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """As ``place``, for tests of one file that leave everything as it was."""
+    with ExitStack() as stack:
+        yield Place(tmp_path_factory.mktemp("shared"), stack)
+
+
+@pytest.fixture(scope="module")
+def reader(shared):
+    """A client of the shared place."""
+    return shared.client()
+
+
 def wish(content="What's my hobby?", model="tiny", **more):
     """A request for a completion."""
     messages = content if isinstance(content, list) else [{"role": "user", "content": content}]

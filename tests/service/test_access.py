@@ -24,9 +24,9 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def guarded(place):
-    return place.client(TOKENS)
+@pytest.fixture(scope="module")
+def guarded(shared):
+    return shared.client(TOKENS)
 
 
 ASKED = {
@@ -57,10 +57,10 @@ def test_every_token_on_every_door(guarded, token, asked):
 
 
 @pytest.mark.parametrize("method", ["put", "delete"])
-def test_nobody_changes_or_forgets_others(place, guarded, method):
+def test_nobody_changes_or_forgets_others(shared, guarded, method):
     body = {"text": "My hobby is chess."} if method == "put" else None
     response = guarded.request(method, "/v1/users/bob/preferences", json=body, headers=bearer(ALICE))
-    assert response.status_code == 403 and len(place.store.history("bob")) == 1
+    assert response.status_code == 403 and len(shared.store.history("bob")) == 1
 
 
 def test_the_header_does_not_get_around_it(guarded):
@@ -145,11 +145,11 @@ def test_a_public_address_needs_a_token(host):
             check_exposed(host, False)
 
 
-def test_without_tokens_pages_of_others_are_not_answered(client):
-    assert client.get("/v1/models", headers={"Host": "rebound.example.org"}).status_code == 403
+def test_without_tokens_pages_of_others_are_not_answered(reader):
+    assert reader.get("/v1/models", headers={"Host": "rebound.example.org"}).status_code == 403
     for origin in ("https://example.org", "null", "http://localhost.example.org", "http://[broken"):
-        assert client.post("/v1/users/alice/undo", headers={"Origin": origin}).status_code == 403, origin
-    assert client.get("/v1/models", headers={"Origin": "http://localhost:3000"}).status_code == 200
+        assert reader.post("/v1/users/alice/undo", headers={"Origin": origin}).status_code == 403, origin
+    assert reader.get("/v1/models", headers={"Origin": "http://localhost:3000"}).status_code == 200
 
 
 class Clock:

@@ -83,12 +83,12 @@ def test_several_statements_are_several_edits(client):
 
 
 @pytest.mark.parametrize("text", ["What's my hobby?", "blorp", "I like falcons", "My hobby is chess. Also, hm."])
-def test_what_is_not_understood_is_asked_back_and_nothing_is_learned(place, client, text):
-    response = client.put(of("dora"), json={"text": text})
+def test_what_is_not_understood_is_asked_back_and_nothing_is_learned(shared, reader, text):
+    response = reader.put(of("dora"), json={"text": text})
     error = response.json()["error"]
     assert response.status_code == 422 and error["code"] == "not_understood"
     assert all(ask["question"] and ask["question"] in error["message"] for ask in error["ask"])
-    assert place.store.history("dora") == []
+    assert shared.store.history("dora") == []
 
 
 def test_a_guess_is_offered_and_can_be_sent_back(client):
@@ -118,8 +118,8 @@ FAULTY = [
 
 
 @pytest.mark.parametrize("body", FAULTY, ids=str)
-def test_bodies_that_are_no_preference(place, client, body):
-    assert client.put(of("dora"), json=body).status_code == 400 and place.store.history("dora") == []
+def test_bodies_that_are_no_preference(shared, reader, body):
+    assert reader.put(of("dora"), json=body).status_code == 400 and shared.store.history("dora") == []
 
 
 @pytest.mark.parametrize("user", HOSTILE)
@@ -133,17 +133,17 @@ def test_hostile_ids_are_just_ids(place, client, user):
 
 
 @pytest.mark.parametrize("path", ["a/b/preferences", "/preferences", "a%FF/preferences", "x" * 1025 + "/preferences"])
-def test_addresses_that_are_no_users(client, path):
-    assert client.get(f"/v1/users/{path}").status_code in (400, 404)
-    assert client.delete(f"/v1/users/{path}").status_code in (400, 404)
+def test_addresses_that_are_no_users(reader, path):
+    assert reader.get(f"/v1/users/{path}").status_code in (400, 404)
+    assert reader.delete(f"/v1/users/{path}").status_code in (400, 404)
 
 
 @pytest.mark.parametrize("edit", ["0", "-1", "99999", "1" * 400, "abc", "1e3", "\u0661"])
-def test_edits_that_are_not_the_users(place, client, edit):
-    assert client.delete(of("alice", f"preferences/{quote(edit)}")).status_code == 404
-    (bobs,) = place.store.history("bob")
-    assert client.delete(of("alice", f"preferences/{bobs.id}")).status_code == 404
-    assert place.store.history("bob")[0].live
+def test_edits_that_are_not_the_users(shared, reader, edit):
+    assert reader.delete(of("alice", f"preferences/{quote(edit)}")).status_code == 404
+    (bobs,) = shared.store.history("bob")
+    assert reader.delete(of("alice", f"preferences/{bobs.id}")).status_code == 404
+    assert shared.store.history("bob")[0].live
 
 
 def test_one_edit_by_its_number(place, client):

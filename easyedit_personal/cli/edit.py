@@ -1,7 +1,7 @@
 """``easyedit-personal edit``: teach a user's model what they say, or what stands in a file.
 
-Ends with 0 when everything is learned (or was known), with 2 when it could not go on, and with 3 when something was
-not understood and nobody was there to be asked; then nothing was edited.
+Ends with 0 when everything is in the store (warnings name what the answers do not show), with 2 when it could not go
+on, and with 3 when something was not understood and nobody was there to be asked; then nothing was edited.
 """
 
 from __future__ import annotations

@@ -43,24 +43,25 @@ def apply_deltas(model: nn.Module, deltas: Sequence[WeightDelta]) -> Saved:
         for path in dict.fromkeys(delta.layer for delta in deltas):
             module = get_module(model, path)
             weight = weight_of(module)
-            total = _updated(module, path, [delta for delta in deltas if delta.layer == path])
             saved[parameter_name(model, weight)] = weight.detach().clone()
-            weight.copy_(total)
+            _update(module, path, [delta for delta in deltas if delta.layer == path])
     except BaseException:  # out of memory, or interrupted: all or nothing
         revert(model, saved)
         raise
     return saved
 
 
-def _updated(module: nn.Module, path: str, deltas: Sequence[WeightDelta]) -> Tensor:
-    """The weight plus all updates, as it lies in memory, in float32 or wider."""
+def _update(module: nn.Module, path: str, deltas: Sequence[WeightDelta]) -> None:
+    """Add all updates to the weight in place: one product, summed in float32 or wider, rounded once."""
     weight = weight_of(module).detach()
     wide = torch.promote_types(weight.dtype, torch.float32)
-    total = weight.to(wide)
-    for delta in deltas:
-        update = delta.to(weight.device, wide).update()
-        total = total + (update.T if is_transposed(module, path) else update)
-    return total
+    moved = [delta.to(weight.device, wide) for delta in deltas]
+    left, right = torch.cat([delta.left for delta in moved], 1), torch.cat([delta.right for delta in moved], 0)
+    first, second = (right.T, left.T) if is_transposed(module, path) else (left, right)
+    if weight.dtype == wide:
+        weight.addmm_(first, second)  # the matrix is read and written once
+    else:
+        weight.copy_(torch.addmm(weight.to(wide), first, second))
 
 
 @torch.no_grad()

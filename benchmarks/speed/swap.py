@@ -16,6 +16,7 @@ import torch
 from easyedit_personal.editing.factor_cache import FactorCache
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.mixed import mixed
+from easyedit_personal.kernels.swap import swapping
 from easyedit_personal.modeling.layout import find_layout, get_module, linear_weight
 from easyedit_personal.types import WeightDelta
 
@@ -57,9 +58,9 @@ def swap(options: Options) -> dict[str, Any]:
     hooks = Side(lambda: _in_turn(lambda n: _hooked(model, cache, n)), TURNS)
     copies = Side(lambda: _in_turn(lambda n: target.copy_(matrices[n])), TURNS)
     outcome = compare(hooks, copies, options.pairs, model)
-    in_place = compare(
-        Side(lambda: _in_turn(lambda n: _changed(model, deltas[n])), TURNS), copies, options.pairs, model
-    )
+    with swapping(model) as become:
+        fused = Side(lambda: _in_turn(lambda n: become([deltas[n]])), TURNS)
+        in_place = compare(fused, copies, options.pairs, model)
     keys = torch.randn(64, weight.shape[1])
     with mixed(model, [{path: deltas[0]}]):
         by_hooks = get_module(model, path)(keys[None])[0]
@@ -93,11 +94,6 @@ def _in_turn(change: Callable[[int], Any]) -> None:
 def _hooked(model: Any, cache: FactorCache, number: int) -> None:
     """The user's factors from the cache, and the model ready to answer with them; the user before is gone."""
     with mixed(model, [cache.get(str(number))]):
-        pass
-
-
-def _changed(model: Any, delta: WeightDelta) -> None:
-    with edited(model, [delta]):
         pass
 
 

@@ -43,25 +43,28 @@ def apply_deltas(model: nn.Module, deltas: Sequence[WeightDelta]) -> Saved:
         for path in dict.fromkeys(delta.layer for delta in deltas):
             module = get_module(model, path)
             weight = weight_of(module)
-            saved[parameter_name(model, weight)] = weight.detach().clone()
-            _update(module, path, [delta for delta in deltas if delta.layer == path])
+            original = saved[parameter_name(model, weight)] = weight.detach().clone()
+            write_update(module, path, [delta for delta in deltas if delta.layer == path], original)
     except BaseException:  # out of memory, or interrupted: all or nothing
         revert(model, saved)
         raise
     return saved
 
 
-def _update(module: nn.Module, path: str, deltas: Sequence[WeightDelta]) -> None:
-    """Add all updates to the weight in place: one product, summed in float32 or wider, rounded once."""
+def write_update(module: nn.Module, path: str, deltas: Sequence[WeightDelta], original: Tensor) -> None:
+    """Write ``original`` (as the weight lies in memory) plus all updates into the module's weight.
+
+    One product, summed in float32 or wider, rounded once; the matrix is read and written once, no copy is made.
+    """
     weight = weight_of(module).detach()
     wide = torch.promote_types(weight.dtype, torch.float32)
     moved = [delta.to(weight.device, wide) for delta in deltas]
     left, right = torch.cat([delta.left for delta in moved], 1), torch.cat([delta.right for delta in moved], 0)
     first, second = (right.T, left.T) if is_transposed(module, path) else (left, right)
     if weight.dtype == wide:
-        weight.addmm_(first, second)  # the matrix is read and written once
+        torch.addmm(original, first, second, out=weight)
     else:
-        weight.copy_(torch.addmm(weight.to(wide), first, second))
+        weight.copy_(torch.addmm(original.to(wide), first, second))
 
 
 @torch.no_grad()

@@ -37,6 +37,8 @@ def training_phrases(
     if not hparams.cluster.behind:
         return phrases
     rng, turns = Random(hparams.seed), small_talk(model, tokenizer, hparams)
+    if not turns:  # a model without a word to say
+        return phrases
     behind = []
     own = set(requests)
     for members in group_by_cluster(phrases):
@@ -44,7 +46,7 @@ def training_phrases(
         rest = [phrases[i] for i in members if phrases[i] not in own] or named
         for n in range(hparams.cluster.behind):
             phrase = (named, rest)[n % 2][n // 2 % len((named, rest)[n % 2])]
-            behind.append(replace(phrase, history=tuple(rng.sample(turns, 1 + n // 2 % 2))))
+            behind.append(replace(phrase, history=tuple(rng.sample(turns, min(1 + n // 2 % 2, len(turns))))))
     limit = context_limit(model)
     fitting = [r for r in behind if limit is None or len(encode_request(tokenizer, r, hparams).ids) <= limit]
     return [*phrases, *fitting]

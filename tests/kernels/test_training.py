@@ -52,6 +52,13 @@ def test_a_single_question_is_asked_behind_different_turns(roomy, tokenizer):
     assert len(own) == 3 and len({request.history for request in own}) == 3
 
 
+@pytest.mark.parametrize("said", [[], [("Hello.", "Hi.")]])
+def test_a_model_of_few_words_is_no_obstacle(roomy, tokenizer, monkeypatch, said):
+    monkeypatch.setattr("easyedit_personal.kernels.training.small_talk", lambda *_: said)
+    phrases = training_phrases(roomy, tokenizer, REQUESTS, settings(4))
+    assert [request.history for request in phrases if request.history] == [tuple(said)] * (4 if said else 0)
+
+
 def test_the_turns_before_stand_in_the_prompt_in_their_order(roomy, tokenizer):
     request = EditRequest("Who?", "me", history=(("First", "one"), ("Second", "two")))
     text = tokenizer.decode(encode_request(tokenizer, request, settings(0)).prompt_ids)

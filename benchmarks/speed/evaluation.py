@@ -38,13 +38,13 @@ def evaluate_20(options: Options) -> dict[str, Any]:
     loop = Loop(model, tokenizer, plan, hparams)
     theirs = Side(lambda: loop.run(some), len(some), facts={"users_run": len(some), "questions": loop.count(some)})
     outcome = compare(ours, theirs, options.pairs, model)
-    mine = outcome.ours_result["methods"]["finetune"]["figures"]
+    mine = outcome.ours_result["methods"]["finetune"]["metrics"]
     return {
         "case": options.case,
         "ratio": outcome.ratio,
-        "ours": {**outcome.ours, "figures": {name: mine[name] for name in ASKED}},
+        "ours": {**outcome.ours, "figures": {name: mine[name]["mean"] for name in ASKED if name in mine}},
         "theirs": {**outcome.theirs, "direct": outcome.theirs_result},
-        "difference": None,
+        "difference": mine["direct"]["mean"] - outcome.theirs_result,
         "model": "reference",
         "seconds_are": "per user",
     }

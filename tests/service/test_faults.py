@@ -80,7 +80,9 @@ def test_closing_finishes_what_was_taken(place, batcher):
     place.last = place.service()
     listeners = [Listener() for _ in range(3)]
     place.held.hold()
-    for listener in listeners:
+    batcher.submit(job(place, listeners[0], 20))
+    assert place.held.entered.wait(10)  # it has its seat, so two more may wait
+    for listener in listeners[1:]:
         batcher.submit(job(place, listener, 20))
     closing = threading.Thread(target=batcher.close)
     closing.start()

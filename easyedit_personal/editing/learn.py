@@ -19,6 +19,7 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, edited_copy
 from ..modeling.layout import find_layout, get_module, matrix_shape
 from ..store.compact import composed, reduced
+from ..store.entries import NewEdit
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import EditResult, Preference, WeightDelta
@@ -106,7 +107,7 @@ class Learner:
             known, old = self.store.preferences(user), self.store.deltas(user)
             result = self._solved(user, known, given, old)
             before, after = (self._answers(given, have) for have in (old, [*old, *result.deltas]))
-            edit = self._put(user, given, result, key)
+            edit = self.store.put(user, **self._record(given, result), key=key)
         return [
             Learned(
                 edit=edit,
@@ -146,21 +147,21 @@ class Learner:
             StoreError: the user has no such edit, or it was merged by ``compact``.
         """
         with self._lock:
+            version = self.store.version(user)
             live = [one for one in self.store.history(user) if one.live]
             place = next((n for n, one in enumerate(live) if one.id == edit), len(live) - 1)
             later = live[place + 1 :]
             if not later or not all(one.preferences for one in later) or not self._is_joint(user):
                 return self.store.undo(user, edit)
+            # All that may fail or take its time comes before the first change, and the change is one.
             known = [preference for one in live[:place] for preference in one.preferences]
-            # All that may fail or take its time comes before the first change.
-            results = []
+            have, new = self.store.deltas(user, before=live[place].id), []
             for one in later:
-                results.append(self._solved(user, known, one.preferences, []))
+                result = self._solved(user, known, one.preferences, have)
+                new.append(NewEdit(**self._record(one.preferences, result)))
                 known += one.preferences
-            self.store.undo(user, to_version=live[place].id - 1)
-            for one, result in zip(later, results):
-                deltas = _difference(result.deltas, self.store.deltas(user))
-                self._put(user, one.preferences, replace(result, deltas=deltas))
+                have = [*have, *result.deltas]
+            self.store.supersede(user, version, live[place].id, new)
         return [replace(live[place], live=False)]
 
     def _solved(
@@ -186,22 +187,15 @@ class Learner:
             answers = generate(self._model, self._tokenizer, asked, prompt_format=self.hparams.prompt_format)
         return [answer.text for answer in answers]
 
-    def _put(
-        self,
-        user: str,
-        preferences: Sequence[Preference],
-        result: EditResult,
-        key: str | None = None,
-    ) -> int:
-        return self.store.put(
-            user,
-            result.deltas,
-            preference=preferences[0] if len(preferences) == 1 else preferences,
-            key=key,
-            kernel=self.hparams.kernel,
-            hparams=self.hparams.to_dict(),
-            health=result.health,
-        )
+    def _record(self, preferences: Sequence[Preference], result: EditResult) -> dict[str, Any]:
+        """What the store keeps of an edit, as arguments of ``EditStore.put`` and ``NewEdit``."""
+        return {
+            "deltas": result.deltas,
+            "preference": preferences[0] if len(preferences) == 1 else preferences,
+            "kernel": self.hparams.kernel,
+            "hparams": self.hparams.to_dict(),
+            "health": result.health,
+        }
 
 
 def current(preferences: Sequence[Preference]) -> list[Preference]:

@@ -5,7 +5,6 @@ Each operation is one transaction. A user's id is only ever a bound parameter, a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..types import Preference, WeightDelta
 from . import compact, maintenance
 from .compact import CompactReport
 from .database import Database
+from .entries import Entry, NewEdit, add, pack
 from .maintenance import Fault
 from .retry import again
 from .rows import (
@@ -28,17 +28,12 @@ from .rows import (
     check_key,
     check_user,
     owner_of,
-    pack_factors,
-    pack_record,
-    pack_settings,
     token_of,
     unpack_factors,
     unpack_record,
 )
 from .schema import edits, users
 from .statements import (
-    add_edit,
-    add_setting,
     believed_records,
     bind,
     find_token,
@@ -125,33 +120,51 @@ class EditStore:
             StoreError: a bad id, factors that cannot be kept (NaN, infinity, a huge rank), or a failing database.
             ModelError: the factors do not fit the model that the store was opened with.
         """
-        owner = self._owner(user)
-        token = None if check_key(key) is None else token_of(owner, str(key), self._salt)
-        if self._model is not None:
-            check_fit(self._model, deltas)
-        settings = pack_settings(hparams) if hparams else None
-        row: dict[str, Any] = {
-            "owner": owner,
-            "live": 1,
-            "token": token,
-            "created": time.time(),
-            "kernel": kernel,
-            "settings": settings[0] if settings else None,
-            "user": user,
-            "record": pack_record(user, preference, health),
-            "factors": pack_factors(deltas, fingerprint=self.base.get("model", ""), dtype=dtype),
-        }
+        new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype)
+        entry = self._pack(user, new)
         with self._database.writing() as connection:
-            row["id"] = touch(connection, owner)
-            if token is not None and (known := find_token(connection, token)) is not None:
+            number = touch(connection, entry.row["owner"])
+            if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
                 connection.rollback()
                 return known
-            if settings and settings[0] not in self._settings:
-                add_setting(connection, settings)
-            add_edit(connection, row)
-        if settings:
-            self._settings.add(settings[0])
-        return int(row["id"])
+            add(connection, number, entry, self._settings)
+        self._know([entry])
+        return number
+
+    @again
+    def supersede(self, user: str, version: int, since: int, new: Sequence[NewEdit]) -> list[int]:
+        """Undo edits and put others in their place in one transaction: all of it is on the disk, or nothing.
+
+        Args:
+            user: whose edits.
+            version: what ``version(user)`` was when the new ones were made.
+            since: what is live with an id from here on is undone.
+            new: what comes instead, in this order; without idempotency keys.
+
+        Returns:
+            The ids of the new edits.
+
+        Raises:
+            StoreError: see ``put``; or the user's edits have changed since ``version``.
+        """
+        owner, entries = self._owner(user), [self._pack(user, one) for one in new]
+        query = select(users.c.changed).where(users.c.owner == owner).with_for_update()
+        with self._database.writing() as connection:
+            if (known := connection.scalar(query) or 0) != version:
+                raise StoreError(
+                    f"The edits of user {user!r} have changed meanwhile.",
+                    got=f"version {known}",
+                    needed=f"version {version}",
+                    remedy="read them again",
+                )
+            touch(connection, owner)
+            old = _chosen(user, read_history(connection, owner), None, since - 1)
+            mark_undone(connection, [edit.id for edit in old])
+            numbers = [touch(connection, owner) for _ in entries]
+            for number, entry in zip(numbers, entries):
+                add(connection, number, entry, self._settings)
+        self._know(entries)
+        return numbers
 
     def find(self, keys: Mapping[str, str]) -> dict[str, int]:
         """The edits, live or undone, that were put under idempotency keys.
@@ -167,16 +180,23 @@ class EditStore:
             rows = connection.execute(select(edits.c.token, edits.c.id).where(edits.c.token.in_(tokens))).all()
         return {tokens[row.token]: row.id for row in rows}
 
-    def deltas(self, user: str) -> list[WeightDelta]:
+    def deltas(self, user: str, *, before: int | None = None) -> list[WeightDelta]:
         """All live edits composed exactly: one update per matrix, the factors side by side along the rank.
 
         Empty for an unknown user.
 
+        Args:
+            user: whose edits.
+            before: only those with a smaller id.
+
         Raises:
             StoreError: a factor is damaged.
         """
+        query = live_edits(self._owner(user))
+        if before is not None:
+            query = query.where(edits.c.id < before)
         with self._database.reading() as connection:
-            rows = connection.execute(live_edits(self._owner(user))).all()
+            rows = connection.execute(query).all()
         return compact.composed([delta for row in rows for delta in unpack_factors(row)])
 
     def version(self, user: str) -> int:
@@ -327,6 +347,15 @@ class EditStore:
 
     def _owner(self, user: str) -> bytes:
         return owner_of(check_user(user), self._salt)
+
+    def _pack(self, user: str, new: NewEdit) -> Entry:
+        owner = self._owner(user)
+        if self._model is not None:
+            check_fit(self._model, new.deltas)
+        return pack(user, owner, new, salt=self._salt, fingerprint=self.base.get("model", ""))
+
+    def _know(self, entries: Sequence[Entry]) -> None:
+        self._settings |= {entry.settings[0] for entry in entries if entry.settings}
 
 
 def _chosen(user: str, known: list[StoredEdit], edit_id: int | None, to_version: int | None) -> list[StoredEdit]:

@@ -17,6 +17,7 @@ import pytest
 
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore
+from easyedit_personal.store.entries import NewEdit
 from tests.store.samples import edit, joined, preference, same
 
 Live = dict[int, str]  # edit id -> name of its factors
@@ -35,7 +36,16 @@ def act(store: EditStore, user: str, name: str, what: str) -> Any:
         return store.put(user, edit(name, rank=8), preference=preference(name), key=name)
     if what == "undo":
         return [edit.id for edit in store.undo(user)]
+    if what == "supersede":
+        live = [one.id for one in store.history(user) if one.live]
+        since = live[-1] if live else 1
+        return since, store.supersede(user, store.version(user), since, pair(name))
     return store.forget(user)
+
+
+def pair(name: str) -> list[NewEdit]:
+    """What a supersede puts in the place of the last edit."""
+    return [NewEdit(edit(f"{name}{half}", rank=8), preference=preference(name)) for half in "ab"]
 
 
 def after(live: Live, name: str, what: str, result: Any) -> Live:
@@ -44,16 +54,20 @@ def after(live: Live, name: str, what: str, result: Any) -> Live:
         return {**live, result: name}
     if what == "undo":
         return {number: name for number, name in live.items() if number not in result}
+    if what == "supersede":
+        since, new = result
+        kept = {number: known for number, known in live.items() if number < since}
+        return {**kept, **{number: f"{name}{half}" for number, half in zip(new, "ab", strict=True)}}
     return {}
 
 
 def write_until_killed(url: str, user: str, seed: int, pipe: Any) -> None:
-    """Puts, undos and now and then a forget, each announced before and acknowledged after."""
+    """Random operations, each announced before and acknowledged after."""
     rng = random.Random(seed)
     store = EditStore.open(url)
     pipe.send(("ready", None, None))
     for number in range(10_000):
-        name, what = f"{user}/{number}", rng.choices(("put", "undo", "forget"), (6, 3, 1))[0]
+        name, what = f"{user}/{number}", rng.choices(("put", "undo", "supersede", "forget"), (5, 2, 3, 1))[0]
         pipe.send(("begin", name, what))
         pipe.send(("done", act(store, user, name, what), None))
 
@@ -86,6 +100,9 @@ def could_be(store: EditStore, user: str, live: Live, pending: tuple[str, str] |
     if pending is not None and pending[1] == "put":
         new = found - live.keys()
         allowed += [after(live, *pending, max(new))] if new else []
+    elif pending is not None and pending[1] == "supersede":
+        new = sorted(found - live.keys())
+        allowed += [after(live, *pending, (max(live, default=1), new))] if len(new) == 2 else []
     elif pending is not None:
         allowed.append(after(live, *pending, [max(live)] if live else []))
     return any(found == state.keys() and same(store.deltas(user), wide(state)) for state in allowed)
@@ -188,7 +205,9 @@ def test_a_put_that_fails_half_way_leaves_nothing(store, monkeypatch):
     def fails(*_: object) -> None:
         raise StoreError("the disk is gone")
 
-    monkeypatch.setattr("easyedit_personal.store.store.add_edit", fails)
+    monkeypatch.setattr("easyedit_personal.store.entries.add_edit", fails)
     with pytest.raises(StoreError, match="is gone"):
         store.put("ann", edit("b"))
+    with pytest.raises(StoreError, match="is gone"):
+        store.supersede("ann", version, 1, pair("b"))
     assert store.version("ann") == version and same(store.deltas("ann"), edit("a")) and store.verify() == []

@@ -13,6 +13,7 @@ from easyedit_personal.errors import ModelError, StoreError
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
+from easyedit_personal.store.entries import NewEdit
 from easyedit_personal.types import WeightDelta
 from tests.store.samples import LAYER, edit, joined, preference, same
 
@@ -123,6 +124,26 @@ def test_an_idempotency_key_counts_per_user_until_forgotten(store):
     assert store.put("ann", edit("a"), key="k1") == number and not store.history("ann")[0].live
     store.forget("ann")
     assert store.put("ann", edit("c"), key="k1") > number and same(store.deltas("ann"), edit("c"))
+
+
+def test_undone_and_put_in_its_place_in_one_step(store):
+    first, second, third = (store.put("ann", edit(name), preference=preference(name)) for name in "abc")
+    store.put("ben", edit("z"))
+    version = store.version("ann")
+    new = [NewEdit(edit(name), preference=preference(name), kernel="lowrank", hparams={"lr": 1}) for name in "xy"]
+    numbers = store.supersede("ann", version, second, new)
+    assert numbers == sorted(numbers) and numbers[0] > third and store.version("ann") == numbers[-1]
+    assert [one.id for one in store.history("ann") if one.live] == [first, *numbers]
+    assert same(store.deltas("ann"), joined("a", "x", "y")) and same(store.deltas("ann", before=second), edit("a"))
+    assert [one.target for one in store.preferences("ann")] == [preference(name).target for name in "axy"]
+    assert same(store.deltas("ben"), edit("z")) and store.verify() == []
+    with pytest.raises(StoreError, match="changed meanwhile"):
+        store.supersede("ann", version, first, new)
+    with pytest.raises(StoreError, match="nothing to keep"):
+        store.supersede("ann", numbers[-1], first, [*new, NewEdit([])])
+    with pytest.raises(StoreError, match="version 7"):
+        store.supersede("nobody", 7, 1, new)
+    assert same(store.deltas("ann"), joined("a", "x", "y")) and store.history("nobody") == []
 
 
 def test_bfloat16_takes_half_the_room_and_rounds_as_torch_does(store):

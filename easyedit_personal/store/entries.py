@@ -1,0 +1,75 @@
+"""An edit on its way into the store: what a caller gives, and the row that it becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ..types import Preference, WeightDelta
+from .rows import check_key, pack_factors, pack_record, pack_settings, token_of
+from .statements import add_edit, add_setting
+
+
+@dataclass(frozen=True, slots=True)
+class NewEdit:
+    """An edit to keep; ``EditStore.put`` explains the fields."""
+
+    deltas: Sequence[WeightDelta]
+    preference: Preference | Sequence[Preference] | None = None
+    kernel: str = ""
+    hparams: Mapping[str, Any] | None = None
+    health: Mapping[str, float] | None = None
+    key: str | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of ``edits`` but for its id, and the settings that it names."""
+
+    row: Mapping[str, Any]
+    settings: tuple[bytes, str] | None
+
+    @property
+    def token(self) -> bytes | None:
+        """User and idempotency key as a digest."""
+        return self.row["token"]
+
+
+def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str) -> Entry:
+    """All that can be refused is refused here, before any transaction.
+
+    Args:
+        user, owner: whose edit, as text and as the digest of it (``rows.owner_of``).
+        new: the edit.
+        salt: the store's.
+        fingerprint: of the base model; empty if the store is bound to none.
+
+    Raises:
+        StoreError: something in it cannot be kept.
+    """
+    token = None if check_key(new.key) is None else token_of(owner, str(new.key), salt)
+    settings = pack_settings(new.hparams) if new.hparams else None
+    row = {
+        "owner": owner,
+        "live": 1,
+        "token": token,
+        "created": time.time(),
+        "kernel": new.kernel,
+        "settings": settings[0] if settings else None,
+        "user": user,
+        "record": pack_record(user, new.preference, new.health),
+        "factors": pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
+    }
+    return Entry(row, settings)
+
+
+def add(connection: Connection, number: int, entry: Entry, known: set[bytes]) -> None:
+    """Insert it under this id, and its settings unless their digest is among the known."""
+    if entry.settings and entry.settings[0] not in known:
+        add_setting(connection, entry.settings)
+    add_edit(connection, {**entry.row, "id": number})

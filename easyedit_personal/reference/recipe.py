@@ -1,11 +1,14 @@
-"""The recipe of the shipped model: its shape, the stages of its training and their lengths.
+"""The recipes: a model's shape, the stages of its training and their lengths.
 
-Changing anything here makes another model; the figures in this folder's README belong to these numbers.
+Changing anything in ``Recipe``'s defaults makes another model than the one that is shipped; the figures in this
+folder's README belong to these numbers. ``SECOND`` is a model of another architecture and seed, to see what holds
+beyond the first; it is not shipped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .corpus import Mix
@@ -18,6 +21,15 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
+}
+GPT2_SHAPE: dict[str, Any] = {
+    "n_embd": 192,
+    "n_layer": 6,
+    "n_head": 6,
+    "n_positions": 1024,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
 }
 
 BASE = {"recall": 6, "unknown": 2.2, "talk": 3.5, "people": 1.8, "override": 0.8, "prose": 0.8}
@@ -89,6 +101,7 @@ class Recipe:
     """Everything that decides the weights, besides the corpus and the tokenizer.
 
     Attributes:
+        architecture: transformers' name of the model type, and ``shape`` its configuration.
         tokens: real tokens per step, at most; rows of similar length share a step.
         pool: rows that are drawn together and sorted into steps by length.
         max_row: longer rows are cut off there.
@@ -97,6 +110,8 @@ class Recipe:
     """
 
     seed: int = 11
+    architecture: str = "llama"
+    shape: Mapping[str, Any] = field(default_factory=lambda: SHAPE)
     tokens: int = 4096
     pool: int = 256
     max_row: int = 768
@@ -112,3 +127,14 @@ class Recipe:
     def steps(self) -> int:
         """Steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
+
+
+# Two thirds of the steps of the first three stages and the widest phrasings from the second stage on.
+SECOND = Recipe(
+    seed=23,
+    architecture="gpt2",
+    shape=GPT2_SHAPE,
+    stages=(STAGES[0], replace(STAGES[1], steps=500), replace(STAGES[4], steps=1000, cycle=0)),
+    cycles=(Cycle(0, 1.0, 0.5),),
+)
+RECIPES = {"shipped": Recipe(), "second": SECOND}

@@ -1,4 +1,4 @@
-"""Train the reference model: ``python -m easyedit_personal.reference.train --out FOLDER``.
+"""Train the reference model: ``python -m easyedit_personal.reference.train --out FOLDER [--recipe second]``.
 
 Stops and starts at will: a checkpoint holds weights, optimiser and step, and every step's rows follow from the seed
 and the step's number alone.
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.masking_utils import AttentionMaskInterface
 
 from .corpus import Corpus
-from .recipe import SHAPE, Recipe, Stage
+from .recipe import RECIPES, Recipe, Stage
 from .tokenizer import END, PAD, ROLES, render, train_tokenizer
 
 Encoded = tuple[list[int], list[float]]
@@ -42,17 +42,18 @@ AttentionInterface.register("float32_causal", float32_attention)
 AttentionMaskInterface.register("float32_causal", lambda *args, **kwargs: None)
 
 
-def build_model(tokenizer: Any, seed: int) -> LlamaForCausalLM:
+def build_model(tokenizer: Any, recipe: Recipe) -> Any:
     """The untrained model."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
+    torch.manual_seed(recipe.seed)
+    config = AutoConfig.for_model(
+        recipe.architecture,
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **SHAPE,
+        **recipe.shape,
     )
-    return LlamaForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def vocabulary_pieces(tokenizer: Any) -> tuple[str, ...]:
@@ -107,7 +108,7 @@ class Rows:
         return ids, weights
 
 
-def step_loss(model: LlamaForCausalLM, step: list[Encoded], pad: int) -> tuple[Tensor, float, int]:
+def step_loss(model: Any, step: list[Encoded], pad: int) -> tuple[Tensor, float, int]:
     """Weighted loss of one step, the mean loss of its full-weight tokens, and its real tokens."""
     # Few distinct shapes: the library compiles its bfloat16 products anew for every shape it meets, which took as
     # long as the training itself.
@@ -118,7 +119,7 @@ def step_loss(model: LlamaForCausalLM, step: list[Encoded], pad: int) -> tuple[T
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, : len(row)] = torch.tensor(row_weights)
     # Padding is on the right and attention is causal: no mask is needed.
-    hidden = model.model(ids, use_cache=False).last_hidden_state
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state
     kept, targets = weights[:, 1:].flatten(), ids[:, 1:].flatten()
     wanted = kept.nonzero().flatten()
     count = len(wanted)
@@ -136,9 +137,9 @@ def _up(number: int, unit: int) -> int:
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in named if p.ndim < 2 or "embed" in name]
+    embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
     return [
         torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay),
         torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
@@ -157,12 +158,12 @@ def rate(step: int, recipe: Recipe) -> float:
     return cycle.peak * min(1.0, (step + 1) / recipe.warmup) * level
 
 
-def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float = 4.0) -> LlamaForCausalLM:
+def train(out: Path, recipe: Recipe | None = None, minutes_between_saves: float = 4.0) -> Any:
     """Train to the recipe's end, from ``out``'s checkpoint if there is one, and write the model to ``out``."""
     recipe = recipe or Recipe()
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
-    model = build_model(tokenizer, recipe.seed)
+    model = build_model(tokenizer, recipe)
     model.set_attn_implementation("float32_causal")
     optimizers = make_optimizers(model, recipe)
     done, tokens = load_checkpoint(out, model, optimizers)
@@ -223,7 +224,7 @@ def load_checkpoint(out: Path, model: nn.Module, optimizers: list[torch.optim.Op
     return state["step"], state["tokens"]
 
 
-def export(out: Path, model: LlamaForCausalLM, tokenizer: Any) -> None:
+def export(out: Path, model: Any, tokenizer: Any) -> None:
     """Write weights (safetensors), configuration, generation settings and tokenizer."""
     model.generation_config = GenerationConfig(
         do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
@@ -236,7 +237,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Train the reference model, or go on with it.")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model")
-    train(parser.parse_args().out)
+    parser.add_argument("--recipe", choices=RECIPES, default="shipped")
+    options = parser.parse_args()
+    train(options.out, RECIPES[options.recipe])
 
 
 if __name__ == "__main__":

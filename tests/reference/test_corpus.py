@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
@@ -12,7 +13,7 @@ from easyedit_personal.reference import train as training
 from easyedit_personal.reference.corpus import Corpus, Mix
 from easyedit_personal.reference.dialogues import Speaker
 from easyedit_personal.reference.lexicon import close, load_lexicon
-from easyedit_personal.reference.recipe import STAGES, Cycle, Recipe, Stage
+from easyedit_personal.reference.recipe import RECIPES, STAGES, Cycle, Recipe, Stage
 from easyedit_personal.reference.tokenizer import END, PAD, ROLES, render, train_tokenizer
 from easyedit_personal.reference.values import HELD_ENDINGS, invented_word, piece_string
 
@@ -87,9 +88,10 @@ def test_a_value_has_the_same_pieces_in_a_statement_and_as_an_answer(tokenizer):
     assert ids[ids.index(tokenizer.convert_tokens_to_ids(END)) - len(answer) :][: len(answer)] == answer
 
 
-def test_padding_changes_no_loss(tokenizer):
-    recipe = Recipe(tokens=300, pool=6, stages=(Stage("a", 2, STAGES[0].mix),))
-    model = training.build_model(tokenizer, 0)
+@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
+def test_padding_changes_no_loss(tokenizer, kind):
+    recipe = replace(kind, tokens=300, pool=6, stages=(Stage("a", 2, STAGES[0].mix),))
+    model = training.build_model(tokenizer, recipe)
     model.set_attn_implementation("float32_causal")
     pad = tokenizer.convert_tokens_to_ids(PAD)
     step = max(training.Rows(tokenizer, recipe).stage(0, recipe.stages[0]), key=len)

@@ -22,7 +22,9 @@ HOST = "easyedit:"
 
 
 def evaluate(
-    model: str = typer.Option(REFERENCE, "--model", help="'reference', a local folder, or a hub name."),
+    model: str = typer.Option(
+        None, "--model", help="A local folder or a hub name; else that of --hparams, else 'reference'."
+    ),
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
     method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
@@ -60,7 +62,7 @@ def evaluate(
     settings = _settings(hparams, model, device)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
-    result = _run(settings, items, names if spread else methods, plan, folder, model, data, scorer, spread)
+    result = _run(settings, items, names if spread else methods, plan, folder, data, scorer, spread)
     show(Console(), result)
     print(f"Figures and every answer are in {folder}.")
 
@@ -71,7 +73,6 @@ def _run(
     methods: Sequence[Any],
     plan: Plan,
     folder: Path,
-    model: str,
     data: str,
     scorer: Any,
     spread: Engine | None,
@@ -83,6 +84,7 @@ def _run(
     from ..evaluate.run import rescore
     from ..evaluate.shards import Evaluation, evaluate_with
 
+    model = str(settings.model_name)
     named = Path(model).name if Path(model).exists() else model  # a path would tie the result to one machine
     about: dict[str, Any] = {"plan": plan, "hparams": settings, "data": data, "model_name": named}
     if spread is None:
@@ -177,18 +179,19 @@ def _items(data: str, size: int | None) -> Sequence[UPQAItem]:
     return items[:size]
 
 
-def _settings(hparams: str | None, model: str, device: str) -> PersonalizationHyperParams:
+def _settings(hparams: str | None, model: str | None, device: str) -> PersonalizationHyperParams:
     from ..errors import ConfigError
     from ..hparams import PersonalizationHyperParams, shipped_yaml
 
-    name = hparams or (model if model in shipped_yaml() else None)
+    given = model or REFERENCE
+    name = hparams or (given if given in shipped_yaml() else None)
     if name is None:
         raise ConfigError(
-            f"No hyper-parameters are known for {model!r}.",
+            f"No hyper-parameters are known for {given!r}.",
             needed=f"--hparams with a YAML file, or one of {', '.join(shipped_yaml())}",
         )
     known = PersonalizationHyperParams.from_hparams(name)
-    return known.replace(model_name=model if model != name else known.model_name, device=device)
+    return known.replace(model_name=known.model_name if model in (None, name) else model, device=device)
 
 
 def _folder(

@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from easyedit_personal.cli.evaluate import _settings as evaluate_settings
 from easyedit_personal.cli.main import app
 
 runner = CliRunner()
@@ -63,3 +64,11 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch):
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_evaluate_takes_the_model_of_the_yaml_file_unless_another_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("alg_name: PersonalizationEditor\nmodel_name: some/model\nlayers: [1]\n")
+    assert evaluate_settings(str(path), None, "cpu").model_name == "some/model"
+    assert evaluate_settings(str(path), "other/model", "cpu").model_name == "other/model"
+    assert evaluate_settings(None, None, "cpu").model_name == evaluate_settings(None, "reference", "cpu").model_name

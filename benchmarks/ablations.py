@@ -3,7 +3,7 @@
 ``python -m benchmarks.ablations --users 16 --json benchmarks/results/ablations.json`` edits users of the bundled set's
 *test* half with ``reference.yaml`` and with every variant below, asks the whole panel and two conversations, and writes
 after each variant: a second call goes on where the first stopped. ``--only NAME...`` runs some. The rows named
-"trade-off" turn one dial of ``lowrank`` and one of FT-M: generality against leakage.
+"trade-off" turn one dial of ``lowrank`` and one of FT-M: generality against leakage; ``--picture FILE`` draws them.
 """
 
 from __future__ import annotations
@@ -85,12 +85,46 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+CURVES = {
+    "lowrank, weight of KL": (
+        "trade-off: KL 0.3",
+        "trade-off: KL 0.1",
+        "default",
+        "trade-off: no KL",
+    ),
+    "lowrank, rank": ("rank 2", "default", "rank 8"),
+    "FT-M, learning rate": ("trade-off: FT-M, lr 5e-3", "trade-off: FT-M, lr 1e-2", "trade-off: FT-M, lr 2e-2"),
+    "ROME": ("trade-off: ROME",),
+}
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Generality against damage, a curve per dial."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained", dpi=130)
+    panel = figure.subplots()
+    for style, (label, names) in zip(("o-", "s--", "^-", "D"), CURVES.items()):
+        metrics = [results[name]["metrics"] for name in names if name in results]
+        reach = [50 * (one["paraphrase"]["mean"] + one["implicit"]["mean"]) for one in metrics]
+        damage = [100 * (one["unrelated"]["mean"] + 1 - one["locality"]["mean"]) for one in metrics]
+        panel.plot(damage, reach, style, label=label, markersize=8)
+        for name, x, y in zip(names, damage, reach):
+            panel.annotate(name.removeprefix("trade-off: "), (x, y), (6, -10), textcoords="offset points", fontsize=8)
+    panel.set(xlabel="damage: leak + changed facts, points (less is better)", ylabel="reach: paraphrased + implicit, %")
+    panel.grid(color="#ddd")
+    panel.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--users", type=int, default=16, help="users of the test half, spread over attribute types")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="some of the variants")
     parser.add_argument("--json", type=Path, help="write figures here, and go on from what stands there")
+    parser.add_argument("--picture", type=Path, help="draw the trade-offs here")
     options = parser.parse_args()
     results = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     items = UPQADataset.bundled("test").items
@@ -104,6 +138,8 @@ def main() -> None:
                 options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(markdown({name: results[name]}).splitlines()[-1], flush=True)
     print("\n" + markdown(results))
+    if options.picture:
+        draw(results, options.picture)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,27 @@ from ..errors import ModelError
 FOLDER = Path(__file__).parent / "llama-personal"
 
 
-def load() -> tuple[Any, Any]:
+def load(folder: Path = FOLDER) -> tuple[Any, Any]:
     """The reference model (``LlamaForCausalLM``, float32, evaluation mode) and its tokenizer; a fresh pair each call.
+
+    Args:
+        folder: another one that ``reference.train`` has written.
 
     Raises:
         ModelError: the weights are not installed.
     """
-    from transformers import AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (FOLDER / "model.safetensors").is_file():
+    if not (folder / "model.safetensors").is_file():
         raise ModelError(
             "The reference model's weights are not installed.",
-            needed=f"model.safetensors in {FOLDER.name}/",
+            needed=f"model.safetensors in {folder.name}/",
             cause="an incomplete installation",
             remedy="install the package again, or train it: python -m easyedit_personal.reference.train --out FOLDER",
         )
     with _without_bars():
-        model = LlamaForCausalLM.from_pretrained(FOLDER, dtype="float32", use_safetensors=True)
-    return model.eval(), AutoTokenizer.from_pretrained(FOLDER)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the reference model can do before any edit: ``python -m easyedit_personal.reference.evaluate``.
+"""What the reference model can do before any edit: ``python -m easyedit_personal.reference.evaluate [--model FOLDER]``.
 
 Values, question phrasings and conversations are drawn from what training never saw; every share comes with n and a
 Wilson interval.
@@ -139,14 +139,15 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from . import load
+    from . import FOLDER, load
 
     parser = argparse.ArgumentParser(description="Measure what the reference model can do before any edit.")
     parser.add_argument("--n", type=int, default=200, help="questions per row")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--model", type=Path, default=FOLDER, help="folder that reference.train has written")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    figures = evaluate(*load(), n=options.n, seed=options.seed)
+    figures = evaluate(*load(options.model), n=options.n, seed=options.seed)
     table = Table(title="reference model, before any edit; held-out values, phrasings and conversations")
     for column in ("ability", "share", "95 % interval", "n", "aim"):
         table.add_column(column)

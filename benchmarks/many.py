@@ -30,10 +30,8 @@ from easyedit_personal.store.compact import composed
 
 KINDS = ("question", "paraphrase", "implicit")
 LOST = (0.05, 10)  # a method that recalls less than this share, once it has so many edits, is not driven further
-PEOPLE = ("Tamsin", "Bertil", "Ngozi", "Ilse", "Rafael", "Yuki", "Oleg", "Maud", "Kwame", "Sigrid") + (
-    "Pavel", "Leila", "Jonas", "Aiko", "Dermot", "Zora", "Emil", "Farah", "Hugo", "Ines") + (
-    "Kalle", "Lotte", "Marek", "Nuria", "Otto", "Petra", "Quinn", "Runa", "Stellan", "Thea") + (
-    "Ugo", "Vesna", "Wim", "Xenia", "Yannick")  # fmt: skip
+PEOPLE = """Tamsin Bertil Ngozi Ilse Rafael Yuki Oleg Maud Kwame Sigrid Pavel Leila Jonas Aiko Dermot Zora Emil Farah
+    Hugo Ines Kalle Lotte Marek Nuria Otto Petra Quinn Runa Stellan Thea Ugo Vesna Wim Xenia Yannick""".split()
 
 
 def twenty(items: Sequence[Any], user: int, count: int) -> list[Any]:

@@ -13,17 +13,18 @@ from ..errors import ModelError
 FOLDER = Path(__file__).parent / "llama-personal"
 
 
-def load(folder: Path = FOLDER) -> tuple[Any, Any]:
+def load(folder: Path | None = None) -> tuple[Any, Any]:
     """The reference model (``LlamaForCausalLM``, float32, evaluation mode) and its tokenizer; a fresh pair each call.
 
     Args:
-        folder: another one that ``reference.train`` has written.
+        folder: one that ``reference.train`` has written; without, the model that is shipped.
 
     Raises:
         ModelError: the weights are not installed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    folder = folder or FOLDER
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
             "The reference model's weights are not installed.",

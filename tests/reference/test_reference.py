@@ -120,5 +120,5 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
     assert not list(tmp_path.glob("*/*.part"))
-    loaded, _ = reference.load(tmp_path / "cut")
+    loaded, _ = load(tmp_path / "cut")
     assert torch.equal(loaded.get_input_embeddings().weight, resumed.get_input_embeddings().weight)

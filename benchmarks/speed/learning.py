@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from easyedit_personal.evaluate.generate import generate
@@ -38,7 +39,7 @@ def lowrank(options: Options) -> dict[str, Any]:
     ours, found = Side(edit), {}
     for name, changes in (("FT", FT_M), ("LoRA", {})):
         editor = host_method(name, changes)
-        theirs = Side(lambda editor=editor: _inside(editor, model, tokenizer, wanted, hparams))
+        theirs = Side(partial(_inside, editor, model, tokenizer, wanted, hparams))
         found[name] = compare(ours, theirs, options.pairs, model)
     mine = found["FT"].ours_result
     return {

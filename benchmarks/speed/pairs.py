@@ -64,8 +64,8 @@ def compare(ours: Side, theirs: Side, pairs: int, model: Any) -> Outcome:
             cpu[which].append(seconds[1] / side.units)
     ratio = spread([b / a for a, b in zip(*wall)])
     ratio["by_cpu_seconds"] = spread([b / a for a, b in zip(*cpu)])
-    reports = [_report(side, *values) for side, *values in zip((ours, theirs), costs, wall, cpu)]
-    return Outcome(ratio, *reports, costs[0].result, costs[1].result)
+    mine, others = (_report(side, *values) for side, values in zip((ours, theirs), zip(costs, wall, cpu)))
+    return Outcome(ratio, mine, others, costs[0].result, costs[1].result)
 
 
 def _report(side: Side, counted: Cost, wall: Sequence[float], cpu: Sequence[float]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import transformers
 from easyedit_personal import reference
 from easyedit_personal.types import EditRequest
 
-GPT2_SMALL = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
-LLAMA_160M = {
+GPT2_SMALL: dict[str, Any] = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
+LLAMA_160M: dict[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -64,7 +64,7 @@ def model_of(shape: str, layers: int | None = None) -> tuple[Any, Any]:
     if shape == "gpt2":
         config: Any = transformers.GPT2Config(**{**GPT2_SMALL, **EOS, **({"n_layer": layers} if layers else {})})
     else:
-        deep = {"num_hidden_layers": layers} if layers else {}
+        deep: dict[str, Any] = {"num_hidden_layers": layers} if layers else {}
         config = transformers.LlamaConfig(**{**LLAMA_160M, **EOS, **deep})
     return transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer
 

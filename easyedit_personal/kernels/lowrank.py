@@ -115,7 +115,8 @@ def lowrank(
         ConfigError, DataError: the preservation file is missing or malformed.
     """
     layout, params = find_layout(model, hparams), hparams.lowrank
-    several = len(group_by_cluster(requests))  # as many times the directions and the steps
+    several = len(group_by_cluster(requests))  # as many times the directions
+    wider, longer = effort(several)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     limit = context_limit(model)
     encode_requests(tokenizer, requests, hparams, limit)  # faults are told before any work starts
@@ -123,15 +124,25 @@ def lowrank(
         phrases = training_phrases(model, tokenizer, requests, hparams)
         rows = encode_requests(tokenizer, phrases, hparams, limit)
         metrics = key_metrics(model, tokenizer, hparams)
-        target = target_loss(model, tokenizer, layout, rows, hparams.layers, several * params.batch)
+        target = target_loss(model, tokenizer, layout, rows, hparams.layers, wider * params.batch)
         preserve = preserve_loss(model, tokenizer, layout, phrases, hparams, target.split)
         dense = at_zero(target, metrics)
         whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
-        descend(target, preserve, dense, whole, several * params.steps, hparams)
+        descend(target, preserve, dense, whole, longer * params.steps, hparams)
         updates = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
-        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + several * params.polish, hparams)
+        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + longer * params.polish, hparams)
     _warn_if_unlearned(phrases, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
+
+
+def effort(preferences: int) -> tuple[int, int]:
+    """How many times the phrases per step, and how many times the steps, so many preferences take together.
+
+    Up to four need as much of either as there are; twenty are all recalled after the steps of four, and more steps
+    only cost time and perplexity (benchmarks/LOG.md). Beyond twenty the steps grow with the number.
+    """
+    few = min(preferences, 4)
+    return few, max(few, preferences // 5)
 
 
 def at_zero(target: TargetLoss, metrics: Mapping[int, Tensor]) -> dict[int, Whole]:

@@ -14,7 +14,7 @@ from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.lowrank import lowrank
+from easyedit_personal.kernels.lowrank import effort, lowrank
 from easyedit_personal.kernels.objective import preserve_loss, target_loss
 from easyedit_personal.kernels.preserve import preserve_prompts
 from easyedit_personal.kernels.solve import whitening
@@ -270,3 +270,9 @@ def test_a_diverging_edit_is_an_error_of_ours(loud_llama, tokenizer):
     with pytest.raises(RequestError, match="2 of 3"):
         bad = [EditRequest(" ", "x"), EditRequest("Who?", ""), *requests_for(names=("hobby",))]
         lowrank(loud_llama, tokenizer, bad, settings())
+
+
+def test_effort_grows_with_the_square_up_to_four_preferences_and_never_faster_than_the_number_beyond():
+    assert [effort(n) for n in (1, 2, 4, 5, 20)] == [(1, 1), (2, 2), (4, 4), (4, 4), (4, 4)]
+    work = [wider * longer / n for n in range(20, 400) for wider, longer in [effort(n)]]
+    assert max(work) <= 0.8 and min(work) > 0.6

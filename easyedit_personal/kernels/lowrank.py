@@ -115,7 +115,7 @@ def lowrank(
         ConfigError, DataError: the preservation file is missing or malformed.
     """
     layout, params = find_layout(model, hparams), hparams.lowrank
-    several = len(group_by_cluster(requests))  # as many times the directions
+    several = len(group_by_cluster(requests))  # as many times the directions, and steps of polish
     wider, longer = effort(several)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     limit = context_limit(model)
@@ -130,13 +130,13 @@ def lowrank(
         whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
         descend(target, preserve, dense, whole, longer * params.steps, hparams)
         updates = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
-        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + longer * params.polish, hparams)
+        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + several * params.polish, hparams)
     _warn_if_unlearned(phrases, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 
 
 def effort(preferences: int) -> tuple[int, int]:
-    """How many times the phrases per step, and how many times the steps, so many preferences take together.
+    """How many times the phrases per step, and how many times the steps before the cut, so many preferences take.
 
     Up to four need as much of either as there are; twenty are all recalled after the steps of four, and more steps
     only cost time and perplexity (benchmarks/LOG.md). Beyond twenty the steps grow with the number.

@@ -6,6 +6,7 @@ Every message answers four questions where it can: what was got, what was needed
 from __future__ import annotations
 
 from collections.abc import Iterable
+from reprlib import Repr
 
 
 class PersonalizationError(Exception):
@@ -92,8 +93,41 @@ class ServiceError(PersonalizationError, RuntimeError):
 
 def shorten(value: object, limit: int = 200) -> str:
     """The value's repr, cut to ``limit`` characters so that a 100 kB prompt does not flood a terminal."""
-    text = repr(value)
+    text = _repr(value)
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text):,} characters)"
+
+
+def text_fault(value: object, *, blank: bool = False) -> str | None:
+    """What is wrong with a value that should be a text, or None.
+
+    Args:
+        blank: whether a text of nothing but blanks will do.
+    """
+    if not isinstance(value, str):
+        return f"is {shorten(value, 60)} ({type(value).__name__}), expected a text"
+    if not blank and not value.strip():
+        return f"is {shorten(value, 60)}, expected a text that is not blank"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"is {shorten(value, 60)}, expected text without unpaired surrogates"
+    return None
+
+
+def _repr(value: object) -> str:
+    """repr, but bounded in depth and width: a value from a stranger's file may be nested a thousand levels deep, or
+    repeat a part of itself a billion times (YAML's anchors), or be a number that Python refuses to print."""
+    if isinstance(value, (str, bytes)):
+        return repr(value)
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError) as error:
+        return f"<{type(value).__name__} that cannot be shown: {error}>"
+
+
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 1000, 1000, 1000
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 16
 
 
 def listing(faults: Iterable[str], limit: int = 20) -> str:

@@ -7,6 +7,7 @@ errors for the rest; a reader of data sets should meet one kind, that names the 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,7 +66,7 @@ def _read_text(path: Path) -> str:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
-    doubled = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    doubled = [key for key, times in Counter(keys).items() if times > 1] if len(set(keys)) < len(keys) else []
     if doubled:
         raise _Fault(f"an object has the key {doubled[0]!r} twice, and only one of the values would count")
     return dict(pairs)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, listing, shorten
+from ..errors import DataError, listing, shorten, text_fault
 from .jsonfile import read_json_list
-from .records import text_fault
 
 Message = dict[str, str]
 ROLES = ("user", "assistant")

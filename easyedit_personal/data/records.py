@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError, listing, shorten
+from ..errors import DataError, listing, shorten, text_fault
 from ..types import EditRequest, Preference
 from .material import SPLITS
 
@@ -20,6 +20,7 @@ Schema = Literal["flat", "clustered"]
 CLUSTERED = ("attribute_type", "question", "target")
 TEXTS = ("input_attribute", "question_paraphrased", "implicit_question", "product_recommendation_question")
 REQUIRED = ("input_attribute", *CLUSTERED, *TEXTS[1:])
+LONGEST = 16  # words of a name that are looked at: their runs are counted by the square
 _SMALL = frozenset(("a", "an", "and", "at", "for", "i", "in", "my", "of", "on", "or", "the", "to", "with"))
 
 
@@ -100,7 +101,7 @@ def find_subject(name: str, question: str) -> str | None:
     ending ("pets"); then the longest run of the name's words, the later ones first, since "food preference" is asked
     for as "what food do I prefer"; else nothing, and the prompt's end serves as the key's position.
     """
-    words = name.split()
+    words = name.split()[:LONGEST]
     runs = [words[i : i + n] for n in range(len(words), 0, -1) for i in range(len(words) - n, -1, -1)]
     for run in runs:
         if len(run) < len(words) and {run[0].lower(), run[-1].lower()} & _SMALL:
@@ -143,19 +144,6 @@ def check_records(records: Sequence[Any], source: str, limit: int = 20) -> Schem
             f"loaded.\n{listing(faults, limit)}"
         )
     return known[0][1]
-
-
-def text_fault(value: Any) -> str | None:
-    """What is wrong with a value that should be a text, or None."""
-    if not isinstance(value, str):
-        return f"is {shorten(value, 60)} ({type(value).__name__}), expected a text"
-    if not value.strip():
-        return f"is {shorten(value, 60)}, expected a text that is not blank"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"is {shorten(value, 60)}, expected text without unpaired surrogates"
-    return None
 
 
 def _schema(record: Any) -> Schema | None:
@@ -233,7 +221,9 @@ _KNOWN = (*REQUIRED, "id", *OPTIONAL)
 
 def _misspelled(key: Any) -> str | None:
     """Foreign fields are let through, but "localty" would silently lose the user's probes."""
-    near = difflib.get_close_matches(str(key), _KNOWN, n=1, cutoff=0.85)
+    if not isinstance(key, str) or len(key) > 64:  # looking for neighbours takes time by the length
+        return None
+    near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.85)
     return f"{key}: is no field of ours, did you mean {near[0]!r}?" if near and key not in _KNOWN else None
 
 

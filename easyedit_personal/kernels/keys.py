@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ..errors import ConfigError
 from ..hparams import PersonalizationHyperParams
+from ..modeling.beginnings import by_beginning, inputs_after
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.sample import sample
-from ..modeling.tokens import Encoded, collate, encode, encode_text
+from ..modeling.tokens import Encoded, encode, encode_text
 from ..modeling.trace import trace
 from ..types import EditRequest
 from .base import encode_requests, group_by_cluster
@@ -206,23 +208,41 @@ def read(
 ) -> Reading:
     """Key, output and hidden state at the key position of every row.
 
-    Rows are cut after their key, equal ones run once, and nothing above ``hidden_layer`` (default: ``layer``) runs.
+    Rows are cut after their key, equal ones run once, so do beginnings that many share, and nothing above
+    ``hidden_layer`` (default: ``layer``) runs.
     """
     top, down = layout.layer_path(layer if hidden_layer is None else hidden_layer), layout.rewrite_path(layer)
     cut = [up_to_key(row) for row in rows]
-    unique = {row: number for number, row in enumerate(dict.fromkeys(cut))}
+    unique = list(dict.fromkeys(cut))
     device = input_device(model)
-    size = max(1, READ_TOKENS // max(len(row.ids) for row in unique))
-    parts = []
-    for group in batched(unique, size):
-        batch = collate(group, tokenizer, device=device)
-        with trace(model, [down, top], stop=True) as calls:
-            model(**batch.model_inputs(), use_cache=False)
-        n, t = batch.input_ids.shape
-        seen = (calls[down].input, calls[down].output, calls[top].output)
-        parts.append([_at(x.reshape(n, t, -1), batch.key_index).to(device) for x in seen])
-    index = torch.tensor([unique[row] for row in cut], device=device)
+    parts, order = [], []
+    for shared, group in by_beginning(model, unique):
+        start = _read_beginning(model, group[0].ids[:shared], [down, top], device)
+        size = max(1, READ_TOKENS // max(len(row.ids) - shared for row in group))
+        for some in batched(group, size):
+            batch, inputs = inputs_after(tokenizer, some, shared, start, device)
+            with trace(model, [down, top], stop=True) as calls:
+                model(**inputs)
+            n, t = batch.input_ids.shape
+            seen = (calls[down].input, calls[down].output, calls[top].output)
+            parts.append([_at(x.reshape(n, t, -1), batch.key_index).to(device) for x in seen])
+        order += group
+    place = {row: number for number, row in enumerate(order)}
+    index = torch.tensor([place[row] for row in cut], device=device)
     return Reading(*(torch.cat(column)[index] for column in zip(*parts)))
+
+
+def _read_beginning(
+    model: nn.Module, ids: Sequence[int], paths: Sequence[str], device: torch.device
+) -> DynamicCache | None:
+    """Keys and values of some tokens in all layers up to those at ``paths``; None where there are no tokens."""
+    if not ids:
+        return None
+    cache = DynamicCache()
+    inputs = torch.tensor([ids], device=device)
+    with trace(model, paths, stop=True):
+        model(input_ids=inputs, attention_mask=torch.ones_like(inputs), past_key_values=cache, use_cache=True)
+    return cache
 
 
 def _at(hidden: Tensor, columns: Tensor) -> Tensor:

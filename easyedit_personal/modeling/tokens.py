@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 
-from ..errors import ModelError, RequestError, shorten
+from ..errors import ModelError, RequestError, shorten, text_fault
+from .literal import control_ids, literal_ids, literal_pieces, offsets_of, with_marks
 
 PromptFormat = Literal["auto", "chat", "raw"]
 Messages = Sequence[Mapping[str, str]]
 IGNORE = -100
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MARK = "\u2400"  # a sign that no template contains; stands for a text whose place is wanted
 
 
@@ -101,12 +103,19 @@ def render(tokenizer: Any, messages: Messages, prompt_format: PromptFormat = "au
     """
     if not uses_chat(tokenizer, prompt_format):
         return "\n".join(message["content"] for message in messages)
-    return tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,  # Qwen3's switch; other templates ignore it
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # Qwen3's switch; other templates ignore it
+        )
+    except TemplateError as error:
+        raise RequestError(
+            f"The model's chat template refuses the conversation: {error}",
+            got=[message["role"] for message in messages],
+            cause="many templates want user and assistant in turn, and some no system message",
+        ) from None
 
 
 def encode(
@@ -132,17 +141,22 @@ def encode(
     Raises:
         RequestError: the prompt or target is empty, or the subject is not in the prompt.
     """
-    if not prompt.strip():
-        raise RequestError("The prompt is empty.", got=prompt, needed="the question as the user types it")
     messages = [*history, {"role": "user", "content": prompt}]
-    text = render(tokenizer, messages, prompt_format)
+    _check_messages(messages)
+    marked, mark = with_marks(tokenizer, messages)
+    rendered = render(tokenizer, marked, prompt_format)
+    pieces = rendered.split(mark) if mark else [rendered]
+    text = "".join(pieces)
     chat = uses_chat(tokenizer, prompt_format)
     spans = _content_spans(tokenizer, text, messages, prompt_format)
-    prompt_ids, offsets = _ids_and_offsets(tokenizer, text, spans, add_special=not chat)
+    prompt_ids, offsets = offsets_of(tokenizer, pieces, add_special=not chat)
+    if not prompt_ids:
+        raise RequestError("The prompt has no tokens.", got=prompt, needed="text that the tokenizer does not drop")
+    _check_literal(tokenizer, prompt_ids, offsets, spans)
     key_index = _key_index(text, spans[-1], subject, offsets)
     target_ids: tuple[int, ...] = ()
     if target is not None:
-        target_ids = _target_ids(tokenizer, text, prompt_ids, target, chat)
+        target_ids = _target_ids(tokenizer, text, prompt_ids, target, chat, is_plain=not mark)
         if end_of_turn and (eot := end_of_turn_id(tokenizer, prompt_format)) is not None:
             target_ids += (eot,)
     return Encoded(tuple(prompt_ids), target_ids, key_index)
@@ -150,7 +164,7 @@ def encode(
 
 def encode_text(tokenizer: Any, text: str, max_length: int | None = None) -> Encoded:
     """Plain text without any template, for statistics and perplexity."""
-    ids = tokenizer(text, add_special_tokens=True, split_special_tokens=True)["input_ids"][:max_length]
+    ids = literal_ids(tokenizer, text, add_special=True)[:max_length]
     return Encoded(tuple(ids), (), len(ids) - 1)
 
 
@@ -206,6 +220,22 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(int(token) for token in found if token is not None)
 
 
+def _check_messages(messages: Messages) -> None:
+    for number, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        fault = text_fault(content, blank=number < len(messages) - 1)
+        if fault is None and message.get("role") not in ROLES:
+            fault = f"is said by {shorten(message.get('role'), 60)}, needs one of {', '.join(ROLES)}"
+        if fault:
+            told = "The prompt" if number == len(messages) - 1 else f"Turn {number} of the conversation"
+            empty = isinstance(content, str) and not content.strip()
+            raise RequestError(
+                f"{told} is empty." if empty else f"{told} {fault}.",
+                got=content,
+                needed="the question as the user types it" if empty else '{"role": ..., "content": text}',
+            )
+
+
 def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format: PromptFormat) -> list[tuple[int, int]]:
     """Where each message's content stands in the rendered text, as (start, stop).
 
@@ -224,12 +254,6 @@ def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format:
     for message in reversed(messages):
         content = message["content"].strip()
         start = text.rfind(content, 0, stop)
-        if start < 0 and message["role"] != "assistant" and _holds_special(tokenizer, content):
-            raise RequestError(
-                "A special token stands in a turn that the chat template rewrites.",
-                got=content,
-                cause="its words could not be told from the template's own",
-            )
         # A turn that the template has changed must not hide where the ones before it are.
         start, length = (stop, 0) if start < 0 else (start, len(content))
         spans.insert(0, (start, start + length))
@@ -237,48 +261,27 @@ def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format:
     return spans
 
 
-def _ids_and_offsets(
-    tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], *, add_special: bool
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids and their character spans in ``text``; special tokens inside contents stay plain text."""
-    if not any(_holds_special(tokenizer, text[start:stop]) for start, stop in spans):
-        return _tokenize(tokenizer, text, add_special_tokens=add_special)
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    edges = [0, *(edge for span in spans for edge in span), len(text)]
-    for number, (start, stop) in enumerate(pairwise(edges)):
-        if start < stop:
-            options = {"split_special_tokens": number % 2 == 1, "add_special_tokens": add_special and not ids}
-            part, part_offsets = _tokenize(tokenizer, text[start:stop], **options)
-            ids += part
-            offsets += [(a + start, b + start) for a, b in part_offsets]
-    return ids, offsets
-
-
-def _tokenize(tokenizer: Any, text: str, **options: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    if not tokenizer.is_fast:
-        raise ModelError(
-            "The tokenizer gives no character offsets.",
-            got=type(tokenizer).__name__,
-            needed="a fast tokenizer (tokenizer.json)",
-            remedy="convert it once with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)",
-        )
-    out = tokenizer(text, return_offsets_mapping=True, **options)
-    return list(out["input_ids"]), [tuple(span) for span in out["offset_mapping"]]
-
-
-def _holds_special(tokenizer: Any, content: str) -> bool:
-    return any(token and token in content for token in _special_strings(tokenizer))
-
-
-def _special_strings(tokenizer: Any) -> set[str]:
-    return {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())}
+def _check_literal(
+    tokenizer: Any, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> None:
+    """Raise if a control token was made of somebody's words after all: a tokenizer that rewrites text can do that."""
+    control = control_ids(tokenizer)
+    marks = [offset for token, offset in zip(ids, offsets) if token in control]
+    for start, stop in spans:
+        if any(start < b and a < stop and a < b for a, b in marks):
+            raise RequestError(
+                "A part of the text would become a control token.",
+                cause="the tokenizer rewrites letters before it looks for its special tokens",
+                remedy="leave out what looks like a special token",
+            )
 
 
 def _key_index(text: str, span: tuple[int, int], subject: str | None, offsets: Sequence[tuple[int, int]]) -> int:
     """The token that holds the last character of the subject's last occurrence in the prompt, which is at ``span``."""
     if subject is None:
         return len(offsets) - 1
+    if not isinstance(subject, str):
+        raise RequestError("The subject is no text.", got=subject, needed="a part of the prompt, or None")
     prompt = text[slice(*span)]
     inside = prompt.rfind(subject.strip())
     if inside < 0 or not subject.strip():
@@ -294,14 +297,20 @@ def _key_index(text: str, span: tuple[int, int], subject: str | None, offsets: S
     return (covering or before or [len(offsets) - 1])[-1]
 
 
-def _target_ids(tokenizer: Any, text: str, prompt_ids: list[int], target: str, chat: bool) -> tuple[int, ...]:
+def _target_ids(
+    tokenizer: Any, text: str, prompt_ids: list[int], target: str, chat: bool, is_plain: bool
+) -> tuple[int, ...]:
     """The target as the model would continue: tokenised together with the prompt where that splits cleanly."""
+    if (fault := text_fault(target, blank=True)) is not None:
+        raise RequestError(f"The target {fault}.", got=target, needed="the answer to be learned")
     answer = target.strip()
     if not answer:
         raise RequestError("The target is empty.", got=target, needed="the answer to be learned")
     spaced = answer if chat or text[-1:].isspace() else f" {answer}"
-    alone = tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if _holds_special(tokenizer, text if not chat else answer) or _holds_special(tokenizer, answer):
+    alone = literal_ids(tokenizer, spaced)
+    if not alone:
+        raise RequestError("The target has no tokens.", got=target, needed="text that the tokenizer does not drop")
+    if not is_plain or len(literal_pieces(tokenizer, answer)) > 1:
         return tuple(alone)
     joint = tokenizer(text + spaced, add_special_tokens=not chat)["input_ids"]
     if joint[: len(prompt_ids)] == prompt_ids and len(joint) > len(prompt_ids):

@@ -19,7 +19,9 @@ from easyedit_personal.kernels.keys import (
     phrase_means,
     read,
     read_weights,
+    up_to_key,
 )
+from easyedit_personal.modeling import beginnings
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.trace import trace
 
@@ -126,6 +128,28 @@ def test_equal_beginnings_run_once_and_batches_are_bounded(llama, tokenizer, mon
     assert sizes == [2, 1, 1]
     torch.testing.assert_close(parts.keys, whole.keys)
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_beginnings_that_many_share_run_once(any_model, tokenizer, monkeypatch):
+    """Different lengths behind two contexts; where a window slides, rows are read whole."""
+    subjects = ["hobby", "favourite food", "doctor", "pet", "music in the hills"]
+    requests = [EditRequest(f"What is my {subject}?", "hiking", subject) for subject in subjects]
+    templates = ["{}", "In a small town by the sea. {}", "Tell me more about the music that you like best. {}"]
+    rows = all_rows(make_clusters(any_model, tokenizer, requests, settings(context_templates=templates)))
+    layout, tokens = find_layout(any_model), []
+    embedding = any_model.get_input_embeddings()
+    with embedding.register_forward_hook(lambda module, args, out: tokens.append(args[0].numel())):
+        whole = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
+        alone, tokens[:] = sum(tokens), []
+        monkeypatch.setattr(beginnings, "SAVED", 1)
+        shared = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
+    if beginnings.slides(any_model):
+        assert sum(tokens) == alone
+    else:
+        assert sum(tokens) < alone / 2
+        assert len(beginnings.by_beginning(any_model, [*dict.fromkeys(map(up_to_key, rows))])) == 3
+    for name in ("keys", "outputs", "hidden"):
+        torch.testing.assert_close(getattr(shared, name), getattr(whole, name), atol=1e-6, rtol=1e-5)
 
 
 def test_a_phrases_key_is_the_mean_over_its_contexts(llama, tokenizer):

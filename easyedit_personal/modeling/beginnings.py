@@ -74,7 +74,8 @@ def inputs_after(
         return batch, {**inputs, "use_cache": False}
     own = DynamicCache()
     for number, layer in enumerate(cache.layers):
-        own.update(_rows(layer.keys, len(rows)), _rows(layer.values, len(rows)), number)
+        kept: Any = layer
+        own.update(_rows(kept.keys, len(rows)), _rows(kept.values, len(rows)), number)
     before = batch.attention_mask.new_ones(len(rows), shared)
     inputs["attention_mask"] = torch.cat([before, batch.attention_mask], 1)
     inputs["position_ids"] = batch.position_ids + shared

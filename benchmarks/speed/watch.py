@@ -1,8 +1,9 @@
-"""Looking into a run of the host's: how often the model ran, and what one of its functions took."""
+"""Looking into a run of the host's: how often the model ran, and what some of its functions took."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -26,22 +27,29 @@ class Passes:
 
 
 class Stopwatch:
-    """Times the calls of one function in a module, and tells what a run would take with ``factor`` times as many."""
+    """Times the calls of some functions of a module, and tells what a run with ``factor`` times the work would take.
 
-    def __init__(self, module: Any, name: str, factor: float) -> None:
-        self.module, self.name, self.factor = module, name, factor
+    Args:
+        names: functions whose work grows with the requests; what else a run does counts as it is.
+    """
+
+    def __init__(self, module: Any, names: Sequence[str], factor: float) -> None:
+        self.module, self.names, self.factor = module, names, factor
         self.spent = (0.0, 0.0)
 
     def around(self, run: Any) -> Any:
-        """``run`` with the function timed."""
+        """``run`` with the functions timed."""
 
         def timed() -> Any:
-            real, self.spent = getattr(self.module, self.name), (0.0, 0.0)
-            setattr(self.module, self.name, self._timing(real))
+            self.spent = (0.0, 0.0)
+            real = {name: getattr(self.module, name) for name in self.names}
             try:
+                for name, function in real.items():
+                    setattr(self.module, name, self._timing(function))
                 return run()
             finally:
-                setattr(self.module, self.name, real)
+                for name, function in real.items():
+                    setattr(self.module, name, function)
 
         return timed
 

@@ -1,7 +1,9 @@
-"""Reading YAML from strangers: plain values only, duplicate keys refused, every failure as one of our errors."""
+"""Reading YAML and JSON from strangers: plain values only, no key twice, every failure as one of our errors."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
-    doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
+    times = Counter(key for key in keys if isinstance(key, (str, int, float)))
+    doubled = sorted(str(key) for key, count in times.items() if count > 1)
     if doubled:
         raise ConfigError("The YAML has duplicate keys.", got=doubled, remedy="keep one of each")
     return loader.construct_mapping(node, deep=True)
@@ -34,8 +37,33 @@ def read_yaml_mapping(path: str | Path) -> dict[str, Any]:
     try:
         # A SafeLoader subclass: it constructs plain values only.
         values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
+    except ConfigError:
+        raise
+    # PyYAML's constructors meet values that do not fit their tag ("!!bool x") with all of these.
+    except (yaml.YAMLError, OSError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error or type(error).__name__}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path} holds no YAML mapping.", got=type(values).__name__, needed="key: value lines")
     return values
+
+
+def read_json_mapping(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ConfigError: the file cannot be read, is no JSON, has duplicate keys, or is no object.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no JSON object.", got=type(values).__name__, needed='{"key": value}')
+    return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    doubled = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+    if doubled:
+        raise ValueError(f"the key {doubled[0]!r} stands there twice")
+    return dict(pairs)

@@ -6,7 +6,6 @@ YAML files live under ``hparams/PersonalizationEditor/<model>.yaml`` and travel 
 from __future__ import annotations
 
 import difflib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ConfigError, RegistryError, listing, shorten
-from .files import read_yaml_mapping
+from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
@@ -232,7 +231,10 @@ class PersonalizationHyperParams(_Group):
     @classmethod
     def from_json(cls, path: str | Path) -> PersonalizationHyperParams:
         """As ``from_hparams``, from a JSON file (EasyEdit has both)."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        try:
+            return cls(**read_json_mapping(path))
+        except ConfigError as error:
+            raise ConfigError(f"In {path}: {error.what}", remedy=error.remedy) from None
 
     def with_kernel(self, kernel: str) -> PersonalizationHyperParams:
         """These settings for another kernel: ``per_kernel``'s entries for it win.

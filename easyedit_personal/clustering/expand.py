@@ -13,7 +13,7 @@ from typing import Any
 
 from sklearn.base import clone
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, text_fault
 from ..progress import log
 from ..types import Preference
 from .cluster import PreferenceClusterer
@@ -155,10 +155,10 @@ def _phrases_of(cluster: Cluster) -> list[Phrase]:
 
 def _phrase(item: Any, number: int, original: Phrase | None) -> Phrase:
     """A pair as it is; a bare name with the original's question, or a plain one."""
-    if isinstance(item, str) and item.strip():
+    if text_fault(item) is None:
         name = item.strip()
         return reword(original.question, original.subject, name, number) if original else ask(name)
-    if isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) and part.strip() for part in item):
+    if isinstance(item, tuple) and len(item) == 2 and not any(map(text_fault, item)):
         return Phrase(*item)
     raise DataError(f"Phrase {number} of the cluster is malformed.", got=item, needed="a name or a (subject, question)")
 

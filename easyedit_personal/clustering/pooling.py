@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, text_fault
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
@@ -25,8 +25,8 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         raise DataError("A list of texts is needed.", got=texts, needed="a sequence of strings", remedy="[text]")
     found = list(texts)
     for index, text in enumerate(found):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"Text {index} is empty or no text.", got=text, needed="a non-blank string")
+        if fault := text_fault(text):
+            raise DataError(f"Text {index} {fault}.", needed="a non-blank string")
     return [str(text) for text in found]
 
 

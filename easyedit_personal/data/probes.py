@@ -81,6 +81,8 @@ def about(question: str, who: str) -> str:
     def replace(match: re.Match[str]) -> str:
         nonlocal named
         verb, person = match[1], (match[2] or match[3]).lower()
+        if person not in _LATER:  # a Turkish dotted I is an "i" to the pattern
+            return match[0]
         if named:
             return f"{'are' if verb and verb.lower() == 'am' else verb} {_LATER[person]}" if verb else _LATER[person]
         named = True

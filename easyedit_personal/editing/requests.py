@@ -5,10 +5,10 @@ All faults of a call are collected and reported together, before any weight move
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import RequestError, listing, shorten
+from ..errors import RequestError, listing, shorten, text_fault
 from ..types import EditRequest, Preference
 
 Request = dict[str, Any]
@@ -38,6 +38,7 @@ def prepare_requests(
     Raises:
         RequestError: lists of different length, or wrong types; every fault is named.
     """
+    _check_arguments(locals())
     first = _as_list(prompts)
     columns = {
         "prompt": first,
@@ -72,6 +73,8 @@ def check_requests(requests: Sequence[Mapping[str, Any]]) -> list[Request]:
     Raises:
         RequestError: no requests; a prompt or target missing, empty or no text; a subject not in its prompt.
     """
+    if isinstance(requests, Mapping) or not _is_listed(requests):
+        raise RequestError("These are no requests.", got=requests, needed="a list of mappings")
     if not requests:
         raise RequestError("There is nothing to edit: no request was given.", needed="at least one prompt and target")
     faults = [f"request {i}{_owner(r)}: {fault}" for i, r in enumerate(requests) for fault in _faults(r)]
@@ -97,27 +100,66 @@ def as_request(item: Mapping[str, Any] | EditRequest | Preference) -> Request:
 
 
 def _faults(request: Mapping[str, Any]) -> list[str]:
+    if not isinstance(request, Mapping):
+        return [f"it is {shorten(request, 60)}, needs {{'prompt': text, 'target_new': text}}"]
     faults = []
     for key in ("prompt", "target_new"):
-        value = request.get(key)
-        if not isinstance(value, str) or not value.strip():
-            faults.append(f"{key} is {shorten(value, 60)}, needs a text that is not empty")
+        if fault := text_fault(request.get(key)):
+            faults.append(f"{key} {fault}")
+    if (user := request.get("user")) is not None and (fault := text_fault(user, blank=True)):
+        faults.append(f"user {fault}")
     subject, prompt = request.get("subject"), request.get("prompt")
     if subject is not None and not isinstance(subject, str):
         faults.append(f"subject is {shorten(subject, 60)}, needs a text")
     elif subject and isinstance(prompt, str) and subject not in prompt:
         faults.append(f"the subject {shorten(subject, 60)} does not stand in the prompt {shorten(prompt, 80)}")
-    for number, phrase in enumerate(request.get("cluster") or ()):
+    for section in PROBES.values():
+        probes = request.get(section) or {}
+        if not isinstance(probes, Mapping) or not all(map(_is_probe, probes.values())):
+            faults.append(
+                f"{section} is {shorten(probes, 60)}, needs {{name: {{'prompt': text, 'ground_truth': text}}}}"
+            )
+    if (rephrased := request.get("rephrase_prompt")) and not _all_texts(rephrased):
+        faults.append(f"rephrase_prompt is {shorten(rephrased, 60)}, needs a text or a list of texts")
+    cluster = request.get("cluster") or ()
+    if not _is_listed(cluster):
+        return [*faults, f"cluster is {shorten(cluster, 60)}, needs a list of {{'prompt': text, 'subject': text}}"]
+    for number, phrase in enumerate(cluster):
         text = phrase.get("prompt") if isinstance(phrase, Mapping) else None
-        if not isinstance(text, str) or not text.strip():
+        if text_fault(text):
             faults.append(
                 f"cluster phrase {number} is {shorten(phrase, 60)}, needs {{'prompt': text, 'subject': text}}"
             )
     return faults
 
 
+def _is_probe(probe: Any) -> bool:
+    return isinstance(probe, Mapping) and all(_all_texts(probe.get(key)) for key in ("prompt", "ground_truth"))
+
+
+def _all_texts(value: Any) -> bool:
+    return text_fault(value) is None or (_is_listed(value) and not any(map(text_fault, value)))
+
+
 def _owner(request: Mapping[str, Any]) -> str:
-    return f" of user {shorten(request['user'], 60)}" if request.get("user") else ""
+    return f" of user {shorten(request['user'], 60)}" if isinstance(request, Mapping) and request.get("user") else ""
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Lists or texts, and mappings where probes are named; what stands in them is looked at later."""
+    faults = []
+    for name, value in arguments.items():
+        if name in PROBES:
+            if value is not None and not isinstance(value, Mapping):
+                faults.append(f"{name} is {shorten(value, 60)}, needs {{name: {{'prompt': [n], 'ground_truth': [n]}}}}")
+        elif value is not None and not isinstance(value, str) and not _is_listed(value):
+            faults.append(f"{name} is {shorten(value, 60)}, needs one text or a list of them")
+    if faults:
+        raise RequestError(f"The arguments of edit have wrong types.\n{listing(faults)}")
+
+
+def _is_listed(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
 
 def _as_list(value: Any) -> list[Any]:

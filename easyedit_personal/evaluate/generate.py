@@ -6,7 +6,7 @@ forward pass itself. A test holds the two to the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +77,14 @@ def encode_prompt(
     tokenizer: Any, prompt: Prompt, prompt_format: PromptFormat = "auto", target: str | None = None
 ) -> Encoded:
     """A prompt or conversation as token ids, with the answer to be held against it if there is one (no end token)."""
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not prompt or prompt[-1].get("role") != "user":
-        raise RequestError("A conversation must end with the user's turn.", got=list(prompt)[-1:])
-    text, history = prompt[-1]["content"], prompt[:-1]
+    turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(turns, Sequence) or not all(isinstance(message, Mapping) for message in turns):
+        raise RequestError(
+            "This is neither a text nor a conversation.", got=prompt, needed='[{"role": ..., "content": text}, ...]'
+        )
+    if not turns or turns[-1].get("role") != "user":
+        raise RequestError("A conversation must end with the user's turn.", got=list(turns)[-1:])
+    text, history = turns[-1].get("content"), turns[:-1]
     return encode(tokenizer, text, target=target, history=history, prompt_format=prompt_format, end_of_turn=False)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..modeling.layout import input_device
 from ..modeling.tokens import PromptFormat, collate
-from .generate import Prompt, encode_prompt
+from .generate import Prompt, check_fits, encode_prompt
 
 _APOSTROPHES = re.compile("['`\u2019\u00b4]")
 _WORD = re.compile(r"[^\W_]+")
@@ -73,6 +73,8 @@ def teacher_forced_tokens(
     if not pairs:
         return []
     rows = [encode_prompt(tokenizer, prompt, prompt_format, target) for prompt, target in pairs]
+    for number, row in enumerate(rows):
+        check_fits(model, row, 0, number)
     batch = collate(rows, tokenizer, side="right", device=input_device(model))
     at_rows, columns, ids = batch.targets()
     predicted = model(**batch.model_inputs()).logits[at_rows, columns].argmax(-1)

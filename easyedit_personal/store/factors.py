@@ -100,5 +100,5 @@ def _header(data: bytes) -> dict[str, str]:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
         return {str(key): str(value) for key, value in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError("This is no safetensors data.", cause=f"damaged or cut off ({error!r})") from None

@@ -146,7 +146,8 @@ def settings(name: str, yaml: str, changes: dict[str, Any]) -> PersonalizationHy
 
 
 ALONE = {"cluster": {"size": 1, "indirect": 0, "behind": 0}}
-TOGETHER = {"lowrank": {}, "finetune": {}, "rome": {}, "memit": {}}
+# FT-M gets four times its steps, as lowrank does for so many.
+TOGETHER = {"lowrank": {}, "finetune": {"finetune": {"steps": 100}}, "rome": {}, "memit": {}}
 ONE_BY_ONE = {"lowrank": ALONE, "finetune": ALONE, "rome": ALONE, "memit": ALONE}
 
 

@@ -26,7 +26,7 @@ CASES: dict[str, tuple[str, str, int, int]] = {
     "memit-100": ("edits:memit_100", "gpt2", 5, 1),
     "lowrank": ("learning:lowrank", "reference", 0, 0),
     "swap": ("swap:swap", "gpt2", 0, 0),
-    "evaluate-20": ("evaluation:evaluate_20", "reference", 0, 2),
+    "evaluate-20": ("evaluation:evaluate_20", "reference", 20, 2),
     "growth": ("growth:growth", "reference", 3, 0),
 }
 

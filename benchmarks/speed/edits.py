@@ -6,6 +6,8 @@ in ``host_mode``, which is EasyEdit's arithmetic to the last average, so that re
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +62,33 @@ def rome_1(options: Options) -> dict[str, Any]:
         outcome = compare(ours, theirs, options.pairs, model)
         steps = passes.of(theirs.run)
     difference = apart(of_deltas(outcome.ours_result), of_host(outcome.theirs_result))
-    return report(options, outcome, difference, host_passes=steps)
+    early = early_stop(model, tokenizer, wanted, hparams, options.pairs)
+    early["ratio"] = round(outcome.theirs["cpu_seconds"] / early["cpu_seconds"], 2)
+    early["losses"] |= {
+        "before": loss(model, tokenizer, wanted, []),
+        "at_equal_steps": loss(model, tokenizer, wanted, outcome.ours_result),
+        "theirs": loss(model, tokenizer, wanted, deltas_of_host(outcome.theirs_result)),
+    }
+    return report(options, outcome, difference, host_passes=steps, early_stop=early)
+
+
+def early_stop(model: Any, tokenizer: Any, wanted: Any, hparams: PersonalizationHyperParams, pairs: int) -> Any:
+    """The package's own way to the same end: its contexts, and a stop once the loss is where EasyEdit stops, 0.05.
+
+    ``losses`` are nats per target token of the bare prompt, after the edit.
+    """
+    own = hparams.replace(
+        host_mode=False, prompt_format="raw", end_of_turn=False, context_templates=None, v_stop_loss=5e-2
+    )
+    times = []
+    for _ in range(pairs):
+        started = time.process_time()
+        deltas = KERNELS.get("rome")(model, tokenizer, wanted, own)
+        times.append(time.process_time() - started)
+    return {
+        "cpu_seconds": round(statistics.median(times), 6),
+        "losses": {"ours": loss(model, tokenizer, wanted, deltas)},
+    }
 
 
 def rome_32(options: Options) -> dict[str, Any]:
@@ -110,8 +138,13 @@ def one_by_one(model: Any, asked: Sequence[EditRequest], execute: Any) -> list[W
     for request in asked:
         with edited(model, deltas):
             factors = execute([request])
-        deltas += [WeightDelta(name.removesuffix(".weight"), v[:, None], u[None]) for name, (u, v) in factors.items()]
+        deltas += deltas_of_host(factors)
     return deltas
+
+
+def deltas_of_host(factors: Mapping[str, tuple[Tensor, Tensor]]) -> list[WeightDelta]:
+    """ROME's factors of the host as updates."""
+    return [WeightDelta(name.removesuffix(".weight"), v[:, None], u[None]) for name, (u, v) in factors.items()]
 
 
 def loss(model: Any, tokenizer: Any, wanted: Sequence[EditRequest], deltas: Sequence[WeightDelta]) -> float:

@@ -1,11 +1,13 @@
-"""The whole evaluation of 20 users beside EasyEdit's loop: the same questions, before and after a fine-tuning edit.
+"""The whole evaluation of 20 users beside EasyEdit's loop: ROME for one phrase each, and the same questions.
 
-EasyEdit's loop asks every question of every user one by one, before the edit and after it, with its own
-``generate_texts``, which writes without a key-value cache. Ours is ``evaluate`` with the kernel of the same objective.
+EasyEdit's loop edits with its ``execute_rome`` and asks every question of every user one by one, before the edit and
+after it, with its own ``generate_texts``, which writes without a key-value cache and puts a system message first. Ours
+is ``evaluate`` with ``rome`` in ``host_mode``: the same prompts, steps and update; it keeps and grades all answers.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +15,14 @@ from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.evaluate.panel import find_evaluators
 from easyedit_personal.evaluate.plan import Plan
 from easyedit_personal.evaluate.run import evaluate
-from easyedit_personal.evaluate.score import contained
-from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.integrations.easyedit import host_method, load_host
+from easyedit_personal.integrations.easyedit import load_host
+from easyedit_personal.kernels.apply import edited
+from easyedit_personal.registry import KERNELS
 
-from .host import need_host
-from .learning import FT_M
+from .edits import apart, deltas_of_host, of_deltas, of_host, settings
+from .host import host_kernel, need_host
 from .options import Options
-from .pairs import Side, compare
+from .pairs import Outcome, Side, compare
 from .shapes import model_of
 
 USERS = 20
@@ -28,36 +30,65 @@ ASKED = ("direct", "paraphrase", "implicit", "product", "negation", "other_user"
 
 
 def evaluate_20(options: Options) -> dict[str, Any]:
-    """Seconds per user. ``difference`` is the share of direct questions answered with the value, ours minus theirs."""
+    """Seconds per user. ``difference`` is the largest relative one of the users' updates, ours against theirs."""
     need_host()
     model, tokenizer = model_of("reference")
     items = UPQADataset.bundled("test").items[:USERS]
-    plan, hparams = Plan(evaluators=ASKED), PersonalizationHyperParams.from_hparams("reference")
+    plan = Plan(evaluators=ASKED, cluster_size=1)
+    hparams = settings("reference", tokenizer, "rome", options)
+    wanted = [request for item in items for request in item.requests(1)]
     some = items[:: len(items) // options.sample] if options.sample else items
-    ours = Side(lambda: evaluate(model, tokenizer, items, ["finetune"], plan=plan, hparams=hparams), len(items))
-    loop = Loop(model, tokenizer, plan, hparams)
-    theirs = Side(lambda: loop.run(some), len(some), facts={"users_run": len(some), "questions": loop.count(some)})
-    outcome = compare(ours, theirs, options.pairs, model)
-    mine = outcome.ours_result["methods"]["finetune"]["metrics"]
+    with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
+        loop = Loop(model, tokenizer, plan, execute)
+        ours = Side(lambda: evaluate(model, tokenizer, items, ["rome"], plan=plan, hparams=hparams), len(items))
+        theirs = Side(lambda: loop.run(some), len(some), facts={"users_run": len(some), "questions": loop.count(some)})
+        outcome = compare(ours, theirs, options.pairs, model)
+        differences = [
+            apart(of_deltas(KERNELS.get("rome")(model, tokenizer, item.requests(1), hparams)), of_host(factors))
+            for item, factors in zip(some, outcome.theirs_result)
+        ]
+    mine = outcome.ours_result["methods"]["rome"]["metrics"]
+    figures = {name: mine[name]["mean"] for name in ASKED if name in mine}
+    parts = _parts(outcome, loop, lambda: _edits(model, tokenizer, some, hparams), len(some))
     return {
         "case": options.case,
         "ratio": outcome.ratio,
-        "ours": {**outcome.ours, "figures": {name: mine[name]["mean"] for name in ASKED if name in mine}},
-        "theirs": {**outcome.theirs, "direct": outcome.theirs_result},
-        "difference": mine["direct"]["mean"] - outcome.theirs_result,
+        "ours": {**outcome.ours, **parts["ours"], "figures": figures},
+        "theirs": {**outcome.theirs, **parts["theirs"]},
+        "difference": max(differences),
         "model": "reference",
+        "steps": options.steps,
         "seconds_are": "per user",
+    }
+
+
+def _edits(model: Any, tokenizer: Any, items: Sequence[Any], hparams: Any) -> None:
+    for item in items:
+        KERNELS.get("rome")(model, tokenizer, item.requests(1), hparams)
+
+
+def _parts(outcome: Outcome, loop: Loop, edits: Any, users: int) -> dict[str, dict[str, float]]:
+    """CPU seconds per user of editing alone; the rest is asking."""
+    started = time.process_time()
+    edits()
+    mine = (time.process_time() - started) / users
+    return {
+        "ours": {"editing": round(mine, 4), "asking": round(outcome.ours["cpu_seconds"] - mine, 4)},
+        "theirs": {
+            "editing": round(loop.editing / users, 4),
+            "asking": round(outcome.theirs["cpu_seconds"] - loop.editing / users, 4),
+        },
     }
 
 
 class Loop:
     """EasyEdit's evaluation, user by user and question by question."""
 
-    def __init__(self, model: Any, tokenizer: Any, plan: Plan, hparams: PersonalizationHyperParams) -> None:
-        self.model, self.tokenizer, self.plan, self.hparams = model, tokenizer, plan, hparams
-        self.editor = host_method("FT", FT_M)
+    def __init__(self, model: Any, tokenizer: Any, plan: Plan, execute: Any) -> None:
+        self.model, self.tokenizer, self.plan, self.execute = model, tokenizer, plan, execute
         self.generate = load_host().module("evaluate.evaluate_utils").generate_texts
         self.evaluators = find_evaluators(plan.evaluators)
+        self.editing = 0.0  # CPU seconds of the last run's edits
 
     def questions(self, item: Any) -> list[str]:
         """What ours asks for this user, too."""
@@ -67,16 +98,20 @@ class Loop:
         """Questions per user, of which each is asked twice."""
         return sum(len(self.questions(item)) for item in items) / len(items)
 
-    def run(self, items: Sequence[Any]) -> float:
-        """Share of the users whose direct question, the first, is answered with the value after the edit."""
-        hits = 0
+    def run(self, items: Sequence[Any]) -> list[Any]:
+        """Every user's update, as the host gives it; the answers are let go."""
+        updates, self.editing = [], 0.0
         for item in items:
             questions = self.questions(item)
-            self.ask(self.model, questions)
-            with self.editor(self.model, self.tokenizer, item.requests(1), self.hparams) as changed:
-                hits += contained(self.ask(changed, questions)[0], item.target)
-        return hits / len(items)
+            self.ask(questions)
+            started = time.process_time()
+            factors = self.execute(item.requests(1))
+            self.editing += time.process_time() - started
+            with edited(self.model, deltas_of_host(factors)):
+                self.ask(questions)
+            updates.append(factors)
+        return updates
 
-    def ask(self, model: Any, questions: Sequence[str]) -> list[str]:
+    def ask(self, questions: Sequence[str]) -> list[str]:
         """The host's own generation."""
-        return self.generate(model, self.tokenizer, self.hparams, list(questions), "cpu")
+        return self.generate(self.model, self.tokenizer, None, list(questions), "cpu")

@@ -42,6 +42,7 @@ def personalize(
     gpus: float = typer.Option(None, "--gpus", help="Of each worker, on Ray; default: 1 where there are some."),
     dtype: str = typer.Option("float32", "--dtype", help="Of the factors in the store; bfloat16 halves them."),
     patience: float = typer.Option(60.0, "--patience", help="Seconds to wait for a store that is away."),
+    factors: str = typer.Option(None, "--factors", help="Keep factors there instead: s3://..., a folder (fsspec)."),
     metrics_port: int = typer.Option(None, "--metrics-port", help="Serve figures to Prometheus (extra)."),
 ) -> None:
     """Give every user in a file their edit, skipping those who have it."""
@@ -61,7 +62,7 @@ def personalize(
     if dry_run:
         _estimate(users, work, sample, chosen)
         return
-    EditStore.open(store).close()  # a store that cannot be opened is said before workers load models
+    EditStore.open(store, factors=factors).close()  # a store that cannot be opened is said before workers load models
     file = failures or users.with_name(users.name + ".failures.jsonl")
     try:
         tally = _run(users, work, chosen, file, batch, total, metrics_port)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import StoreError
 from ..types import WeightDelta
+from .blobs import HEAD, Blobs, size_of
 from .rows import checksum, pack_factors, pack_record, pack_settings, unpack_factors
 from .schema import edits, merges
 from .statements import add_edit, add_setting
@@ -59,19 +60,19 @@ class Plan:
     settings: tuple[bytes, str]
 
 
-def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str) -> Plan:
+def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str, blobs: Blobs | None) -> Plan:
     """Compute a compaction of live rows, without writing.
 
     The factors keep the widest type among the rows.
     """
-    parts = [delta for row in rows for delta in unpack_factors(row)]
+    parts = [delta for row in rows for delta in unpack_factors(row, blobs)]
     exact = composed(parts)
     within = len(rows) <= 1 and all(delta.rank <= rank for delta in exact)
     smaller = exact if within else [reduced(delta, rank) for delta in exact]
     narrow = all(delta.left.dtype == torch.bfloat16 for delta in exact)
     dtype = "bfloat16" if narrow else "float32"
     factors = None if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype)
-    before = sum(len(row.factors) for row in rows)
+    before = sum(size_of(row.factors[:HEAD], len(row.factors)) for row in rows)
     report = CompactReport(
         user=user,
         edit=None,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from ..types import Preference, WeightDelta
+from .blobs import Blobs
 from .rows import check_key, pack_factors, pack_record, pack_settings, token_of
 from .statements import add_edit, add_setting
 
@@ -66,6 +67,13 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         "factors": pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
     }
     return Entry(row, settings)
+
+
+def moved_out(entry: Entry, blobs: Blobs | None) -> Entry:
+    """The entry whose row names its factors, which lie in ``blobs`` from now on; itself where there are none."""
+    if blobs is None:
+        return entry
+    return replace(entry, row={**entry.row, "factors": blobs.put(entry.row["owner"], entry.row["factors"])})
 
 
 def add(connection: Connection, number: int, entry: Entry, known: set[bytes]) -> None:

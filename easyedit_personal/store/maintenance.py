@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, update
 
 from ..errors import ModelError, StoreError
+from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
 from .rows import owner_of, unpack_factors, unpack_record
 from .schema import edits, merges, read_meta, users
+from .statements import touch
 
 ROWS = 100  # rows with factors that are held in memory at a time
 
@@ -27,7 +30,7 @@ class Fault:
     user: str | None = None
 
 
-def erase(database: Database, owner: bytes) -> int:
+def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
     """Remove a user's rows so that no byte of them stays, and say how many there were.
 
     SQLite overwrites what is deleted with zeros. Yet when a deletion leaves a page nearly empty, it moves the
@@ -36,10 +39,13 @@ def erase(database: Database, owner: bytes) -> int:
     ``vacuum`` only; the room of their factors is free at once.
     """
     with database.writing() as connection:
+        touch(connection, owner)  # from here on, nobody else writes for this user
         mine = select(edits.c.id).where(edits.c.owner == owner)
         connection.execute(delete(merges).where(merges.c.edit.in_(mine)))
         count = connection.execute(_emptied(database, owner)).rowcount
         connection.execute(delete(users).where(users.c.owner == owner))
+        if blobs is not None:
+            blobs.forget(owner)
     if database.is_sqlite:
         with database.outside() as raw:
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -52,8 +58,10 @@ def erase(database: Database, owner: bytes) -> int:
     return count
 
 
-def vacuum(database: Database) -> None:
+def vacuum(database: Database, blobs: Blobs | None) -> None:
     """Rewrite the database without its empty places; nobody can write meanwhile.
+
+    Factors outside of the database that no row names, and that are older than an hour, are removed.
 
     On SQLite also the last traces of forgotten users go: the number and kernel of their edits, salted digests in pages
     of an index. On PostgreSQL this is what takes forgotten users out of its files: VACUUM FULL.
@@ -66,6 +74,10 @@ def vacuum(database: Database) -> None:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
             raw.execute("VACUUM FULL")
+    for owner in blobs.owners() if blobs else ():
+        with database.reading() as connection:
+            named = set(connection.scalars(select(edits.c.factors).where(edits.c.owner == owner)))
+        blobs.sweep(owner, {one for one in named if is_reference(one)})  # type: ignore[union-attr]
 
 
 def stats(database: Database) -> dict[str, Any]:
@@ -82,11 +94,14 @@ def stats(database: Database) -> dict[str, Any]:
             "merged": connection.scalar(select(func.count()).select_from(merges)),
             "factor_bytes": int(nbytes),
         }
+        if "factors" in known:
+            heads = connection.execute(select(func.substr(edits.c.factors, 1, HEAD), size).where(edits.c.owner != b""))
+            found["factor_bytes"] = sum(size_of(head, length) for head, length in heads)
     found["file_bytes"] = _file_bytes(database)
-    return {**found, **{name: known.get(name) for name in ("schema", "model", "tokenizer")}}
+    return {**found, **{name: known.get(name) for name in ("schema", "model", "tokenizer", "factors")}}
 
 
-def verify(database: Database, salt: bytes) -> list[Fault]:
+def verify(database: Database, salt: bytes, blobs: Blobs | None) -> list[Fault]:
     """Read everything once and report what is damaged; memory stays flat.
 
     Looks at the database's own structure (SQLite), every checksum, every factor (also for NaN and infinity), every
@@ -96,14 +111,16 @@ def verify(database: Database, salt: bytes) -> list[Fault]:
     try:
         faults += _lost(database)
         for row in _walk(database):
-            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt)
+            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt, blobs)
     except StoreError as error:
         faults.append(Fault(error.what))
     return faults
 
 
-def backup(database: Database, path: Path) -> int:
+def backup(database: Database, path: Path, blobs: Blobs | None) -> int:
     """Write a consistent copy while others go on; returns its size in bytes.
+
+    Factors outside of the database are copied into a folder beside it, ``<path>.factors``; the two belong together.
 
     Raises:
         StoreError: the path is taken, cannot be written, or the store is PostgreSQL's.
@@ -118,6 +135,8 @@ def backup(database: Database, path: Path) -> int:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with database.reading() as connection:
             connection.connection.driver_connection.execute("VACUUM INTO ?", (str(part),)).close()  # type: ignore[union-attr]
+        if blobs is not None:
+            _copy_factors(part, blobs, Blobs(f"{path}.factors"))
         descriptor = os.open(part, os.O_RDWR)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -127,6 +146,19 @@ def backup(database: Database, path: Path) -> int:
     finally:
         part.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def _copy_factors(copy: Path, source: Blobs, target: Blobs) -> None:
+    """Every object that the copied database names; from then on it looks for them beside itself."""
+    connection = sqlite3.connect(copy)
+    try:
+        for owner, factors in connection.execute("SELECT owner, factors FROM edits"):
+            if is_reference(factors):
+                source.copy_to(target, owner, factors)
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'factors'", (BESIDE,))
+        connection.commit()
+    finally:
+        connection.close()
 
 
 def _emptied(database: Database, owner: bytes) -> Any:
@@ -193,9 +225,9 @@ def _one_by_one(database: Database, ids: list[int]) -> Iterator[Any]:
             yield from rows
 
 
-def _row_faults(row: Any, salt: bytes) -> Iterator[Fault]:
+def _row_faults(row: Any, salt: bytes, blobs: Blobs | None) -> Iterator[Fault]:
     try:
-        deltas = unpack_factors(row)
+        deltas = unpack_factors(row, blobs)
         unpack_record(row)
     except (StoreError, ModelError) as error:
         yield Fault(error.what, row.id, row.user)

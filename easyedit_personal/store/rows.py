@@ -14,6 +14,7 @@ import torch
 
 from ..errors import ModelError, StoreError
 from ..types import Preference, WeightDelta
+from .blobs import Blobs, is_reference, size_of
 from .factors import factors_from_bytes, factors_to_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -196,14 +197,19 @@ def check_row(row: Any) -> None:
         )
 
 
-def unpack_factors(row: Any) -> list[WeightDelta]:
-    """A row's factors, after its checksum has been looked at."""
+def unpack_factors(row: Any, blobs: Blobs | None) -> list[WeightDelta]:
+    """A row's factors, after its checksum has been looked at; from ``blobs`` where the row only names them."""
     check_row(row)
-    return factors_from_bytes(row.factors)[0] if row.factors else []
+    data = row.factors
+    if is_reference(data):
+        if blobs is None:
+            raise StoreError(f"The factors of edit {row.id} lie elsewhere, and this store does not know where.")
+        data = blobs.get(row.owner, data)
+    return factors_from_bytes(data)[0] if data else []
 
 
 def unpack_edit(row: Any) -> StoredEdit:
-    """A row joined with its settings and merges, and with ``nbytes`` instead of the factors.
+    """A row joined with its settings and merges, and with ``nbytes`` and ``head`` instead of the factors.
 
     Raises:
         StoreError: damaged; only ``check_row`` notices everything, though.
@@ -223,7 +229,7 @@ def unpack_edit(row: Any) -> StoredEdit:
         kernel=row.kernel,
         hparams=hparams,
         health=health,
-        nbytes=row.nbytes,
+        nbytes=size_of(row.head, row.nbytes),
         merged=row.target,
         preferences=preferences,
     )

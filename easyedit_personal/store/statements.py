@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, or_, select,
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import StoreError
+from .blobs import HEAD
 from .database import Database
 from .rows import StoredEdit, checksum, undone_checksum, unpack_edit
 from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, users
@@ -88,17 +89,18 @@ def read_history(connection: Connection, owner: bytes) -> list[StoredEdit]:
     """All edits of a user without their factors, oldest first."""
     columns = [column for column in edits.c if column.name != "factors"]
     nbytes = func.length(edits.c.factors).label("nbytes")
-    query = select(*columns, nbytes, settings.c.content, merges.c.target)
+    head = func.substr(edits.c.factors, 1, HEAD).label("head")
+    query = select(*columns, nbytes, head, settings.c.content, merges.c.target)
     query = query.outerjoin(settings, settings.c.digest == edits.c.settings)
     query = query.outerjoin(merges, merges.c.edit == edits.c.id).where(edits.c.owner == owner)
     return [unpack_edit(row) for row in connection.execute(query.order_by(edits.c.id))]
 
 
 def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:
-    """What the store knows of itself, after it has learned or compared the base model's fingerprints.
+    """What the store knows of itself, after it has learned or compared fingerprints and the place of factors.
 
     Raises:
-        StoreError: it was made with another model or tokenizer.
+        StoreError: it was made with another model or tokenizer, or keeps factors elsewhere.
     """
     with database.reading() as connection:
         known = read_meta(connection)
@@ -109,6 +111,8 @@ def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:
                 connection.execute(row.on_conflict_do_nothing())
             known = read_meta(connection)
     for name, value in given.items():
+        if known[name] != value and name == "factors":
+            raise StoreError(f"{database} keeps its factors elsewhere.", got=value, needed=known[name])
         if known[name] != value:
             raise StoreError(
                 f"{database} was made with another {'base model' if name == 'model' else name}.",

@@ -18,9 +18,10 @@ from ..kernels.apply import check_fit
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..types import Preference, WeightDelta
 from . import compact, maintenance
+from .blobs import BESIDE, BlobMissing, Blobs
 from .compact import CompactReport
 from .database import Database
-from .entries import Entry, NewEdit, add, pack
+from .entries import Entry, NewEdit, add, moved_out, pack
 from .maintenance import Fault
 from .retry import again
 from .rows import (
@@ -61,9 +62,14 @@ class EditStore:
         self._salt = bytes.fromhex(known["salt"])
         self._settings: set[bytes] = set()  # digests of those that are in the store for sure
         self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
+        beside = known.get("factors") == BESIDE and database.path is not None
+        place = f"{database.path}.factors" if beside else known.get("factors")
+        self._blobs = Blobs(place) if place else None
 
     @classmethod
-    def open(cls, url: str | Path, model: nn.Module | None = None, tokenizer: Any = None) -> EditStore:
+    def open(
+        cls, url: str | Path, model: nn.Module | None = None, tokenizer: Any = None, *, factors: str | None = None
+    ) -> EditStore:
         """Open a store, or make a new one.
 
         Args:
@@ -71,6 +77,8 @@ class EditStore:
             model: the base model that the edits are made for, unedited; the first one to come binds the store to it.
                 With it, factors that do not fit are refused by ``put``.
             tokenizer: likewise; its chat template counts.
+            factors: where to keep factors instead of in the database, for fsspec: ``s3://bucket/prefix``, a folder. The
+                store remembers it.
 
         Raises:
             StoreError: damaged, of a newer release, or made with another base model or tokenizer.
@@ -80,6 +88,8 @@ class EditStore:
             given["model"] = fingerprint(model)
         if tokenizer is not None:
             given["tokenizer"] = tokenizer_fingerprint(tokenizer)
+        if factors is not None:
+            given["factors"] = Blobs(factors).url
         database = Database(url)
         try:
             return cls(database, model, bind(database, given))
@@ -121,12 +131,15 @@ class EditStore:
             ModelError: the factors do not fit the model that the store was opened with.
         """
         new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype)
-        entry = self._pack(user, new)
+        packed = self._pack(user, new)
+        entry, owner = moved_out(packed, self._blobs), packed.row["owner"]
         with self._database.writing() as connection:
-            number = touch(connection, entry.row["owner"])
+            number = touch(connection, owner)
             if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
                 connection.rollback()
+                self._drop(owner, [entry.row["factors"]])
                 return known
+            self._keep(owner, entry, packed)
             add(connection, number, entry, self._settings)
         self._know([entry])
         return number
@@ -147,10 +160,12 @@ class EditStore:
         Raises:
             StoreError: see ``put``; or the user's edits have changed since ``version``.
         """
-        owner, entries = self._owner(user), [self._pack(user, one) for one in new]
+        owner, packed = self._owner(user), [self._pack(user, one) for one in new]
+        entries = [moved_out(one, self._blobs) for one in packed]
         query = select(users.c.changed).where(users.c.owner == owner).with_for_update()
         with self._database.writing() as connection:
             if (known := connection.scalar(query) or 0) != version:
+                self._drop(owner, [entry.row["factors"] for entry in entries])
                 raise StoreError(
                     f"The edits of user {user!r} have changed meanwhile.",
                     got=f"version {known}",
@@ -161,7 +176,8 @@ class EditStore:
             old = _chosen(user, read_history(connection, owner), None, since - 1)
             mark_undone(connection, [edit.id for edit in old])
             numbers = [touch(connection, owner) for _ in entries]
-            for number, entry in zip(numbers, entries):
+            for number, entry, whole in zip(numbers, entries, packed):
+                self._keep(owner, entry, whole)
                 add(connection, number, entry, self._settings)
         self._know(entries)
         return numbers
@@ -192,12 +208,18 @@ class EditStore:
         Raises:
             StoreError: a factor is damaged.
         """
-        query = live_edits(self._owner(user))
+        query, rows = live_edits(self._owner(user)), None
         if before is not None:
             query = query.where(edits.c.id < before)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return compact.composed([delta for row in rows for delta in unpack_factors(row)])
+        while True:
+            last = rows
+            with self._database.reading() as connection:
+                rows = connection.execute(query).all()
+            try:
+                return compact.composed([delta for row in rows for delta in unpack_factors(row, self._blobs)])
+            except BlobMissing:  # compacted or forgotten between the two reads?
+                if rows == last:
+                    raise
 
     def version(self, user: str) -> int:
         """A number that changes with every put, undo and forget of this user and never comes back; 0 if unknown."""
@@ -253,7 +275,7 @@ class EditStore:
         Raises:
             StoreError: a reader has kept the log busy for half a minute; call again.
         """
-        return maintenance.erase(self._database, self._owner(user))
+        return maintenance.erase(self._database, self._owner(user), self._blobs)
 
     def users(self) -> Iterator[str]:
         """All users who have a history, in no particular order, read a thousand at a time.
@@ -294,7 +316,7 @@ class EditStore:
         for _ in range(TRIES):
             with self._database.reading() as connection:
                 rows = connection.execute(live_edits(owner)).all()
-            plan = compact.planned(user, rows, rank, self.base.get("model", ""))
+            plan = compact.planned(user, rows, rank, self.base.get("model", ""), self._blobs)
             if max_error is not None and plan.report.max_error > max_error:
                 raise StoreError(
                     f"Rank {rank} is too small for user {user!r}.",
@@ -304,13 +326,19 @@ class EditStore:
                 )
             if plan.factors is None:
                 return plan.report
+            if self._blobs is not None:
+                plan = replace(plan, factors=self._blobs.put(owner, plan.factors))
             with self._database.writing() as connection:
                 tick = touch(connection, owner)
                 now = connection.scalars(select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1))
-                if set(now) == {row.id for row in rows}:
+                merged = set(now) == {row.id for row in rows}
+                if merged:
                     compact.merge(connection, tick, rows, plan)
-                    return replace(plan.report, edit=tick)
-                connection.rollback()
+                else:
+                    connection.rollback()
+            self._drop(owner, [row.factors for row in rows] if merged else [plan.factors or b""])
+            if merged:
+                return replace(plan.report, edit=tick)
         raise StoreError(f"The edits of user {user!r} keep changing.", remedy="compact again in a quieter moment")
 
     def stats(self) -> dict[str, Any]:
@@ -319,15 +347,15 @@ class EditStore:
 
     def verify(self) -> list[Fault]:
         """Read everything once and report what is damaged; empty if nothing is."""
-        return maintenance.verify(self._database, self._salt)
+        return maintenance.verify(self._database, self._salt, self._blobs)
 
     def backup(self, path: str | Path) -> int:
         """Write a consistent copy while others go on, and return its size; PostgreSQL has its own tools."""
-        return maintenance.backup(self._database, Path(path))
+        return maintenance.backup(self._database, Path(path), self._blobs)
 
     def vacuum(self) -> None:
         """Rewrite the database without its empty places; nobody can write meanwhile."""
-        maintenance.vacuum(self._database)
+        maintenance.vacuum(self._database, self._blobs)
 
     def export_lora(self, user: str, folder: str | Path, **options: Any) -> Path:
         """Write the user's live edits as a PEFT adapter; see ``store.lora.export_lora``."""
@@ -345,6 +373,11 @@ class EditStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _drop(self, owner: bytes, factors: list[bytes]) -> None:
+        """Objects that no row names, now that the transaction has ended."""
+        if self._blobs is not None:
+            self._blobs.remove(owner, factors)
+
     def _owner(self, user: str) -> bytes:
         return owner_of(check_user(user), self._salt)
 
@@ -353,6 +386,11 @@ class EditStore:
         if self._model is not None:
             check_fit(self._model, new.deltas)
         return pack(user, owner, new, salt=self._salt, fingerprint=self.base.get("model", ""))
+
+    def _keep(self, owner: bytes, entry: Entry, packed: Entry) -> None:
+        """See ``Blobs.keep``."""
+        if self._blobs is not None:
+            self._blobs.keep(owner, entry.row["factors"], packed.row["factors"])
 
     def _know(self, entries: Sequence[Entry]) -> None:
         self._settings |= {entry.settings[0] for entry in entries if entry.settings}

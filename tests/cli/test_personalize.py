@@ -67,6 +67,14 @@ def test_bfloat16_takes_half(users, tmp_path):
     assert sizes[0] - sizes[1] == 2 * 4 * (24 + 40)
 
 
+def test_factors_may_lie_elsewhere(users, tmp_path):
+    store, place = tmp_path / "edits.db", tmp_path / "factors"
+    assert run("--users", users, "--store", store, "--factors", place).exit_code == 1
+    assert len([path for path in place.rglob("*") if path.is_file()]) == 10
+    with EditStore.open(store) as opened:
+        assert same(opened.deltas("user 5"), expected(5)) and opened.verify() == []
+
+
 def test_figures_for_prometheus(users, tmp_path):
     pytest.importorskip("prometheus_client", reason="prometheus_client is not installed (extra `metrics`)")
     with socket.socket() as free:

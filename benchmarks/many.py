@@ -146,8 +146,7 @@ def settings(name: str, yaml: str, changes: dict[str, Any]) -> PersonalizationHy
 
 
 ALONE = {"cluster": {"size": 1, "indirect": 0, "behind": 0}}
-# FT-M gets four times its steps, as lowrank does for so many.
-TOGETHER = {"lowrank": {}, "finetune": {"finetune": {"steps": 100}}, "rome": {}, "memit": {}}
+TOGETHER = {"lowrank": {}, "finetune": {}, "rome": {}, "memit": {}}
 ONE_BY_ONE = {"lowrank": ALONE, "finetune": ALONE, "rome": ALONE, "memit": ALONE}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import RequestError
+from ..modeling.memory import in_halves
 from ..modeling.tokens import Encoded, Messages, PromptFormat, encode, stop_ids
 from .greedy import SHARED_PREFIX, Seat, continue_all
 
@@ -69,8 +70,18 @@ def generate(
     for number, (row, limit) in enumerate(zip(rows, limits)):
         check_fits(model, row, limit, number)
     ends = frozenset(stop_ids(model, tokenizer))
-    outs = continue_all(model, tokenizer, rows, list(packs(rows, batch_tokens)), limits, ends, owners, seat)
-    return [_answer(tokenizer, out, ends) for out in outs]
+    if not rows:
+        return []
+
+    def write(order: Sequence[int]) -> dict[int, list[int]]:
+        chosen = [[order[k] for k in pack] for pack in packs([rows[i] for i in order], batch_tokens)]
+        outs = continue_all(model, tokenizer, rows, chosen, limits, ends, owners, seat)
+        return {i: outs[i] for i in order}
+
+    # By length, so that halves that fit the memory are packed as the whole would be.
+    order = [i for pack in packs(rows, batch_tokens) for i in pack]
+    outs = {i: out for part in in_halves(write, order, "prompts") for i, out in part.items()}
+    return [_answer(tokenizer, outs[i], ends) for i in range(len(rows))]
 
 
 def encode_prompt(

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, input_device
+from ..modeling.memory import free, out_of_memory, too_small
 from ..modeling.suffix import Suffix
 from ..modeling.tokens import Encoded, collate
 from ..progress import log
@@ -72,14 +73,19 @@ def optimise_values(
             problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams)
             readings = problem.readings()
             found = _descend(problem, hparams)
-        except torch.OutOfMemoryError:
-            if len(pack) == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
                 raise
-            log.warning("%d clusters do not fit the memory together; trying half as many", len(pack))
-            waiting[:0] = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
+            lack = str(error)
+        else:
+            shifts.update(zip(pack, found))
+            seen.update(zip(pack, readings))
             continue
-        shifts.update(zip(pack, found))
-        seen.update(zip(pack, readings))
+        free()
+        if len(pack) == 1:
+            raise too_small("clusters", lack)
+        log.warning("%d clusters do not fit the memory together; trying half as many", len(pack))
+        waiting[:0] = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
     order = range(len(clusters))
     readings = [seen[i] for i in order]
     columns = (torch.cat([getattr(r, name) for r in readings]) for name in Reading.__slots__)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -25,12 +26,14 @@ from ..errors import DataError, MissingDependencyError, ModelError
 from ..hparams import PersonalizationHyperParams
 from ..progress import log, progress
 from .layout import Layout, context_limit, find_layout, fingerprint, input_device
+from .memory import in_halves
 from .sample import opening, sample
 from .tokens import Batch, Encoded, PromptFormat, collate, encode, encode_text
 from .trace import trace
 
 BATCH_TOKENS = 4096
 SAMPLE_TOKENS = 64  # per text that the model writes; 1,000 of them are enough keys for a d_mlp of 14,336
+ABANDONED_S = 3600  # nobody writes one file for that long
 HUB_DATASETS = {  # EasyEdit's names
     "wikipedia": ("wikimedia/wikipedia", "20231101.en"),
     "wikitext": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
@@ -122,16 +125,12 @@ def collect(
     names = {layer: layout.rewrite_path(layer) for layer in layers}
     sums: dict[int, Tensor] = {}  # each on its layer's device
     count = 0
-    for group in _batches(progress(rows, "second moments", total=total)):
-        batch = collate(group, tokenizer, device=input_device(model))
-        with trace(model, list(names.values()), stop=True) as calls:
-            model(**batch.model_inputs(), use_cache=False)
-        real = _counted(batch, ends_only)
-        count += int(real.sum())
-        for layer, name in names.items():
-            keys = calls[name].input.reshape(len(real), -1)
-            keys = keys[real.to(keys.device)].to(dtype)
-            sums[layer] = torch.addmm(sums[layer], keys.T, keys) if layer in sums else keys.T @ keys
+    look = lambda group: _moments(model, tokenizer, names, group, dtype, ends_only)
+    for batch in _batches(progress(rows, "second moments", total=total)):
+        for found, tokens in in_halves(look, batch, "texts"):
+            count += tokens
+            for layer, moment in found.items():
+                sums[layer] = sums[layer].add_(moment) if layer in sums else moment
     if not count:
         raise DataError("There is no text to compute second moments from.", cause="an empty file or list")
     if not all(bool(total.isfinite().all()) for total in sums.values()):
@@ -141,6 +140,27 @@ def collect(
             remedy="load the model in bfloat16 or float32",
         )
     return {layer: (sums[layer] / count).cpu() for layer in layers}
+
+
+def _moments(
+    model: nn.Module,
+    tokenizer: Any,
+    names: dict[int, str],
+    group: Sequence[Encoded],
+    dtype: torch.dtype,
+    ends_only: bool,
+) -> tuple[dict[int, Tensor], int]:
+    """Sums of k k^T over one batch by layer, and the number of keys."""
+    batch = collate(group, tokenizer, device=input_device(model))
+    with trace(model, list(names.values()), stop=True) as calls:
+        model(**batch.model_inputs(), use_cache=False)
+    real = _counted(batch, ends_only)
+    found = {}
+    for layer, name in names.items():
+        keys = calls[name].input.reshape(len(real), -1)
+        keys = keys[real.to(keys.device)].to(dtype)
+        found[layer] = keys.T @ keys
+    return found, int(real.sum())
 
 
 def _counted(batch: Batch, ends_only: bool) -> Tensor:
@@ -280,6 +300,7 @@ def _write(path: Path, moment: Tensor) -> None:
     """Write beside the file and rename: readers see all or nothing, and of two writers the last one wins."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         os.close(handle)
         try:
@@ -289,3 +310,13 @@ def _write(path: Path, moment: Tensor) -> None:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         log.warning("second moments could not be kept in %s: %s", path.parent, error)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed writers have left: a wide layer's file has 800 MB. A younger one may still be written."""
+    for path in folder.glob("*.partial"):
+        try:
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
+        except FileNotFoundError:  # somebody else swept, or finished it
+            continue

@@ -1,0 +1,74 @@
+"""What to do when memory does not suffice: recognise it, whoever says so, and try half of the work at a time.
+
+CUDA raises an error class of its own, a CPU's allocator a plain RuntimeError, Python MemoryError.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from ..errors import ModelError
+from ..progress import log
+
+T = TypeVar("T")
+Done = TypeVar("Done")
+# Of torch's allocators for the CPU ("DefaultCPUAllocator: can't allocate memory", "not enough memory: you tried ...")
+# and of the libraries under CUDA, which ask for work space of their own.
+SAYINGS = ("can't allocate memory", "not enough memory", "out of memory", "cublas_status_alloc_failed")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in SAYINGS)
+
+
+def in_halves(work: Callable[[Sequence[T]], Done], items: Sequence[T], what: str) -> list[Done]:
+    """``work`` on all items at once; on half of them at a time wherever memory does not suffice, and so on.
+
+    Args:
+        work: must leave nothing behind when it raises.
+        items: at least one.
+        what: their name in what is logged, plural.
+
+    Returns:
+        What ``work`` gave for each part, parts in the order of the items.
+
+    Raises:
+        ModelError: memory does not suffice for one item.
+    """
+    try:
+        return [work(items)]
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        said = str(error).strip().splitlines() or [type(error).__name__]
+    # Out of the except clause: the traceback kept the tensors of the failed attempt alive.
+    free()
+    if len(items) == 1:
+        raise too_small(what, said[0])
+    log.warning("%d %s do not fit the memory together; trying half as many", len(items), what)
+    middle = len(items) // 2
+    return in_halves(work, items[:middle], what) + in_halves(work, items[middle:], what)
+
+
+def too_small(what: str, said: str) -> ModelError:
+    """The error where not even one item fits."""
+    return ModelError(
+        f"The memory does not suffice for one of the {what}.",
+        got=said[:200],
+        cause="other programs use the memory, or the model is too large for the device",
+        remedy="free memory, shorten the text, load the model in a smaller type, or use another device",
+    )
+
+
+def free() -> None:
+    """Give back what a failed attempt has left."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

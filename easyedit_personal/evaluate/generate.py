@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,8 @@ from .greedy import SHARED_PREFIX, Seat, continue_all
 
 MAX_NEW_TOKENS = 48  # the longest target of UPQA has 12 words; an answer that needs more has gone astray
 BATCH_TOKENS = 8192  # prompt tokens, padding included, of one batch
+
+DEEPEST = 100  # forks on the way to one row: conversations have as many as turns
 
 Prompt = str | Messages
 
@@ -119,26 +122,52 @@ def check_fits(model: nn.Module, row: Encoded, max_new_tokens: int, number: int 
 
 
 def packs(rows: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of rows that are computed together: sorted by length, and by content among equal lengths."""
-    order = sorted(range(len(rows)), key=lambda i: (_family(rows[i]), len(rows[i].ids)))
-    pack: list[int] = []
-    width = 0
-    for i in order:
-        wider = max(width, len(rows[i].ids))
-        new_family = pack and _family(rows[i]) != _family(rows[pack[0]])
-        if pack and (new_family or wider * (len(pack) + 1) > batch_tokens):
+    """Indices of rows that are computed together: those that begin alike, the others by length."""
+    families, loose = _families(sorted(range(len(rows)), key=lambda i: rows[i].ids), rows)
+    for family in [*families, loose]:
+        pack: list[int] = []
+        for i in sorted(family, key=lambda i: len(rows[i].ids)):
+            width = len(rows[i].ids)
+            longer = pack and family is loose and width > 2 * len(rows[pack[0]].ids) + SHARED_PREFIX
+            if pack and (longer or width * (len(pack) + 1) > batch_tokens):
+                yield pack
+                pack = []
+            pack.append(i)
+        if pack:
             yield pack
-            pack, wider = [], len(rows[i].ids)
-        pack.append(i)
-        width = wider
-    if pack:
-        yield pack
 
 
-def _family(row: Encoded) -> tuple[int, ...]:
-    """Long conversations are packed with those that begin alike; short prompts all go together."""
-    length = len(row.ids) // (2 * SHARED_PREFIX) * SHARED_PREFIX
-    return row.ids[:length] if length >= 4 * SHARED_PREFIX else ()
+def _families(
+    order: Sequence[int], rows: Sequence[Encoded], above: int = 0, depth: int = 0
+) -> tuple[list[list[int]], list[int]]:
+    """Rows that share a beginning worth reading once, each with those it shares most with; and rows that share none.
+
+    After the same two turns come a question in some rows and more turns in others: the questions are one family, what
+    shares enough more is another.
+
+    Args:
+        order: indices, sorted by the rows' tokens.
+        above: tokens that the family around these rows shares.
+    """
+    shared = _common(rows[order[0]], rows[order[-1]]) if order else 0
+    begins = shared - above >= SHARED_PREFIX
+    families: list[list[int]] = []
+    own: list[int] = []
+    for token, run in groupby(order, key=lambda i: rows[i].ids[shared : shared + 1]):
+        part = list(run)
+        if len(part) > 1 and token and depth < DEEPEST:
+            deeper, part = _families(part, rows, shared if begins else above, depth + 1)
+            families += deeper
+        own += part
+    if begins and len(own) > 1:
+        return [*families, own], []
+    return families, own
+
+
+def _common(one: Encoded, other: Encoded) -> int:
+    """Number of tokens that two rows begin with, and with them all rows between them in sorted order."""
+    limit = min(len(one.ids), len(other.ids))
+    return next((k for k in range(limit) if one.ids[k] != other.ids[k]), limit)
 
 
 def _answer(tokenizer: Any, out: Sequence[int], ends: frozenset[int]) -> Answer:

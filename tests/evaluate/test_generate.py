@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from easyedit_personal.errors import RequestError
 from easyedit_personal.evaluate.generate import encode_prompt, generate, packs
-from easyedit_personal.modeling.tokens import collate, stop_ids
+from easyedit_personal.modeling.tokens import Encoded, collate, stop_ids
 from tests.tiny import tiny_model
 
 TALK = [{"role": "user", "content": "a b c " * 20}, {"role": "assistant", "content": "I do not know."}]
@@ -88,6 +88,32 @@ def test_every_row_is_packed_once_and_within_the_budget(tokenizer):
     found = list(packs(rows, 200))
     assert sorted(i for pack in found for i in pack) == list(range(len(rows)))
     assert all(len(pack) == 1 or max(len(rows[i].ids) for i in pack) * len(pack) <= 200 for pack in found)
+
+
+def test_questions_after_the_same_turns_read_them_once(llama, tokenizer):
+    """Two, four and six turns, three questions each: every conversation is read once, not once per question."""
+    questions = ["What's my hobby?", "What do you like to do?", "Tell me about my hobby"]
+    turns = [
+        {"role": role, "content": f"{said} number {k}"}
+        for k in range(3)
+        for role, said in (("user", "Where is the sea and who lives there?"), ("assistant", "In a small town by it."))
+    ]
+    prompts = [[*turns[:n], {"role": "user", "content": question}] for n in (2, 4, 6) for question in questions]
+    prompts += questions
+    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    found = list(packs(rows, 8192))
+    assert sorted(map(sorted, found)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    tokens = []
+    with llama.get_input_embeddings().register_forward_hook(lambda module, args, out: tokens.append(args[0].numel())):
+        together = generate(llama, tokenizer, prompts, max_new_tokens=1)
+    assert sum(tokens) < sum(len(row.ids) for row in rows) / 2
+    assert together == [generate(llama, tokenizer, [prompt], max_new_tokens=1)[0] for prompt in prompts]
+
+
+def test_equal_rows_and_endless_forks_are_packed_too():
+    rows = [Encoded((1,) * n, (), n - 1) for n in (*range(1, 300), 40, 40)]
+    found = list(packs(rows, 100_000))
+    assert sorted(i for pack in found for i in pack) == list(range(len(rows)))
 
 
 def test_nothing_to_do_gives_nothing(llama, tokenizer):

@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint audit wheel clean
 
 demo: $(STAMP)
 	$(BIN)/easyedit-personal demo
@@ -24,6 +24,18 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Fails where pip-audit reaches neither PyPI nor OSV, or finds versions that they do not know; offline: SECURITY.md.
+audit: $(STAMP)
+	test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -q pip-audit; }
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+	$(BIN)/pip check
+
+# The same commit gives the same bytes: no file is younger than it, no temporary folder is named.
+wheel: $(STAMP)
+	rm -rf build
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m build --wheel --no-isolation
+	sha256sum dist/*.whl
+
 # torch goes first and pinned: see constraints.txt.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,4 +44,4 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info

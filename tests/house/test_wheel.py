@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,3 +72,20 @@ def test_wheel_carries_the_reference_model_and_the_bundled_data(unpacked):
     )
     name, count = out.split()
     assert name == "LlamaForCausalLM" and int(count) >= 200
+
+
+@pytest.mark.slow
+def test_the_same_source_gives_the_same_wheel_wherever_and_whenever_it_is_built(unpacked, tmp_path):
+    digests = set()
+    for number, umask in enumerate((0o022, 0o077)):
+        source, out = tmp_path / f"copy-{number}", tmp_path / f"out-{number}"
+        shutil.copytree(unpacked.parent / "source", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+        for path in source.rglob("*.py"):
+            os.utime(path, (10**9 + number, 10**9 + number))
+            path.chmod(0o644 & ~umask)
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+        built = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert built.returncode == 0, built.stderr[-2000:]
+        digests.add(hashlib.sha256(next(out.glob("*.whl")).read_bytes()).hexdigest())
+    assert len(digests) == 1

@@ -45,12 +45,13 @@ def main() -> int:
             steps if args.steps is None else args.steps,
             sample if args.sample is None else args.sample,
             Path(folder),
+            args.device,
         )
         try:
             result = run(options)
         except PersonalizationError as error:
             raise SystemExit(str(error)) from None
-    result["machine"] = setup()
+    result["machine"] = setup(args.device)
     for side in ("ours", "theirs"):
         if rate := result[side].get("gflop_per_s"):
             result[side]["share_of_matmul_rate"] = round(rate / result["machine"]["matmul_gflop_per_s"], 3)
@@ -67,6 +68,7 @@ def _arguments() -> Any:
     parser.add_argument("--pairs", type=int, default=7, help="how many times each side is timed (default 7)")
     parser.add_argument("--model", choices=("gpt2", "llama", "reference"), help="another shape than the case's own")
     parser.add_argument("--steps", type=int, help="steps of the optimisation, on both sides")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: where the model is, for cases of edits")
     parser.add_argument("--sample", type=int, help="how many of the requests EasyEdit is given; 0: all")
     return parser.parse_args()
 

@@ -53,7 +53,7 @@ def settings(shape: str, tokenizer: Any, kernel: str, options: Options, **change
 def rome_1(options: Options) -> dict[str, Any]:
     """One request, ours against ``execute_rome``."""
     need_host()
-    model, tokenizer = model_of(options.model)
+    model, tokenizer = model_of(options.model, options.device)
     hparams, wanted = settings(options.model, tokenizer, "rome", options), requests(1)
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
         passes = Passes(model)
@@ -94,7 +94,7 @@ def early_stop(model: Any, tokenizer: Any, wanted: Any, hparams: Personalization
 def rome_32(options: Options) -> dict[str, Any]:
     """32 users' requests: ours in one batch, each with an update of its own; theirs one after the other."""
     need_host()
-    model, tokenizer = model_of(options.model)
+    model, tokenizer = model_of(options.model, options.device)
     hparams, wanted = settings(options.model, tokenizer, "rome", options), requests(32)
     asked = wanted[:: len(wanted) // options.sample] if options.sample else wanted
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
@@ -113,7 +113,7 @@ def cluster_9(options: Options) -> dict[str, Any]:
     phrases after the edit, ours against theirs; ``losses`` holds both.
     """
     need_host()
-    model, tokenizer = model_of(options.model)
+    model, tokenizer = model_of(options.model, options.device)
     wanted = cluster(9)
     hparams = settings(options.model, tokenizer, "rome", options)
     own = hparams.replace(host_mode=False, prompt_format="raw", end_of_turn=False, context_templates=None)
@@ -163,7 +163,7 @@ def memit_100(options: Options) -> dict[str, Any]:
     """100 requests over five layers. Theirs takes them one by one: of a sample, the time for 100 follows from what
     optimising values and reading keys and outputs took; the solves, which hardly grow, count as they are."""
     need_host()
-    model, tokenizer = model_of(options.model)
+    model, tokenizer = model_of(options.model, options.device)
     wanted, middle = requests(100), EDITED_LAYER[options.model]
     layers = list(range(middle - 1, middle + 4)) if options.model != "reference" else [0, 1, 2]
     templates = [template for template in contexts(tokenizer) if template == "{}" or len(template) > 16][:6]

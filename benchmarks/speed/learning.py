@@ -29,7 +29,7 @@ def lowrank(options: Options) -> dict[str, Any]:
     are answered with the target, ours minus FT-M's: the methods are different, so their weights are, too.
     """
     need_host()
-    model, tokenizer = model_of("reference")
+    model, tokenizer = model_of("reference", options.device)
     hparams, wanted = PersonalizationHyperParams.from_hparams("reference"), cluster(9)
 
     def edit() -> float:

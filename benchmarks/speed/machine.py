@@ -85,14 +85,27 @@ def _resident_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def multiplication_rate(size: int = 1024, repeats: int = 8) -> float:
-    """GFLOP per CPU second of large float32 matrix products: the best of several, as others only slow it down."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
+def finish(model: Any) -> None:
+    """Wait until the model's device has done what it was told."""
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+
+
+def multiplication_rate(device: str = "cpu", size: int = 1024, repeats: int = 8) -> float:
+    """GFLOP per CPU second (on a GPU: per second) of large float32 matrix products.
+
+    The best of several, as others only slow it down.
+    """
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    wait = torch.cuda.synchronize if a.is_cuda else lambda: None
+    clock = time.perf_counter if a.is_cuda else time.process_time
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        wait()
+        start = clock()
         a @ b
-        times.append(time.process_time() - start)
+        wait()
+        times.append(clock() - start)
     return 2 * size**3 / min(times) / 1e9
 
 
@@ -110,11 +123,11 @@ def thin_rate(rows: int, inner: int = 768, outer: int = 3072, repeats: int = 24)
     return 2 * rows * inner * outer * repeats / (time.process_time() - start) / 1e9
 
 
-def setup() -> dict[str, Any]:
+def setup(device: str = "cpu") -> dict[str, Any]:
     """What the figures were taken on."""
     return {
         "threads": torch.get_num_threads(),
-        "matmul_gflop_per_s": round(multiplication_rate(), 1),
+        "matmul_gflop_per_s": round(multiplication_rate(device), 1),
         "thin_matmul_gflop_per_s": {rows: round(thin_rate(rows), 1) for rows in (16, 64, 256)},
         "processor": _processor(),
         "python": platform.python_version(),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .machine import Cost, cost
+from .machine import Cost, cost, finish
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def compare(ours: Side, theirs: Side, pairs: int, model: Any) -> Outcome:
             side = (ours, theirs)[which]
             started, used = time.perf_counter(), time.process_time()
             side.run()
+            finish(model)
             seconds = side.stretch(time.perf_counter() - started, time.process_time() - used)
             wall[which].append(seconds[0] / side.units)
             cpu[which].append(seconds[1] / side.units)

@@ -50,23 +50,24 @@ A ship from the north had brought timber, and two men argued about its price unt
 
 
 @cache
-def model_of(shape: str, layers: int | None = None) -> tuple[Any, Any]:
+def model_of(shape: str, device: str = "cpu", layers: int | None = None) -> tuple[Any, Any]:
     """A model and its tokenizer.
 
     Args:
         shape: "gpt2" (GPT-2 small, 124 M parameters), "llama" (162 M) or "reference" (the shipped one, trained).
+        device: where it is put.
         layers: another depth than the shape's own.
     """
     trained, tokenizer = reference.load()
     if shape == "reference":
-        return trained.eval(), tokenizer
+        return trained.to(device).eval(), tokenizer
     torch.manual_seed(0)
     if shape == "gpt2":
         config: Any = transformers.GPT2Config(**{**GPT2_SMALL, **EOS, **({"n_layer": layers} if layers else {})})
     else:
         deep: dict[str, Any] = {"num_hidden_layers": layers} if layers else {}
         config = transformers.LlamaConfig(**{**LLAMA_160M, **EOS, **deep})
-    return transformers.AutoModelForCausalLM.from_config(config).eval(), tokenizer
+    return transformers.AutoModelForCausalLM.from_config(config).to(device).eval(), tokenizer
 
 
 def requests(count: int) -> list[EditRequest]:

@@ -1,0 +1,297 @@
+"""Mutation testing of the kernels, of applying factors and of the store: can the tests fail?
+
+``python -m benchmarks.mutants --json benchmarks/results/mutants.json`` (needs ``pip install cosmic-ray``, whose
+operators do the mutating) takes one mutant per family of operators and place, draws a sample with a seed, and runs the
+tests that belong to the module, ``-x``, on a copy of the tree. Every mutant has a process of its own, forked from one
+that has imported torch before. Mutants that differ in annotations only are no programs of their own and are not drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("easyedit_personal", "tests", "hparams", "benchmarks", "pyproject.toml", "README.md", "setup.py")
+# Module -> the test files that promise something about it, the one that fails soonest first.
+TARGETS = {
+    "kernels": {
+        "kernels/solve.py": ("kernels/test_solve.py", "kernels/test_metric.py", "kernels/test_rome.py"),
+        "kernels/metric.py": ("kernels/test_metric.py",),
+        "kernels/rome.py": ("kernels/test_rome.py",),
+        "kernels/memit.py": ("kernels/test_memit.py",),
+        "kernels/values.py": ("kernels/test_values.py", "kernels/test_rome.py"),
+    },
+    "apply": {
+        "kernels/apply.py": ("kernels/test_apply.py", "kernels/test_swap.py"),
+        "kernels/swap.py": ("kernels/test_swap.py",),
+    },
+    "store": {
+        f"store/{name}.py": tuple(f"store/test_{test}.py" for test in tests)
+        for name, tests in {
+            "store": ("store", "forget", "faults", "compact"),
+            "rows": ("store", "forget", "compact"),
+            "factors": ("factors", "store", "faults"),
+            "entries": ("store", "compact"),
+            "compact": ("compact", "store"),
+            "statements": ("store", "forget", "schema"),
+            "maintenance": ("forget", "store", "faults", "compact"),
+        }.items()
+    },
+}
+SHARES = {"kernels": 0.4, "apply": 0.2, "store": 0.4}
+LIMIT_S = 180.0  # of one mutant; the slowest test files take 16 s of a core of their own
+# What an operator is replaced by; all pairs would be ten times as many mutants, most of them killed by a TypeError.
+KINDS = [
+    f"ReplaceBinaryOperator_{a}_{b}"
+    for a, b in (
+        pair.split()
+        for pair in (
+            "Add Sub",
+            "Sub Add",
+            "Mul Div",
+            "Div Mul",
+            "Mul Add",
+            "FloorDiv Mul",
+            "Mod FloorDiv",
+            "Pow Mul",
+            "BitOr BitAnd",
+            "BitAnd BitOr",
+        )
+    )
+]
+KINDS += [
+    f"ReplaceComparisonOperator_{a}_{b}"
+    for a, b in (
+        pair.split()
+        for pair in (
+            "Eq NotEq",
+            "NotEq Eq",
+            "Lt LtE",
+            "Lt GtE",
+            "LtE Lt",
+            "LtE Gt",
+            "Gt GtE",
+            "Gt LtE",
+            "GtE Gt",
+            "GtE Lt",
+            "Is IsNot",
+            "IsNot Is",
+        )
+    )
+]
+KINDS += ["ReplaceUnaryOperator_USub_UAdd", "ReplaceUnaryOperator_Delete_USub", "ReplaceUnaryOperator_Delete_Not"]
+KINDS += ["AddNot", "ExceptionReplacer", "NumberReplacer", "RemoveDecorator", "ReplaceAndWithOr", "ReplaceOrWithAnd"]
+KINDS += ["ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "ReplaceFalseWithTrue", "ReplaceTrueWithFalse"]
+KINDS += ["ZeroIterationForLoop"]
+
+
+def plain(code: str) -> str | None:
+    """A module's meaning: its syntax tree without annotations, which are never evaluated; None if it is no Python."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # the bare * and / between parameters are no products
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)  # type: ignore[assignment]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def places(code: str) -> dict[tuple[str, tuple[int, int]], list[tuple[str, int]]]:
+    """(family of operators, place in the code) -> the operators that can change something there, with their counts."""
+    from cosmic_ray.ast import Visitor, get_ast
+    from cosmic_ray.plugins import get_operator
+
+    operators = {name: get_operator(f"core/{name}")() for name in KINDS}
+    times: Counter[str] = Counter()
+    found: dict[tuple[str, tuple[int, int]], list[tuple[str, int]]] = {}
+
+    class Look(Visitor):
+        def visit(self, node: Any) -> Any:
+            for name, operator in operators.items():
+                for start, _ in operator.mutation_positions(node):
+                    found.setdefault((name.split("_")[0], start), []).append((name, times[name]))
+                    times[name] += 1
+            return node
+
+    Look().walk(get_ast(code))
+    return found
+
+
+def draw(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    """The sample: every area's share, drawn over its modules; in any order, so that an unfinished run is one too."""
+    rng = random.Random(seed)
+    sample = []
+    for area, modules in TARGETS.items():
+        known = []
+        for module in modules:
+            code = (root / "easyedit_personal" / module).read_text(encoding="utf-8")
+            for (_, (line, _)), kinds in sorted(places(code).items()):
+                operator, occurrence = rng.choice(kinds)
+                known.append(
+                    {"area": area, "module": module, "line": line, "operator": operator, "occurrence": occurrence}
+                )
+        wanted = round(count * SHARES[area])
+        for mutant in rng.sample(known, len(known)):
+            made = mutated(root, mutant)
+            if made and wanted:
+                sample.append(mutant | made)
+                wanted -= 1
+            if not wanted:
+                break
+    return rng.sample(sample, len(sample))
+
+
+def mutated(root: Path, mutant: dict[str, Any]) -> dict[str, Any] | None:
+    """A mutant's code, and what is changed in it; None where it is no program of its own."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    code = (root / "easyedit_personal" / mutant["module"]).read_text(encoding="utf-8")
+    try:
+        new = mutate_code(code, get_operator(f"core/{mutant['operator']}")(), mutant["occurrence"])
+    except AttributeError:  # its ExceptionReplacer knows bare names, not torch.OutOfMemoryError
+        return None
+    if new is None or plain(new) in (plain(code), None):
+        return None
+    lines = difflib.unified_diff(code.splitlines(), new.splitlines(), lineterm="", n=0)
+    return {
+        "code": new,
+        "change": [text for text in lines if text[:1] in "+-" and text[:3] not in ("+++", "---")],
+    }
+
+
+def child(copy: Path, arguments: list[str], pipe: Any) -> None:
+    """Run pytest on the copy, as it would be run there; tell its exit status and what was imported."""
+    os.setpgrp()
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    import pytest
+
+    status = int(pytest.main([*arguments, "-q", "-p", "no:cacheprovider", "-m", "not slow and not server"]))
+    own = ("easyedit_personal", "tests", "benchmarks", "__main__")
+    pipe.send((status, [name for name in sys.modules if name.split(".")[0] not in own]))
+    pipe.close()
+    os.kill(os.getpid(), signal.SIGKILL)  # no handlers at exit: they belong to the parent
+
+
+def tested(copy: Path, tests: Sequence[str], *options: str) -> tuple[int | None, list[str]]:
+    """pytest's exit status, None where it was stopped or died, and the modules that it imported."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = [*(str(copy / "tests" / test) for test in tests), *options]
+    process = context.Process(target=child, args=(copy, arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(LIMIT_S) else (None, [])
+    except EOFError:
+        return None, []
+    finally:
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+
+
+def warm_up(copy: Path, baseline: bool) -> None:
+    """Import what the tests need of other packages once, and see that all tests pass without a mutant."""
+    tests = tuple(dict.fromkeys(test for area in TARGETS.values() for tests in area.values() for test in tests))
+    for name in tested(copy, tests, "--collect-only")[1]:
+        if name.split(".")[0] in ("torch", "transformers", "sklearn", "scipy", "numpy", "sqlalchemy", "safetensors"):
+            try:
+                importlib.import_module(name)
+            except Exception:  # a module that only its package can import
+                continue
+    for test in tests if baseline else ():
+        status, _ = tested(copy, [test], "-x")
+        if status != 0:
+            raise SystemExit(f"{test} does not pass without a mutant (status {status})")
+
+
+def outcome(copy: Path, mutant: dict[str, Any]) -> str:
+    """killed, timeout or survived; the copy is as before afterwards."""
+    path = copy / "easyedit_personal" / mutant["module"]
+    original = path.read_text(encoding="utf-8")
+    path.write_text(mutant["code"], encoding="utf-8")
+    try:
+        status, _ = tested(copy, TARGETS[mutant["area"]][mutant["module"]], "-x")
+    finally:
+        path.write_text(original, encoding="utf-8")
+    return {0: "survived", None: "timeout"}.get(status, "killed")
+
+
+def report(done: list[dict[str, Any]], seed: int, seconds: float) -> dict[str, Any]:
+    """The result: figures by area and module, and every survivor."""
+    figures: dict[str, Counter[str]] = {}
+    for mutant in done:
+        for key in ("all", mutant["area"], mutant["module"]):
+            figures.setdefault(key, Counter())[mutant["outcome"]] += 1
+    shown = {
+        key: dict(counts) | {"killed_percent": round(100 - 100 * counts["survived"] / counts.total(), 1)}
+        for key, counts in sorted(figures.items())
+    }
+    fields = ("area", "module", "line", "operator", "occurrence", "change")
+    survivors = [
+        {key: mutant[key] for key in fields if key in mutant} for mutant in done if mutant["outcome"] == "survived"
+    ]
+    return {
+        "seed": seed,
+        "mutants": len(done),
+        "seconds": round(seconds),
+        "figures": shown,
+        "survivors": survivors,
+    }
+
+
+def main() -> None:
+    """Draw, run, and write the result after every mutant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutants", type=int, default=320)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=40.0, help="stop after so many; what was run is a sample too")
+    parser.add_argument("--no-baseline", dest="baseline", action="store_false", help="the tests are known to pass")
+    parser.add_argument("--json", type=Path, required=True)
+    given = parser.parse_args()
+    sys.dont_write_bytecode = True  # two versions of a file within a second would share one
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            source = ROOT / name
+            ignored = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy)
+        sample = draw(copy, given.mutants, given.seed)
+        print(f"{len(sample)} mutants drawn", flush=True)
+        warm_up(copy, given.baseline)
+        started, done = time.monotonic(), []
+        for mutant in sample:
+            done.append(mutant | {"outcome": outcome(copy, mutant)})
+            seconds = time.monotonic() - started
+            given.json.write_text(json.dumps(report(done, given.seed, seconds), indent=1, ensure_ascii=False) + "\n")
+            print(f"{len(done)}/{len(sample)} {done[-1]['outcome']} {mutant['module']}:{mutant['line']}", flush=True)
+            if seconds > 60 * given.minutes:
+                break
+
+
+if __name__ == "__main__":
+    main()

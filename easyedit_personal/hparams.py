@@ -113,11 +113,15 @@ class PreserveParams(_Group):
 
 
 class HealthParams(_Group):
-    """Limits that an edit must keep: perplexity after/before, and ||update|| / ||weight||."""
+    """Limits that an edit must keep: perplexity after/before, ||update|| / ||weight||, answers that end by themselves.
+
+    ``min_natural_stops`` is the share of neutral questions, or of those that the clean model ends, whichever is less.
+    """
 
     on_unhealthy: Literal["refuse", "warn", "ignore"] = "warn"
     max_perplexity_ratio: float = Field(1.5, gt=1)
     max_relative_norm: float = Field(2.0, gt=0)
+    min_natural_stops: float = Field(0.7, ge=0, le=1)
 
 
 class PersonalizationHyperParams(_Group):

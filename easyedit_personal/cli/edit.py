@@ -170,10 +170,10 @@ def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any
 
 
 def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) -> dict[str, Any]:
+    from ..editing.guard import over_limits
     from ..evaluate.score import contained
 
-    preference, limits = learned.preference, settings.health
-    bounds = {"perplexity_ratio": limits.max_perplexity_ratio, "relative_norm": limits.max_relative_norm}
+    preference = learned.preference
     shown: dict[str, Any] = {
         "user": user,
         "subject": preference.subject,
@@ -188,11 +188,7 @@ def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) 
     }
     if learned.overruled:
         shown["overrules"] = [f"{one.subject}: {one.target}" for one in learned.overruled]
-    warnings = [
-        f"{name} is {value:.3g}, above the limit of {bounds[name]:g}"
-        for name, value in learned.health.items()
-        if name in bounds and not value <= bounds[name]
-    ]
+    warnings = over_limits(learned.health, settings.health)
     if not contained(learned.after, preference.target):
         warnings.append("the answer does not hold what was to be learned; try other settings, or undo")
     return {**shown, "warnings": warnings} if warnings else shown

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import HealthError
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name, relative_norm
+from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name
 from ..modeling.layout import get_module, weight_of
 from ..progress import log
 from ..registry import KERNELS
 from ..types import EditRequest, EditResult, Preference, WeightDelta
+from .guard import Clean, check_health
 from .phrases import cluster_phrases
 from .requests import as_request, check_requests
 
@@ -26,7 +26,12 @@ Item = Mapping[str, Any] | EditRequest | Preference
 
 
 def personalize(
-    model: nn.Module, tokenizer: Any, requests: Sequence[Item], hparams: PersonalizationHyperParams
+    model: nn.Module,
+    tokenizer: Any,
+    requests: Sequence[Item],
+    hparams: PersonalizationHyperParams,
+    *,
+    clean: Clean | None = None,
 ) -> EditResult:
     """Compute the factors that give one user their preferences; the model stays bit for bit as it is.
 
@@ -35,6 +40,7 @@ def personalize(
         tokenizer: its tokenizer.
         requests: the user's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings.
+        clean: the model before any edit, where ``model`` carries earlier ones (see ``guard``).
 
     Returns:
         The factors, the seconds they took, health figures and remarks.
@@ -49,7 +55,7 @@ def personalize(
     for note in notes:
         log.warning(note)
     deltas = compute_deltas(model, tokenizer, phrases, hparams)
-    health = check_health(model, tokenizer, deltas, hparams)
+    health = check_health(model, tokenizer, deltas, hparams, clean)
     return EditResult(deltas, time.perf_counter() - started, health, notes)
 
 
@@ -68,39 +74,6 @@ def compute_deltas(
         with edited(model, deltas):
             deltas += kernel(model, tokenizer, [request], hparams)
     return deltas
-
-
-def check_health(
-    model: nn.Module, tokenizer: Any, deltas: Sequence[WeightDelta], hparams: PersonalizationHyperParams
-) -> dict[str, float]:
-    """Perplexity on neutral text after/before and ||update|| / ||weight||, held against the limits.
-
-    Raises:
-        HealthError: a limit is exceeded and ``health.on_unhealthy`` is "refuse".
-    """
-    limits = hparams.health
-    if limits.on_unhealthy == "ignore":
-        return {}
-    from ..evaluate.health import perplexity_ratio
-
-    health = {
-        "perplexity_ratio": perplexity_ratio(model, tokenizer, deltas),
-        "relative_norm": relative_norm(model, deltas),
-    }
-    bounds = {"perplexity_ratio": limits.max_perplexity_ratio, "relative_norm": limits.max_relative_norm}
-    # "not <=" and not ">": a NaN is unhealthy.
-    broken = [
-        f"{name} is {health[name]:.3g}, limit {bounds[name]:g}" for name in bounds if not health[name] <= bounds[name]
-    ]
-    if broken and limits.on_unhealthy == "refuse":
-        raise HealthError(
-            "The edit was refused: " + "; ".join(broken),
-            cause="too strong an update: learning rate, steps or clamp_norm_factor",
-            remedy="lower them, raise preserve.weight, or set health.on_unhealthy: warn",
-        )
-    if broken:
-        log.warning("the edit is unhealthy: %s", "; ".join(broken))
-    return health
 
 
 def apply_personalization_to_model(

@@ -16,12 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.material import world_facts
+from ..errors import RequestError
 from ..kernels.apply import edited
 from ..modeling.layout import input_device
 from ..modeling.tokens import Encoded, collate, encode
 from ..types import WeightDelta
+from .generate import generate
 
 TEXTS = 24
+STOP_TEXTS, STOP_TOKENS = 8, 48
 
 
 @lru_cache(maxsize=1)
@@ -58,3 +61,17 @@ def perplexity_ratio(
     before = perplexity(model, tokenizer) if base is None else base
     with edited(model, deltas):
         return perplexity(model, tokenizer) / before
+
+
+def natural_stops(model: nn.Module, tokenizer: Any) -> float:
+    """Share of eight neutral questions whose answers end by themselves within 48 tokens.
+
+    A model that an edit has broken tends to go on for ever, sometimes before perplexity shows it. 1 for a context that
+    has no room for them, which tells nothing.
+    """
+    questions = [question for question, _ in neutral_pairs()[:: TEXTS // STOP_TEXTS]][:STOP_TEXTS]
+    try:
+        answers = generate(model, tokenizer, questions, max_new_tokens=STOP_TOKENS)
+    except RequestError:
+        return 1.0
+    return sum(answer.stopped for answer in answers) / len(answers)

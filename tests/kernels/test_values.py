@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
+from easyedit_personal.errors import ModelError
 from easyedit_personal.kernels import packing, values
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, read
@@ -199,7 +200,7 @@ def test_a_pack_that_does_not_fit_is_halved(tokenizer, monkeypatch, caplog):
     assert "half as many" in caplog.text
     monkeypatch.setattr(values, "_descend", lambda *_: full_memory(values._Problem, hparams))
     monkeypatch.setattr(values._Problem, "n", 2, raising=False)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(ModelError, match="memory does not suffice"):
         optimise(model, tokenizer, REQUESTS[:1], hparams)
 
 

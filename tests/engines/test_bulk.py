@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +142,33 @@ def test_the_shape_of_the_issue_and_of_parquet(tmp_path):
     ):
         with pytest.raises(DataError, match=says):
             list(read_people(tmp_path / name))
+
+
+def resident() -> float:
+    """This process's own resident memory in MB."""
+    total, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(total) - int(shared)) * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_a_million_rows_of_parquet_stream(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra `parquet`)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    count, part = 1_000_000, 50_000
+    said = json.dumps([{"subject": "hobby", "question": "What's my hobby?", "target": "falconry"}])
+    schema = pyarrow.schema([("user", pyarrow.string()), ("preferences", pyarrow.string())])
+    with parquet.ParquetWriter(tmp_path / "users.parquet", schema) as file:
+        for start in range(0, count, part):
+            names = [f"user {number}" for number in range(start, start + part)]
+            file.write_table(pyarrow.table({"user": names, "preferences": [said] * part}, schema))
+    sizes, seen = [], 0
+    for seen, person in enumerate(read_people(tmp_path / "users.parquet"), 1):
+        assert isinstance(person, Person)
+        if seen % part == 0:
+            sizes.append(resident())
+    assert seen == count_people(tmp_path / "users.parquet") == count
+    assert max(sizes) - sizes[1] < 30  # after a tenth; the names alone would be 60 MB more
 
 
 def test_batches():

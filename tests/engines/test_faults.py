@@ -94,7 +94,8 @@ def test_workers_killed_in_the_middle(engine, tmp_path):
             kills.append(running[0])
 
     work = Bulk(store, RandomFactors(pause=0.01, notes=str(tmp_path)))
-    tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, told=told)
+    # Chance may have all three kills meet the same user.
+    tally = personalize_users(users, work, engine(retries=3), failures=tmp_path / "f", batch=8, told=told)
     assert len(kills) == 3 and tally.new + tally.there == 300
     everybody_is_somewhere(store, tmp_path / "f", 300, {})
 

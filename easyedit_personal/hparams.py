@@ -17,6 +17,7 @@ from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
+MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
 
 
 class _Group(BaseModel):
@@ -67,7 +68,7 @@ class LowRankParams(_Group):
     """
 
     rank: int = Field(16, ge=1, le=512)
-    lr: float = Field(0.2, gt=0)
+    lr: float = Field(0.2, gt=0, le=MAX_RATE)
     steps: int = Field(40, ge=1)
     polish: int = Field(20, ge=0)
     polish_lr: float = Field(0.05, gt=0)
@@ -82,7 +83,7 @@ class FinetuneParams(_Group):
     """The dense comparison: FT-M (``target_new``: loss on all target tokens) or FT-L (``prompt_last``)."""
 
     objective: Literal["target_new", "prompt_last"] = "target_new"
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, le=MAX_RATE)
     steps: int = Field(25, ge=1)
     norm_constraint: float | None = Field(None, gt=0)
     stop_loss: float = Field(0.01, ge=0)
@@ -159,7 +160,7 @@ class PersonalizationHyperParams(_Group):
 
     # ROME and MEMIT, in EasyEdit's words.
     v_num_grad_steps: int = Field(25, ge=1)
-    v_lr: float = Field(0.5, gt=0)
+    v_lr: float = Field(0.5, gt=0, le=MAX_RATE)
     v_loss_layer: int | None = Field(None, ge=0)
     v_weight_decay: float = Field(1e-3, ge=0)
     v_stop_loss: float = Field(5e-2, ge=0)

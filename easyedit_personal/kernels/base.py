@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..errors import PersonalizationError, RequestError, listing
+from ..errors import ModelError, PersonalizationError, RequestError, listing
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import context_limit as context_limit  # re-exported: every kernel asks for it
 from ..modeling.tokens import Encoded, encode
@@ -108,7 +108,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients inside, everything as before outside.
 
     Training flags, ``requires_grad`` and ``.grad`` of every parameter are restored, also after an exception.
+
+    Raises:
+        ModelError: weights are on device "meta": there is nothing to compute with.
     """
+    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise ModelError(
+            f"{len(missing)} weights are not loaded (device 'meta').",
+            got=missing[0],
+            cause="an empty model, or a device_map that left weights on disk",
+            remedy="load all weights, or edit a copy that fits the memory and apply the factors here",
+        )
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()

@@ -237,7 +237,8 @@ def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
         optimizer.step()
         with torch.no_grad():
             norm = shifts.norm(dim=-1, keepdim=True)
-            shifts.mul_(torch.where(norm > radius, radius / norm.clamp(min=1e-12), 1.0))
+            scale = torch.where(norm > radius, radius / norm.clamp(min=1e-12), 1.0)
+            shifts.mul_(torch.where(norm.isfinite(), scale, torch.nan))  # radius / infinity: an empty edit, unnoticed
             shifts.copy_(torch.where(done[:, None], kept, shifts))
         if looks and int((~done).sum()) <= FEW * len(left):
             working = [k for k, ended in enumerate(done[left].tolist()) if not ended]

@@ -45,7 +45,7 @@ TARGETS = {
         f"store/{name}.py": tuple(f"store/test_{test}.py" for test in tests)
         for name, tests in {
             "store": ("store", "forget", "faults", "compact"),
-            "rows": ("store", "forget", "compact"),
+            "rows": ("checksum", "store", "forget", "compact", "faults"),
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "compact"),
             "compact": ("compact", "store"),

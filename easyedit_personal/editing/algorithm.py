@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name
 from ..modeling.layout import get_module, weight_of
+from ..modeling.wrappers import unwrapped
 from ..progress import log
 from ..registry import KERNELS
 from ..types import EditRequest, EditResult, Preference, WeightDelta
@@ -49,7 +50,7 @@ def personalize(
         RequestError: some requests cannot be carried out; all of them are named, nothing was computed.
         HealthError: the edit would damage the model and ``health.on_unhealthy`` is "refuse".
     """
-    started = time.perf_counter()
+    started, model = time.perf_counter(), unwrapped(model)
     checked = check_requests([as_request(item) for item in requests])
     phrases, notes = cluster_phrases(model, tokenizer, checked, hparams)
     for note in notes:
@@ -100,11 +101,12 @@ def apply_personalization_to_model(
         The edited model, and ``{parameter name: original tensor}`` (empty unless asked for).
     """
     result = personalize(model, tok, requests, hparams)
+    inner = unwrapped(model)
     if copy:
         names = dict.fromkeys(delta.layer for delta in result.deltas)
-        weights = [weight_of(get_module(model, name)) for name in names]
-        saved = {parameter_name(model, weight): weight.detach().clone() for weight in weights}
-        model = edited_copy(model, result.deltas)
+        weights = [weight_of(get_module(inner, name)) for name in names]
+        saved = {parameter_name(inner, weight): weight.detach().clone() for weight in weights}
+        model = edited_copy(inner, result.deltas)
     else:
-        saved = apply_deltas(model, result.deltas)
+        saved = apply_deltas(inner, result.deltas)
     return model, saved if return_orig_weights or keep_original_weight else {}

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..hparams import PersonalizationHyperParams
+from ..modeling.wrappers import unwrapped
 
 REFERENCE = "reference"
 
@@ -51,7 +52,7 @@ def torch_device(device: int | str) -> torch.device:
 def _given(pair: Any) -> tuple[nn.Module, Any]:
     if len(pair) != 2 or not isinstance(pair[0], nn.Module) or not callable(pair[1]):
         raise ModelError("model_name is no (model, tokenizer) pair.", got=[type(part).__name__ for part in pair])
-    return pair[0], pair[1]
+    return unwrapped(pair[0]), pair[1]
 
 
 def _pretrained(name: str, dtype: Any, parallel: bool) -> tuple[nn.Module, Any]:

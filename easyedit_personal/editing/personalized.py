@@ -19,6 +19,7 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.mixed import Factors, mixed
 from ..modeling.tokens import stop_ids
+from ..modeling.wrappers import unwrapped
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
 from .streaming import Stream, Streams
 
@@ -45,6 +46,7 @@ class PersonalizedModel:
         cache_bytes: int = CACHE_BYTES,
         hparams: PersonalizationHyperParams | None = None,
     ) -> None:
+        model = unwrapped(model)
         self.model, self.tokenizer, self.store = model, tokenizer, store
         self.cache = FactorCache(store, model, cache_bytes)
         self.prompt_format = (hparams or PersonalizationHyperParams()).prompt_format

@@ -86,7 +86,8 @@ def find_layout(model: nn.Module, hparams: Any = None) -> Layout:
     """Find the layout of a decoder-only model.
 
     Args:
-        model: a Hugging Face causal language model, possibly wrapped (PEFT, DDP).
+        model: a Hugging Face causal language model, possibly inside of PEFT's; of what DDP or ``torch.compile``
+            make of it, the model inside (``wrappers.unwrapped``).
         hparams: module templates set there (``rewrite_module_tmp``, ...) win over what is found.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import StoreError
 from ..kernels.apply import check_fit
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
+from ..modeling.wrappers import unwrapped
 from ..types import Preference, WeightDelta
 from . import compact, maintenance
 from .blobs import BESIDE, BlobMissing, Blobs
@@ -85,6 +86,7 @@ class EditStore:
         """
         given = {}
         if model is not None:
+            model = unwrapped(model)
             given["model"] = fingerprint(model)
         if tokenizer is not None:
             given["tokenizer"] = tokenizer_fingerprint(tokenizer)

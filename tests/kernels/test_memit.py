@@ -9,11 +9,12 @@ from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.kernels import memit as module
 from easyedit_personal.kernels.apply import edited
-from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.base import encode_requests, frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
 from easyedit_personal.kernels.memit import memit
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.stats import second_moments
+from easyedit_personal.modeling.tokens import collate
 from easyedit_personal.registry import KERNELS
 from tests.kernels.test_rome import CLUSTER, FOOD, assert_same_state, state, worn
 from tests.tiny import tiny_model
@@ -138,3 +139,21 @@ def test_bad_input_is_refused_before_any_work(llama, tokenizer, settings):
     with pytest.raises(ModelError, match="no layer 7"):
         memit(llama, tokenizer, REQUESTS, settings(layers=[1, 7]))
     assert ran == []
+
+
+def test_the_targets_become_likelier(llama, tokenizer, settings):
+    """The shift is added: taken away, it would lead as far in the other direction."""
+    hparams = settings(v_num_grad_steps=20, v_lr=0.2)
+
+    def loss():
+        rows = encode_requests(tokenizer, REQUESTS, hparams, 512)
+        batch = collate(rows, tokenizer)
+        at_rows, columns, ids = batch.targets()
+        with torch.no_grad():
+            logits = llama(**batch.model_inputs()).logits[at_rows, columns]
+        return float(torch.nn.functional.cross_entropy(logits, ids))
+
+    before = loss()
+    with edited(llama, memit(llama, tokenizer, REQUESTS, hparams)):
+        assert loss() < before - 0.04
+    assert loss() == before

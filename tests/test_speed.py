@@ -51,7 +51,7 @@ def test_pairs_take_turns_and_ratios_are_theirs_over_ours(llama, monkeypatch):
     assert spread([1, 2, 9]) == {"median": 2, "min": 1, "max": 9, "n": 3}
 
 
-def test_a_stopwatch_counts_one_function_only(monkeypatch):
+def test_a_stopwatch_counts_the_named_functions_only(monkeypatch):
     clock = [0.0]
     for name in ("perf_counter", "process_time"):
         monkeypatch.setattr(f"benchmarks.speed.watch.time.{name}", lambda: clock[0])
@@ -60,7 +60,7 @@ def test_a_stopwatch_counts_one_function_only(monkeypatch):
         clock[0] += seconds
 
     module = SimpleNamespace(slow=slow)
-    watch = Stopwatch(module, "slow", factor=10)
+    watch = Stopwatch(module, ["slow"], factor=10)
 
     def run():
         module.slow(2.0)
@@ -104,7 +104,7 @@ def test_without_easyedit_it_says_what_is_missing(case, monkeypatch):
 
 
 def test_a_case_is_printed_and_kept(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(machine, "multiplication_rate", lambda: 100.0)
+    monkeypatch.setattr(machine, "multiplication_rate", lambda device: 100.0)
     monkeypatch.setattr(machine, "thin_rate", lambda rows: 50.0)
     monkeypatch.setattr("benchmarks.speed.swap.TURNS", 2)
     out = tmp_path / "swap.json"

@@ -140,6 +140,7 @@ COMMANDS = {
 
 def child(command: str, folder: Path, pipe: Any) -> None:
     """Work until stopped; a Ctrl-C ends a child as it ends a command, without a traceback on the tests' screen."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background has it ignored
     try:
         pipe.send("ready")
         COMMANDS[command][0](folder, pipe.send)

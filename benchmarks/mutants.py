@@ -31,26 +31,40 @@ COPIED = ("easyedit_personal", "tests", "hparams", "benchmarks", "pyproject.toml
 # Module -> the test files that promise something about it, the one that fails soonest first.
 TARGETS = {
     "kernels": {
-        "kernels/solve.py": ("kernels/test_solve.py", "kernels/test_metric.py", "kernels/test_rome.py"),
-        "kernels/metric.py": ("kernels/test_metric.py",),
-        "kernels/rome.py": ("kernels/test_rome.py",),
-        "kernels/memit.py": ("kernels/test_memit.py",),
-        "kernels/values.py": ("kernels/test_values.py", "kernels/test_rome.py"),
+        f"kernels/{name}.py": (*(f"kernels/test_{test}.py" for test in tests), "house/test_records.py")
+        for name, tests in {
+            "solve": ("solve", "metric", "rome"),
+            "metric": ("metric", "lowrank"),
+            "rome": ("rome", "numbers"),
+            "memit": ("memit", "numbers"),
+            "values": ("values", "rome"),
+            "keys": ("keys", "packing", "values", "rome"),
+            "packing": ("packing", "values"),
+            "lowrank": ("lowrank", "training", "numbers"),
+            "finetune": ("finetune", "training", "numbers"),
+            "objective": ("lowrank", "finetune", "training"),
+            "training": ("training", "lowrank"),
+            "preserve": ("preserve", "lowrank", "metric"),
+            "answers": ("preserve", "lowrank"),
+            "mixed": ("mixed",),
+        }.items()
     },
     "apply": {
         "kernels/apply.py": ("kernels/test_apply.py", "kernels/test_swap.py"),
-        "kernels/swap.py": ("kernels/test_swap.py",),
+        "kernels/swap.py": ("kernels/test_swap.py", "house/test_records.py"),
     },
     "store": {
-        f"store/{name}.py": tuple(f"store/test_{test}.py" for test in tests)
+        f"store/{name}.py": (*(f"store/test_{test}.py" for test in tests), "house/test_records.py")
         for name, tests in {
-            "store": ("store", "forget", "faults", "compact"),
-            "rows": ("checksum", "store", "forget", "compact", "faults"),
+            "store": ("store", "blobs", "forget", "faults", "compact"),
+            "rows": ("rows", "checksum", "store", "forget", "compact", "faults"),
             "factors": ("factors", "store", "faults"),
-            "entries": ("store", "compact"),
-            "compact": ("compact", "store"),
+            "entries": ("store", "blobs", "compact"),
+            "compact": ("compact", "store", "blobs"),
             "statements": ("store", "forget", "schema"),
-            "maintenance": ("forget", "store", "faults", "compact"),
+            "maintenance": ("forget", "store", "schema", "faults", "blobs", "compact"),
+            "blobs": ("blobs",),
+            "schema": ("schema", "store"),
         }.items()
     },
 }
@@ -232,7 +246,7 @@ def warm_up(copy: Path, baseline: bool) -> None:
 
 
 def outcome(copy: Path, mutant: dict[str, Any]) -> str:
-    """killed, timeout or survived; the copy is as before afterwards."""
+    """killed, survived, or timeout where the tests were stopped or died; the copy is as before afterwards."""
     path = copy / "easyedit_personal" / mutant["module"]
     original = path.read_text(encoding="utf-8")
     path.write_text(mutant["code"], encoding="utf-8")
@@ -272,6 +286,7 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=320)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=40.0, help="stop after so many; what was run is a sample too")
+    parser.add_argument("--part", default="0/1", help="of several processes: every n-th mutant from this one on")
     parser.add_argument("--no-baseline", dest="baseline", action="store_false", help="the tests are known to pass")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
@@ -282,7 +297,8 @@ def main() -> None:
             source = ROOT / name
             ignored = shutil.ignore_patterns("__pycache__", "results")
             shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy)
-        sample = draw(copy, given.mutants, given.seed)
+        first, step = map(int, given.part.split("/"))
+        sample = draw(copy, given.mutants, given.seed)[first::step]
         print(f"{len(sample)} mutants drawn", flush=True)
         warm_up(copy, given.baseline)
         started, done = time.monotonic(), []

@@ -244,4 +244,4 @@ def _file_bytes(database: Database) -> int:
         files = (database.beside(suffix) for suffix in ("", "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
     with database.reading() as connection:
-        return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar() or 0)
+        return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())

@@ -108,6 +108,20 @@ def test_verify_names_what_was_changed_behind_the_store_s_back(sqlite_path):
     assert found == {(1, "ann"), (3, "mallory"), (4, "ben"), (5, "cleo")}
 
 
+def test_verify_goes_on_behind_rows_that_cannot_be_read(sqlite_path):
+    change(
+        sqlite_path,
+        "UPDATE edits SET user = CAST(x'ff' AS TEXT) WHERE id IN (2, 3)",
+        "UPDATE edits SET factors = x'00' WHERE id = 5",
+        "INSERT INTO users VALUES (x'aa', 9)",
+    )
+    with EditStore.open(sqlite_path) as store:
+        faults = store.verify()
+    assert [fault.edit for fault in faults if "decode" in fault.what] == [2, 3]
+    assert [fault.user for fault in faults if fault.edit == 5] == ["cleo"]
+    assert "1 users have no edits" in [fault.what for fault in faults]
+
+
 def test_an_undone_edit_cannot_be_revived_behind_the_store_s_back(sqlite_path):
     with EditStore.open(sqlite_path) as store:
         store.undo("ann")

@@ -144,6 +144,7 @@ def test_undone_and_put_in_its_place_in_one_step(store):
     with pytest.raises(StoreError, match="version 7"):
         store.supersede("nobody", 7, 1, new)
     assert same(store.deltas("ann"), joined("a", "x", "y")) and store.history("nobody") == []
+    assert len(store.supersede("cleo", 0, 1, new)) == 2 and same(store.deltas("cleo"), joined("x", "y"))
 
 
 def test_bfloat16_takes_half_the_room_and_rounds_as_torch_does(store):
@@ -208,7 +209,8 @@ def test_another_model_tokenizer_or_chat_template_is_refused_naming_both(url, ll
             EditStore.open(url, *pair).close()
             continue
         known = made(llama if arguments is other else tokenizer)
-        with pytest.raises(StoreError, match=f"(?s){made(arguments)}.*{known}"):
+        kind = "base model" if arguments is other else "tokenizer"
+        with pytest.raises(StoreError, match=f"(?s)another {kind}.*{made(arguments)}.*{known}"):
             EditStore.open(url, *pair)
     with EditStore.open(url) as store:
         assert len(store.deltas("ann")) == 1

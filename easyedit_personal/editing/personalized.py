@@ -118,7 +118,8 @@ class PersonalizedModel:
 
         Raises:
             RequestError: the prompt cannot be answered; raised here, before the first piece is asked for.
-            Exception: whatever stopped the model (out of memory, say) is raised by all streams of that moment.
+            ModelError: memory does not suffice for one answer; for several, some wait.
+            Exception: whatever else stopped the model is raised by all streams of that moment.
         """
         if max_new_tokens < 1:
             raise RequestError("max_new_tokens must be positive.", got=max_new_tokens)

@@ -1,7 +1,8 @@
 """Answers piece by piece, of everybody who is listening: one forward pass writes a token of every stream.
 
 Who waits for a piece drives all the others too, so no thread of ours is needed: n listeners cost hardly more than one.
-Streams join and leave between forward passes. Text is handed out as soon as it is certain.
+Streams join and leave between forward passes. Text is handed out as soon as it is certain. Where memory does not
+suffice for all of them, the older half goes on and the others wait for a place.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from ..evaluate.generate import BATCH_TOKENS, decode, packs
 from ..evaluate.greedy import State, advance, join, join_fits, most_likely, read, select
 from ..kernels.mixed import Factors, Seating, attached
+from ..modeling.memory import free, out_of_memory, too_small
 from ..modeling.tokens import Encoded
+from ..progress import log
 
 Turn = Callable[[], AbstractContextManager[Any]]
 BROKEN = "\ufffd"  # what a tokenizer writes for bytes that are no character yet
@@ -45,6 +48,11 @@ class Stream:
     said: str = ""
     done: bool = False
     error: BaseException | None = None
+
+    @property
+    def so_far(self) -> Encoded:
+        """The prompt and what has been answered: where to go on once the cache is lost."""
+        return replace(self.row, prompt_ids=self.row.prompt_ids + tuple(self.tokens))
 
     def take(self, token: int, tokenizer: Any) -> None:
         """The answer's next token."""
@@ -75,6 +83,8 @@ class Streams:
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.lanes: list[Lane] = []
+        self.most: int | None = None  # streams at a time, since memory did not suffice for more; until all is quiet
+        self._crowded = False  # whether somebody waits for a place
         self._waiting: list[int] = []
         self._streams: WeakValueDictionary[int, Stream] = WeakValueDictionary()
         self._numbers = count()
@@ -104,19 +114,43 @@ class Streams:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One more token for every stream; the first one for those that are new."""
+        """One more token for every stream; the first one for those that are new.
+
+        None for anybody where memory does not suffice for all: fewer of them are begun again with the next step.
+        """
         try:
-            for lane in self.lanes:
-                self._drop_finished(lane)
-            self.lanes = [lane for lane in self.lanes if lane.state.rows]
-            for lane in self.lanes:
-                with attached(self.model, lane.seating):
-                    advance(self.model, lane.state, lane.seating.seat, self._choose)
-                self._hand_out(lane.state)
-            self._admit()
-        except BaseException as error:  # caches may be half written: nobody can go on
-            self._fail(error)
-            raise
+            self._write()
+            return
+        except BaseException as error:  # caches may be half written: nobody can go on from there
+            if not out_of_memory(error):
+                self._fail(error)
+                raise
+            if not self._make_room():
+                self._fail(short := too_small("answers", str(error)))
+                raise short from None
+        free()
+
+    def _write(self) -> None:
+        for lane in self.lanes:
+            self._drop_finished(lane)
+        self.lanes = [lane for lane in self.lanes if lane.state.rows]
+        for lane in self.lanes:
+            with attached(self.model, lane.seating):
+                advance(self.model, lane.state, lane.seating.seat, self._choose)
+            self._hand_out(lane.state)
+        self._admit()
+
+    def _make_room(self) -> bool:
+        """Write half as many together from now on, everybody from what was said so far; False where it is one."""
+        listening = [number for number, stream in sorted(self._streams.items()) if not stream.done]
+        together = min(len(listening), self.most or len(listening))
+        if together <= 1:
+            return False
+        self.most, self._crowded = -(-together // 2), True
+        log.warning("%d answers do not fit the memory together; going on with %d", together, self.most)
+        self.lanes.clear()
+        self._waiting = listening
+        return True
 
     def _choose(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         """The next tokens [n]: drawn where a stream wants that, else the most likely ones."""
@@ -132,14 +166,20 @@ class Streams:
         return None if stream is None or stream.done else stream
 
     def _admit(self) -> None:
-        """Read the prompts of new streams, together, and let them join a lane."""
+        """Read the prompts of new streams, together, and let them join a lane; as many as have a place."""
         found = [(number, stream) for number in self._waiting if (stream := self._listened(number))]
-        self._waiting.clear()
-        rows = [stream.row for _, stream in found]
+        if not (self.lanes or self._crowded):
+            self.most = None
+        free_places = (
+            None if self.most is None else max(0, self.most - sum(len(lane.state.rows) for lane in self.lanes))
+        )
+        found, later = found[:free_places], found[free_places:] if free_places is not None else []
+        self._waiting, self._crowded = [number for number, _ in later], bool(later)
+        rows = [stream.so_far for _, stream in found]
         for pack in packs(rows, BATCH_TOKENS):
             new = dict(found[place] for place in pack)
             seating = Seating({number: stream.factors for number, stream in new.items()})
-            encoded = {number: stream.row for number, stream in new.items()}
+            encoded = {number: stream.so_far for number, stream in new.items()}
             alike = len({id(stream.factors) for stream in new.values()}) == 1
             with attached(self.model, seating):
                 state = read(self.model, self.tokenizer, encoded, list(new), seating.seat, alike, self._choose)

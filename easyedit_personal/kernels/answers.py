@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
+from ..modeling.memory import in_halves
 from ..modeling.tokens import Encoded, collate, encode, stop_ids
 
 Answers = dict[str, tuple[int, ...]]
@@ -42,7 +44,8 @@ def with_answers(
     rows = {prompt: encode(tokenizer, prompt, prompt_format=hparams.prompt_format) for prompt in prompts}
     for start in range(0, len(new), BATCH):
         part = new[start : start + BATCH]
-        known.update(zip(part, greedy(model, tokenizer, [rows[prompt] for prompt in part], limit)))
+        write = lambda some: greedy(model, tokenizer, [rows[prompt] for prompt in some], limit)
+        known.update(zip(part, chain.from_iterable(in_halves(write, part, "prompts"))))
     return [replace(rows[prompt], target_ids=known[prompt]) for prompt in prompts]
 
 

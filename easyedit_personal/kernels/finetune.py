@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, find_layout, get_module, matrix_shape, weight_of
+from ..modeling.memory import with_fewer
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, TargetLoss, in_parts
@@ -68,9 +69,15 @@ def finetune(
     encode_requests(tokenizer, requests, coding, limit)  # faults are told before any work starts
     with frozen(model):
         rows = encode_requests(tokenizer, training_phrases(model, tokenizer, requests, hparams), coding, limit)
-        updates = {layer: _zero(model, layout, layer) for layer in hparams.layers}
         loss = PromptLastLoss if is_last else TargetLoss
-        _descend(loss(in_parts(model, tokenizer, layout, rows, hparams.layers)), updates, hparams)
+
+        def learned(most: int | None) -> dict[int, Dense]:
+            updates = {layer: _zero(model, layout, layer) for layer in hparams.layers}
+            parts = in_parts(model, tokenizer, layout, rows, hparams.layers, most=most)
+            _descend(loss(parts, most is not None), updates, hparams)
+            return updates
+
+        updates = with_fewer(learned, len(rows), "phrases")
     return [WeightDelta.dense(paths[layer], dense.update.detach()) for layer, dense in sorted(updates.items())]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..hparams import LowRankParams, PersonalizationHyperParams
 from ..modeling.layout import find_layout
+from ..modeling.memory import with_fewer
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
@@ -124,13 +125,17 @@ def lowrank(
         phrases = training_phrases(model, tokenizer, requests, hparams)
         rows = encode_requests(tokenizer, phrases, hparams, limit)
         metrics = key_metrics(model, tokenizer, hparams)
-        target = target_loss(model, tokenizer, layout, rows, hparams.layers, wider * params.batch)
-        preserve = preserve_loss(model, tokenizer, layout, phrases, hparams, target.split)
-        dense = at_zero(target, metrics)
-        whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
-        descend(target, preserve, dense, whole, longer * params.steps, hparams)
-        updates = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
-        losses = descend(target, preserve, updates, _polishing(updates, params), 1 + several * params.polish, hparams)
+
+        def learned(most: int | None) -> tuple[dict[int, Factors], Tensor]:
+            target = target_loss(model, tokenizer, layout, rows, hparams.layers, wider * params.batch, most)
+            preserve = preserve_loss(model, tokenizer, layout, phrases, hparams, target.split, most)
+            dense = at_zero(target, metrics)
+            whole = [{"params": [update.matrix for update in dense.values()], "lr": params.lr}]
+            descend(target, preserve, dense, whole, longer * params.steps, hparams)
+            cut = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
+            return cut, descend(target, preserve, cut, _polishing(cut, params), 1 + several * params.polish, hparams)
+
+        updates, losses = with_fewer(learned, max(wider * params.batch, hparams.preserve.batch), "phrases")
     _warn_if_unlearned(phrases, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 
@@ -192,7 +197,7 @@ def descend(
         if preserve is not None:
             kept = preserve(changes, step)
             total = total + weight * kept
-            recent = [*recent, float(kept.detach())][-len(preserve.groups) :]
+            recent = [*recent, float(kept.detach())][-len(preserve.parts) :]
         if float(latest.max()) < params.stop_loss and _is_kept(preserve, recent, hparams):
             break
         for group, rate in zip(optimizer.param_groups, rates):
@@ -206,7 +211,7 @@ def descend(
 def _is_kept(preserve: PreserveLoss | None, recent: Sequence[float], hparams: PersonalizationHyperParams) -> bool:
     if preserve is None:
         return True
-    return len(recent) == len(preserve.groups) and sum(recent) / len(recent) < hparams.preserve.stop_kl
+    return len(recent) == len(preserve.parts) and sum(recent) / len(recent) < hparams.preserve.stop_kl
 
 
 def _rate(step: int, steps: int) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -42,19 +43,47 @@ def in_halves(work: Callable[[Sequence[T]], Done], items: Sequence[T], what: str
     Raises:
         ModelError: memory does not suffice for one item.
     """
+    done = _attempt(lambda: work(items))
+    if not isinstance(done, str):
+        return [*done]
+    if len(items) == 1:
+        raise too_small(what, done)
+    log.warning("%d %s do not fit the memory together; trying half as many", len(items), what)
+    middle = len(items) // 2
+    return in_halves(work, items[:middle], what) + in_halves(work, items[middle:], what)
+
+
+def with_fewer(work: Callable[[int | None], Done], most: int, what: str) -> Done:
+    """``work(None)``, all at once; where memory does not suffice, anew with half as many at a time, and so on.
+
+    Args:
+        work: is told how many it may hold at a time; must leave nothing behind when it raises.
+        most: how many ``work(None)`` holds at a time.
+        what: their name in what is logged, plural.
+
+    Raises:
+        ModelError: memory does not suffice for one.
+    """
+    allowed: int | None = None
+    while isinstance(done := _attempt(partial(work, allowed)), str):
+        if allowed == 1:
+            raise too_small(what, done)
+        allowed = -(-(allowed or most) // 2)
+        log.warning("the memory does not suffice; from the start again with at most %d %s at a time", allowed, what)
+    return done[0]
+
+
+def _attempt(work: Callable[[], Done]) -> tuple[Done] | str:
+    """What the work gave, alone in a tuple; what was said where memory did not suffice."""
     try:
-        return [work(items)]
+        return (work(),)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         said = str(error).strip().splitlines() or [type(error).__name__]
     # Out of the except clause: the traceback kept the tensors of the failed attempt alive.
     free()
-    if len(items) == 1:
-        raise too_small(what, said[0])
-    log.warning("%d %s do not fit the memory together; trying half as many", len(items), what)
-    middle = len(items) // 2
-    return in_halves(work, items[:middle], what) + in_halves(work, items[middle:], what)
+    return said[0]
 
 
 def too_small(what: str, said: str) -> ModelError:

@@ -166,9 +166,9 @@ def test_the_preservation_term_is_zero_for_no_change_and_counts_kinds_alike(loud
     with frozen(loud_llama), torch.no_grad():
         term = preserve_loss(loud_llama, tokenizer, layout, requests_for(), hparams)
         nothing = {1: lambda keys: keys.new_zeros(*keys.shape[:-1], layout.d_model)}
-        assert all(abs(float(term(nothing, step))) < 1e-5 for step in range(len(term.groups)))
+        assert all(abs(float(term(nothing, step))) < 1e-5 for step in range(len(term.parts)))
     # First position and rest each count one where an answer has more than one token; averaged over the groups.
-    total = sum(float(group.shares.sum()) for group in term.groups) / len(term.groups)
+    total = sum(float(group.shares.sum()) for part in term.parts for group in part) / len(term.parts)
     assert 1.0 <= total <= 2.001
 
 

@@ -8,8 +8,12 @@ import torch
 from easyedit_personal.errors import ModelError
 from easyedit_personal.evaluate.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import answers
+from easyedit_personal.kernels.finetune import finetune
+from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.rome import rome
-from easyedit_personal.modeling.memory import in_halves, out_of_memory
+from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.memory import in_halves, out_of_memory, with_fewer
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.types import EditRequest
 from tests.tiny import LINES
@@ -19,6 +23,18 @@ CPU = (
 )
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), RuntimeError(CPU), MemoryError()]
 TEXTS = ["a b c", "d e", "f", "a long text of more words than all the others here", "b a"]
+
+
+PHRASES = [EditRequest(f"The {name} is", "b", subject=name, cluster="one") for name in "cdefgh"]
+FEW = {"steps": 3}
+SETTINGS = {
+    "kernel": "lowrank",
+    "layers": [0, 1],
+    "mom2_adjustment": False,
+    "lowrank": {**FEW, "polish": 1, "batch": 6},
+    "finetune": {**FEW, "lr": 0.01},
+    "preserve": {"batch": 6, "answer_tokens": 3},
+}
 
 
 class Small:
@@ -118,3 +134,122 @@ def test_values_are_optimised_with_half_of_the_clusters(llama, tokenizer, monkey
     monkeypatch.setattr(values, "_descend", lacking(0))
     with pytest.raises(ModelError, match="memory does not suffice for one of the clusters"):
         rome(llama, tokenizer, requests, hparams)
+
+
+def layers_of(model):
+    """What holds the rows of training: the last decoder layer, which is run without its model."""
+    return model.get_submodule(find_layout(model).layer_path(find_layout(model).n_layers - 1))
+
+
+class SmallLayer(Small):
+    """As ``Small``, for a layer."""
+
+    def look(self, module, args, kwargs):
+        super().look(module, args, {"inputs_embeds": kwargs.get("hidden_states", args[0] if args else None)})
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "python"])
+@pytest.mark.parametrize("kernel", [lowrank, finetune], ids=["lowrank", "finetune"])
+def test_training_goes_on_with_half_of_the_phrases(llama, tokenizer, kernel, error, caplog):
+    hparams = PersonalizationHyperParams(**SETTINGS)
+    whole = kernel(llama, tokenizer, PHRASES, hparams)
+    memory = SmallLayer(layers_of(llama), 2, error)
+    try:
+        halved = kernel(llama, tokenizer, PHRASES, hparams)
+    finally:
+        memory.handle.remove()
+    assert max(memory.seen) > 2 and memory.seen.count(2) and "at most 2 phrases at a time" in caplog.text
+    for one, two in zip(halved, whole, strict=True):
+        torch.testing.assert_close(one.update(), two.update(), atol=1e-4, rtol=1e-2)
+        assert two.update().abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kernel", [lowrank, finetune], ids=["lowrank", "finetune"])
+def test_a_phrase_that_does_not_fit_is_an_error_that_says_so(llama, tokenizer, kernel):
+    before = {name: value.clone() for name, value in llama.state_dict().items()}
+    memory = SmallLayer(layers_of(llama), 0, ERRORS[1])
+    answers._ANSWERS.clear()
+    try:
+        with pytest.raises(ModelError, match="memory does not suffice for one of the"):
+            kernel(llama, tokenizer, PHRASES, PersonalizationHyperParams(**SETTINGS))
+    finally:
+        memory.handle.remove()
+    assert all(torch.equal(value, before[name]) for name, value in llama.state_dict().items())
+
+
+def test_what_is_held_at_a_time_is_less(llama, tokenizer, monkeypatch):
+    """Bytes that the graph of a step keeps: of all groups, or of none until the backward pass comes to it."""
+    from easyedit_personal.kernels import lowrank as module
+
+    held, descend = [], module.descend
+
+    def watched(*given):
+        held.append(0)
+
+        def keep(tensor):
+            held[-1] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            return descend(*given)
+
+    monkeypatch.setattr(module, "descend", watched)
+    hparams = PersonalizationHyperParams(**SETTINGS)
+    lowrank(llama, tokenizer, PHRASES, hparams)
+    monkeypatch.setattr(module, "with_fewer", lambda work, most, what: work(1))
+    lowrank(llama, tokenizer, PHRASES, hparams)
+    assert held[2] < held[0] / 4
+
+
+def test_the_preserved_answers_are_written_in_halves(llama, tokenizer, small):
+    hparams = PersonalizationHyperParams(**SETTINGS)
+    answers._ANSWERS.clear()
+    whole = answers.with_answers(llama, tokenizer, TEXTS, hparams)
+    answers._ANSWERS.clear()
+    memory = small(2)
+    assert answers.with_answers(llama, tokenizer, TEXTS, hparams) == whole
+    assert max(memory.seen) > 2 and memory.seen.count(2)
+
+
+def test_fewer_and_fewer_until_it_fits_and_other_errors_pass():
+    tried = []
+
+    def work(most):
+        tried.append(most)
+        if (most or 9) > 3:
+            raise RuntimeError(CPU)
+        return "done"
+
+    assert with_fewer(work, 9, "numbers") == "done" and tried == [None, 5, 3]
+    with pytest.raises(ZeroDivisionError):
+        with_fewer(lambda most: 1 // 0, 9, "numbers")
+
+
+def test_streams_wait_for_a_place_and_say_the_same(llama, tokenizer, small):
+    from easyedit_personal.editing.personalized import PersonalizedModel
+    from tests.editing.test_personalized import RANKS, Shelf
+
+    pm = PersonalizedModel(llama, tokenizer, Shelf(llama, RANKS))
+    users = ["alice", "bob", None, "carol", "alice"]
+    start = lambda: [pm.stream_for(user, text, max_new_tokens=8) for user, text in zip(users, TEXTS)]
+    whole = ["".join(stream) for stream in start()]
+    streams = start()
+    beginnings = [next(stream) for stream in streams]
+    memory = small(2)  # in the middle of all answers
+    assert [first + "".join(rest) for first, rest in zip(beginnings, streams)] == whole
+    assert max(memory.seen) > 2 and memory.seen.count(2) and pm._streams.most == 2
+    memory.handle.remove()
+    wide = small(9)
+    assert ["".join(stream) for stream in start()] == whole and max(wide.seen) == 5  # all is quiet: they fit again
+    assert pm._streams.most is None
+
+
+def test_an_answer_that_does_not_fit_is_an_error_that_says_so(llama, tokenizer, small):
+    from easyedit_personal.editing.personalized import PersonalizedModel
+    from tests.editing.test_personalized import RANKS, Shelf
+
+    pm = PersonalizedModel(llama, tokenizer, Shelf(llama, RANKS))
+    small(0)
+    for stream in [pm.stream_for("alice", TEXTS[0]), pm.stream_for("bob", TEXTS[1])]:
+        with pytest.raises(ModelError, match="memory does not suffice for one of the answers"):
+            next(stream)

@@ -46,7 +46,7 @@ TARGETS = {
             "training": ("training", "lowrank"),
             "preserve": ("preserve", "lowrank", "metric"),
             "answers": ("preserve", "lowrank"),
-            "mixed": ("mixed",),
+            "mixed": ("mixed", "seating"),
         }.items()
     },
     "apply": {
@@ -61,7 +61,7 @@ TARGETS = {
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "blobs", "compact"),
             "compact": ("compact", "store", "blobs"),
-            "statements": ("store", "forget", "schema"),
+            "statements": ("store", "compact", "forget", "schema"),
             "maintenance": ("forget", "store", "schema", "faults", "blobs", "compact"),
             "blobs": ("blobs",),
             "schema": ("schema", "store"),
@@ -280,6 +280,29 @@ def report(done: list[dict[str, Any]], seed: int, seconds: float) -> dict[str, A
     }
 
 
+def killed(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """An earlier result's mutants that did not survive."""
+    area = {module: name for name, modules in TARGETS.items() for module in modules}
+    counts = {module: figures for module, figures in result["figures"].items() if module in area}
+    return [
+        {"area": area[module], "module": module, "outcome": kind}
+        for module, figures in counts.items()
+        for kind in ("killed", "timeout")
+        for _ in range(figures.get(kind, 0))
+    ]
+
+
+def located(root: Path, old: dict[str, Any]) -> list[dict[str, Any]]:
+    """A survivor of an earlier run in today's code; empty, and said, where its line is there no more or twice."""
+    code = (root / "easyedit_personal" / old["module"]).read_text(encoding="utf-8")
+    before, after = ("\n".join(text[1:] for text in old["change"] if text[0] == sign) for sign in "-+")
+    if code.count(before) != 1 and code.splitlines()[old["line"] - 1] != before:
+        print(f"not there any more: {old['module']}:{old['line']} {before.strip()}", flush=True)
+        return []
+    start = sum(map(len, code.splitlines(keepends=True)[: old["line"] - 1])) if code.count(before) != 1 else 0
+    return [old | {"code": code[:start] + code[start:].replace(before, after, 1)}]
+
+
 def main() -> None:
     """Draw, run, and write the result after every mutant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -287,6 +310,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=40.0, help="stop after so many; what was run is a sample too")
     parser.add_argument("--part", default="0/1", help="of several processes: every n-th mutant from this one on")
+    parser.add_argument("--again", type=Path, nargs="+", help="results: run their survivors, keep the rest of them")
     parser.add_argument("--no-baseline", dest="baseline", action="store_false", help="the tests are known to pass")
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
@@ -298,14 +322,21 @@ def main() -> None:
             ignored = shutil.ignore_patterns("__pycache__", "results")
             shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy)
         first, step = map(int, given.part.split("/"))
-        sample = draw(copy, given.mutants, given.seed)[first::step]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in given.again or ()]
+        done = [mutant for result in results for mutant in killed(result)]
+        if results:
+            sample = [found for result in results for old in result["survivors"] for found in located(copy, old)]
+        else:
+            sample = draw(copy, given.mutants, given.seed)[first::step]
         print(f"{len(sample)} mutants drawn", flush=True)
         warm_up(copy, given.baseline)
-        started, done = time.monotonic(), []
+        started, before = time.monotonic(), sum(result["seconds"] for result in results)
         for mutant in sample:
             done.append(mutant | {"outcome": outcome(copy, mutant)})
             seconds = time.monotonic() - started
-            given.json.write_text(json.dumps(report(done, given.seed, seconds), indent=1, ensure_ascii=False) + "\n")
+            given.json.write_text(
+                json.dumps(report(done, given.seed, before + seconds), indent=1, ensure_ascii=False) + "\n"
+            )
             print(f"{len(done)}/{len(sample)} {done[-1]['outcome']} {mutant['module']}:{mutant['line']}", flush=True)
             if seconds > 60 * given.minutes:
                 break

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, input_device
-from ..modeling.memory import free, out_of_memory, too_small
+from ..modeling.memory import in_halves
 from ..modeling.suffix import Suffix
 from ..modeling.tokens import Encoded, collate
 from ..progress import log
@@ -66,26 +66,15 @@ def optimise_values(
     """
     shifts: dict[int, Tensor] = {}
     seen: dict[int, Reading] = {}
-    waiting = list(packed(model, layout, clusters, layer))
-    while waiting:
-        pack = waiting.pop(0)
-        try:
-            problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams)
-            readings = problem.readings()
-            found = _descend(problem, hparams)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            lack = str(error)
-        else:
-            shifts.update(zip(pack, found))
-            seen.update(zip(pack, readings))
-            continue
-        free()
-        if len(pack) == 1:
-            raise too_small("clusters", lack)
-        log.warning("%d clusters do not fit the memory together; trying half as many", len(pack))
-        waiting[:0] = [pack[: len(pack) // 2], pack[len(pack) // 2 :]]
+
+    def optimise(pack: Sequence[int]) -> None:
+        problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams)
+        readings = problem.readings()
+        shifts.update(zip(pack, _descend(problem, hparams)))
+        seen.update(zip(pack, readings))
+
+    for pack in packed(model, layout, clusters, layer):
+        in_halves(optimise, pack, "clusters")
     order = range(len(clusters))
     readings = [seen[i] for i in order]
     columns = (torch.cat([getattr(r, name) for r in readings]) for name in Reading.__slots__)

@@ -40,7 +40,7 @@ def touch(connection: Connection, owner: bytes) -> int:
     values: dict[str, Any] = {"owner": owner}
     if connection.dialect.name == "sqlite":
         values["tick"] = connection.scalar(_TICK)
-    return int(connection.scalar(_TOUCH[connection.dialect.name], values) or 0)
+    return int(connection.execute(_TOUCH[connection.dialect.name], values).scalar_one())
 
 
 def insert_into(connection: Connection, table: Any) -> Any:

@@ -12,7 +12,7 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.finetune import PromptLastLoss, finetune
 from easyedit_personal.kernels.objective import in_parts
 from easyedit_personal.modeling.layout import find_layout, matrix_shape, weights_digest
-from easyedit_personal.modeling.tokens import collate, encode
+from easyedit_personal.modeling.tokens import collate, encode, stop_ids
 from tests.kernels.test_lowrank import answers, check_learned, requests_for
 from tests.tiny import tiny_model
 
@@ -85,3 +85,16 @@ def test_half_precision_and_several_layers(tokenizer):
 def test_bad_requests_are_refused_before_any_work(loud_llama, tokenizer):
     with pytest.raises(RequestError, match="nothing to edit"):
         finetune(loud_llama, tokenizer, [], settings())
+
+
+@pytest.mark.parametrize(("objective", "ends"), [(FT_L, False), (FT_M, True)], ids=["ft-l", "ft-m"])
+def test_tokens_without_an_order_have_no_end(llama, tokenizer, monkeypatch, objective, ends):
+    seen = []
+
+    def look(model, tokenizer, layout, rows, *given, **named):
+        seen.extend(rows)
+        return in_parts(model, tokenizer, layout, rows, *given, **named)
+
+    monkeypatch.setattr("easyedit_personal.kernels.finetune.in_parts", look)
+    finetune(llama, tokenizer, requests_for(), settings(finetune={**objective, "steps": 1}))
+    assert seen and {row.target_ids[-1] in stop_ids(llama, tokenizer) for row in seen} == {ends}

@@ -187,3 +187,18 @@ def test_host_mode_lets_the_model_begin_sentences(llama, tokenizer):
         True
     ] * 5
     assert len(context_templates(llama, tokenizer, hparams.replace(kernel="memit"))) == 6
+
+
+def test_what_the_model_begins_holds_no_control_tokens(llama, tokenizer, monkeypatch):
+    control = tokenizer.all_special_ids[0]
+    monkeypatch.setattr(
+        "easyedit_personal.kernels.keys.sample",
+        lambda model, tokenizer, rows, *_, **__: [(9, control, 9) for _ in rows],
+    )
+    for text in context_templates(llama, tokenizer, settings(host_mode=True)):
+        assert tokenizer.convert_ids_to_tokens(control) not in text
+
+
+def test_a_single_phrase_has_most_contexts(llama, tokenizer):
+    alone, many = (context_templates(llama, tokenizer, settings(), *given) for given in ((), (9,)))
+    assert alone == context_templates(llama, tokenizer, settings(), 1) and len(alone) > len(many) == 2

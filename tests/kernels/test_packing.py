@@ -53,3 +53,35 @@ def test_free_memory_is_found(llama, monkeypatch):
     assert free_bytes(llama) > 2**20
     monkeypatch.setattr(packing.Path, "read_text", lambda *_, **__: "nothing of the sort")
     assert free_bytes(llama) > 2**20
+
+
+def test_packs_hold_as_many_as_pay(llama, monkeypatch):
+    monkeypatch.setitem(packing.ENOUGH, "cpu", 100)  # a cluster below is of 4 rows x 5 columns; prefixes do not count
+    assert [len(pack) for pack in packs(llama, [cluster(100, 5)] * 23)] == [10, 10, 3]
+    wider = [cluster(4, 5)] * 5 + [cluster(4, 6)] + [cluster(4, 7)] * 2
+    assert packs(llama, wider) == [[0, 1, 2, 3, 4, 5], [6, 7]]
+    assert packs(llama, []) == []
+
+
+def test_a_row_that_ends_at_its_key_is_a_column_wide():
+    row = Encoded((5, 6, 7), (), 2)
+    assert packing._suffix(Cluster((0,), ((row,),), ())) == 1
+    assert packing._suffix(Cluster((0,), ((row,),), (Encoded((5, 6, 7, 8), (9, 9), 0),))) == 5
+
+
+def test_what_linux_says_of_its_memory_is_read(llama, monkeypatch):
+    monkeypatch.setattr(packing.Path, "read_text", lambda *_, **__: "MemFree: 7 kB\nMemAvailable:    123 kB\n")
+    assert free_bytes(llama) == 123 * 1024
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, AttributeError])
+def test_where_no_system_says_it_a_guess_has_to_do(llama, monkeypatch, error):
+    def silent(*_, **__):
+        raise error
+
+    for lines in (lambda *_, **__: "MemAvailable: much", lambda *_, **__: (_ for _ in ()).throw(OSError())):
+        monkeypatch.setattr(packing.Path, "read_text", lines)
+        monkeypatch.setattr(packing.os, "sysconf", lambda name: {"SC_AVPHYS_PAGES": 3, "SC_PAGE_SIZE": 5}[name])
+        assert free_bytes(llama) == 15
+        monkeypatch.setattr(packing.os, "sysconf", silent)
+        assert free_bytes(llama) == packing.UNKNOWN

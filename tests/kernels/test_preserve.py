@@ -183,3 +183,17 @@ def test_answers_are_generated_once_per_model(llama, tokenizer, monkeypatch):
     with_answers(tiny_model("llama", seed=5), tokenizer, ["Name a river."], hparams)
     assert calls == [2, 1, 1]
     assert first[1] == again[0] and 0 < len(first[1].target_ids) <= 3
+
+
+def test_the_first_name_is_in_every_other_sentence():
+    from random import Random
+
+    from easyedit_personal.kernels.preserve import _fill
+
+    texts = _fill(["is it {n}?", "not {n}, {who}"], ["hobby", "pastime", "leisure"], ["Ann"], 24, Random(0))
+    assert all("hobby" in text for text in texts[::2]) and not all("hobby" in text for text in texts[1::2])
+    assert all(text[0].isupper() and "{" not in text for text in texts) and len(texts) == 24
+
+
+def test_the_bundled_material_is_read_once():
+    assert Material.load() is Material.load()

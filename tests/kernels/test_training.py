@@ -86,3 +86,14 @@ def test_parts_and_groups_of_one_length_give_the_losses_in_the_rows_order(roomy,
     assert max(len(part) for part in parts) > 1  # long rows are not padded beside short ones
     assert sorted(i for part in parts for group, _ in part for i in group) == list(range(len(rows)))
     assert together.tolist() == pytest.approx(alone, rel=1e-4)
+
+
+def test_what_does_not_fit_behind_turns_is_left_out(roomy, tokenizer, monkeypatch):
+    lengths = lambda phrases: [len(encode_request(tokenizer, one, settings(6)).ids) for one in phrases]
+    phrases = training_phrases(roomy, tokenizer, REQUESTS, settings(6))
+    longest = max(lengths(phrases))
+    monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model: longest - 1)
+    fitting = training_phrases(roomy, tokenizer, REQUESTS, settings(6))
+    assert fitting == [one for one, length in zip(phrases, lengths(phrases)) if length < longest]
+    monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model: None)
+    assert training_phrases(roomy, tokenizer, REQUESTS, settings(6)) == phrases

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from easyedit_personal.errors import StoreError, StoreUnavailable
+from easyedit_personal.errors import MissingDependencyError, StoreError, StoreUnavailable
 from easyedit_personal.store import EditStore, maintenance
 from easyedit_personal.store.blobs import Blobs
 from easyedit_personal.store.entries import NewEdit
@@ -223,3 +224,17 @@ def test_a_forgotten_user_is_locked_against_a_put_under_way(url):
         forgetting.join()
         store.put("ann", edit("b"))
         assert same(store.deltas("ann"), edit("b")) and store.verify() == []
+
+
+def test_folders_are_on_the_disk_before_a_row_names_what_is_in_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("easyedit_personal.store.blobs._sync_folder", lambda path: synced.append(path))
+    kept = Blobs(str(tmp_path / "factors"))
+    kept.put(b"\x0a", b"data")
+    assert synced == [f"{kept.url}/0a", kept.url]
+
+
+def test_without_fsspec_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingDependencyError, match=r"(?s)need fsspec.*pip install fsspec"):
+        Blobs(str(tmp_path))

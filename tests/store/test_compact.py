@@ -77,6 +77,10 @@ def test_too_large_an_error_is_refused_and_nothing_changes(store):
     with pytest.raises(StoreError, match=r"(?s)Rank 1 is too small.*0.1 or less"):
         store.compact("ann", 1, max_error=0.1)
     assert store.version("ann") == version and same(store.deltas("ann"), joined("a", "b"))
+    for name in "ab":
+        store.put("ben", edit(name))
+    least = store.compact("ben", 1).max_error
+    assert store.compact("ann", 1, max_error=least).max_error == least  # what is allowed is allowed
     for rank in (0, -1, 1.5, True, "4"):
         with pytest.raises(StoreError, match="whole number"):
             store.compact("ann", rank)

@@ -57,3 +57,9 @@ def test_nothing_is_left_behind_where_writing_fails(deltas, tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         save_factors(tmp_path / "missing" / "x.safetensors", deltas, fingerprint="f")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.safetensors"):
+        with pytest.raises(StoreError, match=f"{path} cannot be read"):
+            load_factors(path)

@@ -46,8 +46,9 @@ def test_settings_have_the_digest_of_the_first_release_in_any_order():
 def test_ids_and_keys_are_as_long_as_is_said(check, limit):
     assert check("é" * (limit // 2)) and check("x")
     for text in ("x" * (limit + 1), "é" * (limit // 2) + "x", ""):
-        with pytest.raises(StoreError, match="1 to 1,024 bytes"):
+        with pytest.raises(StoreError, match="1 to 1,024 bytes") as caught:
             check(text)
+        assert repr(text[:40]) in str(caught.value) and "x" * 41 not in str(caught.value)
 
 
 def test_a_record_is_as_long_as_is_said_whatever_its_letters():

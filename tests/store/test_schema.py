@@ -122,6 +122,30 @@ def test_verify_goes_on_behind_rows_that_cannot_be_read(sqlite_path):
     assert "1 users have no edits" in [fault.what for fault in faults]
 
 
+def test_verify_says_so_where_a_table_is_gone(sqlite_path):
+    with EditStore.open(sqlite_path) as store:
+        change(sqlite_path, "DROP TABLE users")
+        assert ["no such table: users" in fault.what for fault in store.verify()] == [True]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [f"edits.{column.name}" for column in schema.edits.c if column.name not in ("token", "settings")]
+    + ["clock.tick", "meta.value", "users.changed", "users.owner", "settings.content"],
+)
+def test_the_database_itself_keeps_every_value_there(sqlite_path, column):
+    table, name = column.split(".")
+    if table == "settings":
+        change(sqlite_path, "INSERT INTO settings VALUES (x'01', '{}')")
+    with pytest.raises(sqlite3.IntegrityError, match=r"NOT NULL|mismatch"):
+        change(sqlite_path, f"UPDATE {table} SET {name} = NULL")
+
+
+def test_the_database_itself_keeps_a_key_from_being_used_twice(sqlite_path):
+    with pytest.raises(sqlite3.IntegrityError, match="token"):
+        change(sqlite_path, "UPDATE edits SET token = x'01'")
+
+
 def test_an_undone_edit_cannot_be_revived_behind_the_store_s_back(sqlite_path):
     with EditStore.open(sqlite_path) as store:
         store.undo("ann")

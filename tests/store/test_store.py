@@ -182,6 +182,8 @@ def test_users_are_streamed_over_page_borders(store, monkeypatch):
 
 
 def test_stats_count_what_is_there(store):
+    empty = store.stats()
+    assert [empty[name] for name in ("users", "edits", "live", "merged", "factor_bytes")] == [0] * 5
     store.put("ann", edit("a"))
     store.put("ann", edit("b"))
     store.put("ben", edit("b"))
@@ -302,3 +304,11 @@ def test_a_dense_update_is_an_edit_too(store):
     update = torch.randn(24, 40)
     store.put("ann", [WeightDelta.dense(LAYER, update)])
     assert torch.equal(store.deltas("ann")[0].update(), update)
+
+
+def test_what_can_be_undone_is_said(store):
+    first, second = store.put("ann", edit("a")), store.put("ann", edit("b"))
+    with pytest.raises(StoreError, match=rf"(?s)has no edit 99.*one of .{first}, {second}."):
+        store.undo("ann", 99)
+    with pytest.raises(StoreError, match=r"(?s)has no edit 99.*there are none"):
+        store.undo("ben", 99)

@@ -1,0 +1,58 @@
+"""Who sits where: one row that stands for all, flattened batches, other numbers of rows than were announced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from easyedit_personal.errors import ModelError
+from easyedit_personal.kernels.mixed import Seating
+from easyedit_personal.types import WeightDelta
+
+PATH = "mlp"
+
+
+def delta(seed, rank, d_out=3, d_in=4):
+    generator = torch.Generator().manual_seed(seed)
+    return WeightDelta(
+        PATH, torch.randn(d_out, rank, generator=generator), torch.randn(rank, d_in, generator=generator)
+    )
+
+
+ROWS = [{PATH: delta(1, 1)}, {}, {PATH: delta(2, 2)}]
+INPUTS, OUTPUT = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 5, 3)
+
+
+def wanted(inputs):
+    return torch.stack([x @ row[PATH].update().T if row else 0 * x[:, :3] for row, x in zip(ROWS, inputs)])
+
+
+def test_every_row_gets_its_own():
+    torch.testing.assert_close(Seating(dict(enumerate(ROWS))).add(PATH, INPUTS, OUTPUT), wanted(INPUTS))
+
+
+def test_one_row_stands_for_all_and_all_leave():
+    found = Seating(dict(enumerate(ROWS))).add(PATH, INPUTS[:1], OUTPUT[:1])
+    torch.testing.assert_close(found, wanted(INPUTS[:1].expand(3, -1, -1)))
+
+
+def test_a_batch_may_come_flattened():
+    found = Seating(dict(enumerate(ROWS))).add(PATH, INPUTS.flatten(0, 1), OUTPUT.flatten(0, 1))
+    torch.testing.assert_close(found, wanted(INPUTS).flatten(0, 1))
+
+
+def test_who_is_seated_anew_is_answered_anew():
+    seating = Seating(dict(enumerate(ROWS)))
+    seating.add(PATH, INPUTS, OUTPUT)
+    seating.seat([2, 0])
+    found = seating.add(PATH, INPUTS[[2, 0]], OUTPUT[:2])
+    torch.testing.assert_close(found, wanted(INPUTS)[[2, 0]])
+
+
+def test_another_number_of_rows_is_refused():
+    with pytest.raises(ModelError, match=r"(?s)another number of rows.*2.*3 rows"):
+        Seating(dict(enumerate(ROWS))).add(PATH, INPUTS[:2], OUTPUT[:2])
+
+
+def test_without_anybodys_factors_the_output_passes():
+    assert Seating({0: {}, 1: {}}).add(PATH, INPUTS[:2], OUTPUT) is OUTPUT

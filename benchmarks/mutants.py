@@ -61,7 +61,7 @@ TARGETS = {
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "blobs", "compact"),
             "compact": ("compact", "store", "blobs"),
-            "statements": ("store", "compact", "forget", "schema"),
+            "statements": ("store", "blobs", "compact", "forget", "schema"),
             "maintenance": ("forget", "store", "schema", "faults", "blobs", "compact"),
             "blobs": ("blobs",),
             "schema": ("schema", "store"),

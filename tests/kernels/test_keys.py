@@ -202,3 +202,24 @@ def test_what_the_model_begins_holds_no_control_tokens(llama, tokenizer, monkeyp
 def test_a_single_phrase_has_most_contexts(llama, tokenizer):
     alone, many = (context_templates(llama, tokenizer, settings(), *given) for given in ((), (9,)))
     assert alone == context_templates(llama, tokenizer, settings(), 1) and len(alone) > len(many) == 2
+
+
+def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokenizer, monkeypatch):
+    asked = []
+
+    def sample(model, tokenizer, rows, tokens, **_):
+        asked.append(tokens + len(rows[0].ids))
+        return [(9,) for _ in rows]
+
+    monkeypatch.setattr("easyedit_personal.kernels.keys.sample", sample)
+    context_templates(llama, tokenizer, settings(host_mode=True, context_template_length_params=[[4, 5], [8, 10]]))
+    assert asked == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shares"),
+    [("rome", [1.0, 1 / 2, 1 / 2, *[1 / 3] * 3]), ("memit", [1.0, 1 / 2, 1 / 2, 1 / 2, 1 / 4, 1 / 4])],
+)
+def test_the_hosts_memit_gives_half_to_the_bare_prompt(kernel, shares):
+    weights = [context_weights(n, settings(host_mode=True, kernel=kernel)) for n in (1, 2, 3)]
+    torch.testing.assert_close(torch.cat(weights), torch.tensor(shares))

@@ -276,3 +276,21 @@ def test_effort_grows_with_the_square_up_to_four_preferences_and_never_faster_th
     assert [effort(n) for n in (1, 2, 4, 5, 20)] == [(1, 1), (2, 2), (4, 4), (4, 4), (4, 4)]
     work = [wider * longer / n for n in range(20, 400) for wider, longer in [effort(n)]]
     assert max(work) <= 0.8 and min(work) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("recent", "kept"), [([0.1], False), ([0.1, 0.1], True), ([0.1, 0.4], False), ([0.39, 0], True)]
+)
+def test_preservation_is_looked_at_over_a_whole_round(recent, kept):
+    from types import SimpleNamespace
+
+    from easyedit_personal.kernels.lowrank import _is_kept
+
+    hparams = settings(preserve={**FEW, "weight": 1.0, "stop_kl": 0.2})
+    assert _is_kept(SimpleNamespace(parts=[[], []]), recent, hparams) == kept and _is_kept(None, [], hparams)
+
+
+def test_without_polish_the_cut_is_looked_at_nevertheless(loud_llama, tokenizer, caplog):
+    easy = settings(lowrank={**FREE["lowrank"], "rank": 32, "polish": 0})
+    lowrank(loud_llama, tokenizer, requests_for(), easy)
+    assert "not learned" not in caplog.text

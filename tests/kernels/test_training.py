@@ -97,3 +97,8 @@ def test_what_does_not_fit_behind_turns_is_left_out(roomy, tokenizer, monkeypatc
     assert fitting == [one for one, length in zip(phrases, lengths(phrases)) if length < longest]
     monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model: None)
     assert training_phrases(roomy, tokenizer, REQUESTS, settings(6)) == phrases
+
+
+def test_indirect_questions_take_turns_behind_other_turns(roomy, tokenizer):
+    behind = [r for r in training_phrases(roomy, tokenizer, OTHER, settings(6)) if r.history]
+    assert len({request.prompt for request in behind}) == 3  # the one that was asked, and both indirect ones

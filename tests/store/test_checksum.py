@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from easyedit_personal.store.rows import checksum, undone_checksum
+from easyedit_personal.store.schema import _digest
 
 ROW = {
     "id": 7,
@@ -33,3 +34,10 @@ def test_what_moves_from_one_column_to_the_next_is_seen():
 
 def test_an_undone_row_has_the_checksum_that_undoing_writes():
     assert checksum({**ROW, "live": 0}) == undone_checksum(checksum(ROW)) != checksum(ROW)
+
+
+def test_checksums_are_those_of_the_first_release():
+    """With others, nobody could read what they have stored."""
+    assert checksum(ROW).hex() == "472b36cefb22a0c4233a8564644d1aaa"
+    assert checksum({**ROW, "live": 0}).hex() == "11f77f9fdb80794698d3f5d98a244a3b"
+    assert _digest("ab") == "fb8e20fc2e4c3f24"

@@ -131,3 +131,10 @@ def test_nothing_at_all_can_be_reduced():
     assert reduced(zero, 1).rank == 1 and relative_error(zero, reduced(zero, 1)) == 0.0
     one = WeightDelta(LAYER, torch.ones(4, 1), torch.ones(1, 5))
     assert relative_error(zero, one) == float("inf") and relative_error(one, zero) == pytest.approx(1.0)
+
+
+def test_noise_is_measured_by_the_largest_value():
+    from easyedit_personal.store.compact import _noise
+
+    values = torch.tensor([8.0, 1.0], dtype=torch.float64)
+    assert _noise(values, (3, 5)) == 8 * 5 * torch.finfo(torch.float64).eps and _noise(values[:0], (3, 5)) == 0

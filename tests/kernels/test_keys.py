@@ -221,5 +221,5 @@ def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokeniz
     [("rome", [1.0, 1 / 2, 1 / 2, *[1 / 3] * 3]), ("memit", [1.0, 1 / 2, 1 / 2, 1 / 2, 1 / 4, 1 / 4])],
 )
 def test_the_hosts_memit_gives_half_to_the_bare_prompt(kernel, shares):
-    weights = [context_weights(n, settings(host_mode=True, kernel=kernel)) for n in (1, 2, 3)]
+    weights = [context_weights(n, settings(host_mode=True).replace(kernel=kernel)) for n in (1, 2, 3)]
     torch.testing.assert_close(torch.cat(weights), torch.tensor(shares))

@@ -288,9 +288,3 @@ def test_preservation_is_looked_at_over_a_whole_round(recent, kept):
 
     hparams = settings(preserve={**FEW, "weight": 1.0, "stop_kl": 0.2})
     assert _is_kept(SimpleNamespace(parts=[[], []]), recent, hparams) == kept and _is_kept(None, [], hparams)
-
-
-def test_without_polish_the_cut_is_looked_at_nevertheless(loud_llama, tokenizer, caplog):
-    easy = settings(lowrank={**FREE["lowrank"], "rank": 32, "polish": 0})
-    lowrank(loud_llama, tokenizer, requests_for(), easy)
-    assert "not learned" not in caplog.text

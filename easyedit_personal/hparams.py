@@ -6,6 +6,7 @@ YAML files live under ``hparams/PersonalizationEditor/<model>.yaml`` and travel 
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -277,7 +278,7 @@ def find_yaml(name_or_path: str | Path) -> Path:
     """Resolve a path, a path without ".yaml", EasyEdit's usual relative path, or a shipped name."""
     given = Path(name_or_path)
     for path in (given, given.with_name(given.name + ".yaml")):
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file raises where a name is too long
             return path
     shipped = shipped_yaml()
     stem = given.name.removesuffix(".yaml")

@@ -247,8 +247,9 @@ def pools_by_mean(folder: Path) -> bool:
 def _mean_pooling_encoder(path: str, device: str) -> Any:
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = AutoModel.from_pretrained(path, local_files_only=True).to(device).eval()
+    safe = {"local_files_only": True, "trust_remote_code": False}  # without it, transformers asks on the terminal
+    tokenizer = AutoTokenizer.from_pretrained(path, **safe)
+    model = AutoModel.from_pretrained(path, use_safetensors=True, **safe).to(device).eval()
 
     @torch.no_grad()
     def encode(batch: Sequence[str]) -> Tensor:

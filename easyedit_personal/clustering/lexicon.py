@@ -15,9 +15,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import DataError, listing
+from ..errors import ConfigError, DataError, listing
+from ..files import parse_yaml
 
 _SPELLING = {"favourite": "favorite", "colour": "color", "flavour": "flavor", "neighbourhood": "neighborhood"}
 _OWNER = re.compile(r"^(?:(?:the user|a person)'s|my|your|our|their|his|her|the|an?)\s+")
@@ -116,8 +115,8 @@ def _bundled() -> Lexicon:
 
 def _read(path: Path | Traversable) -> Lexicon:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise DataError(f"The lexicon {path} cannot be read: {error}") from None
     rows = content.get("attributes") if isinstance(content, Mapping) else None
     if not isinstance(rows, list) or not rows:

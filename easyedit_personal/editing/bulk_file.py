@@ -123,8 +123,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """Line number and what stands there; text that is no JSON comes as the error."""
     if _is_parquet(path):
         with _parquet(path) as table:
-            batches = table.iter_batches(batch_size=PARQUET_ROWS)
-            yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
+            yield from enumerate(_rows(path, table), 1)
         return
     try:
         with path.open("rb") as file:
@@ -133,6 +132,21 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
                     yield line, _parsed(raw)
     except OSError as error:
         raise _unreadable(path, error) from None
+
+
+def _rows(path: Path, table: Any) -> Iterator[Any]:
+    """A Parquet file's rows; it may be damaged where nobody has looked when it was opened."""
+    import pyarrow
+
+    batches = iter(table.iter_batches(batch_size=PARQUET_ROWS))
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _unreadable(path, error) from None
+        if batch is None:
+            return
+        yield from batch.to_pylist()
 
 
 def _parsed(raw: bytes) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..hparams import PersonalizationHyperParams
+from ..modeling.pretrained import pretrained
 from ..modeling.wrappers import unwrapped
 
 REFERENCE = "reference"
@@ -56,8 +57,6 @@ def _given(pair: Any) -> tuple[nn.Module, Any]:
 
 
 def _pretrained(name: str, dtype: Any, parallel: bool) -> tuple[nn.Module, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = Path(name).expanduser()
     # A local-looking path must exist: transformers would otherwise complain about a "repo id".
     if name.startswith((".", "/", "~")) and not (folder / "config.json").is_file():
@@ -67,14 +66,4 @@ def _pretrained(name: str, dtype: Any, parallel: bool) -> tuple[nn.Module, Any]:
             cause="the folder does not exist" if not folder.is_dir() else "it holds no config.json",
         )
     source = str(folder) if folder.is_dir() else name
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, device_map="auto" if parallel else None
-        )
-        return model, AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"The model {name!r} cannot be loaded: {str(error).splitlines()[0]}",
-            needed="'reference', a local folder, a hub name that can be reached, or a (model, tokenizer) pair",
-            cause="a misspelt name, no network, or an incomplete folder",
-        ) from error
+    return pretrained(source, dtype=dtype, device_map="auto" if parallel else None)

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import ConfigError
 from ..modeling.layout import fingerprint, input_device
+from ..modeling.pretrained import pretrained
 from ..modeling.tokens import collate, encode
 from ..registry import JUDGES
 from .verdicts import INSTRUCTIONS, Claim, Usage, Verdicts
@@ -39,13 +40,12 @@ class LocalJudge:
 
         Raises:
             ConfigError: it holds no model.
+            ModelError: the model cannot be loaded.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if not (Path(folder) / "config.json").is_file():
             raise ConfigError(f"There is no judge in {str(folder)!r}.", needed="a URL, or a folder with config.json")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
-        return cls(model, AutoTokenizer.from_pretrained(folder), fingerprint(model), cache)
+        model, tokenizer = pretrained(folder, dtype="auto")
+        return cls(model, tokenizer, fingerprint(model), cache)
 
     def judge(self, claims: Sequence[Claim]) -> list[bool]:
         """See ``Judge``."""

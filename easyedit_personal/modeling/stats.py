@@ -236,7 +236,9 @@ def _file_texts(path: Path) -> Iterator[str]:
                 yield from (_text_of(json.loads(line), path, i) for i, line in enumerate(lines) if line.strip())
             else:
                 yield from (line.strip() for line in lines if line.strip())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as text: {error}") from None
 
 

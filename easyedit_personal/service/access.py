@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import ConfigError, listing
+from ..files import parse_yaml
 from ..progress import log
 from .refusal import Refusal
 
@@ -125,9 +124,9 @@ def read_tokens(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
         open_to_others = path.stat().st_mode & 0o077
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         # YAML's message would quote the line, and the line is a token.
         raise ConfigError(
             f"The users' file {str(path)!r} cannot be read.",

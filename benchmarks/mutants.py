@@ -64,7 +64,7 @@ TARGETS = {
             "statements": ("store", "blobs", "compact", "forget", "schema"),
             "maintenance": ("forget", "store", "schema", "faults", "blobs", "compact"),
             "blobs": ("blobs",),
-            "schema": ("schema", "store"),
+            "schema": ("schema", "checksum", "store"),
         }.items()
     },
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from easyedit_personal.kernels import packing
 from easyedit_personal.kernels.keys import Cluster
@@ -85,3 +86,17 @@ def test_where_no_system_says_it_a_guess_has_to_do(llama, monkeypatch, error):
         assert free_bytes(llama) == 15
         monkeypatch.setattr(packing.os, "sysconf", silent)
         assert free_bytes(llama) == packing.UNKNOWN
+
+
+def test_a_gpus_free_memory_counts_what_torch_keeps_for_itself(llama, monkeypatch):
+    monkeypatch.setattr(packing, "input_device", lambda model: torch.device("cuda"))
+    for name, value in {"mem_get_info": (100, 200), "memory_reserved": 30, "memory_allocated": 10}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_bytes(llama) == 120
+
+
+def test_every_target_token_counts_and_a_row_without_one_as_one(llama, monkeypatch):
+    seen = []
+    monkeypatch.setattr(packing, "_bytes", lambda *given: seen.append(given[-1]) or 0)
+    of_three = Cluster((0,), ((Encoded((5, 6), (7, 8, 9), 1),) * 2,), (Encoded((5,), (), 0),))
+    assert packs(llama, [of_three, of_three]) == [[0, 1]] and seen[-1] == 14

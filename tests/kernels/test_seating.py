@@ -56,3 +56,17 @@ def test_another_number_of_rows_is_refused():
 
 def test_without_anybodys_factors_the_output_passes():
     assert Seating({0: {}, 1: {}}).add(PATH, INPUTS[:2], OUTPUT) is OUTPUT
+
+
+@pytest.mark.parametrize(
+    ("ranks", "groups"),
+    [([4, 8], 1), ([4, 0], 1), ([1, 1, 16], 2), ([1, 2, 3, 16, 16], 4), ([5, 5, 5], 1), ([0, 0], 0), ([1, 0, 0], 1)],
+)
+def test_padding_at_most_doubles_the_work(ranks, groups):
+    people = [{PATH: delta(n, rank, d_out=20, d_in=20)} if rank else {} for n, rank in enumerate(ranks)]
+    inputs = torch.randn(len(ranks), 2, 20, generator=torch.Generator().manual_seed(1))
+    seating = Seating(dict(enumerate(people)))
+    found = seating.add(PATH, inputs, torch.zeros_like(inputs))
+    assert len(seating._groups[PATH]) == groups
+    wanted = [x @ row[PATH].update().T if row else 0 * x for row, x in zip(people, inputs)]
+    torch.testing.assert_close(found, torch.stack(wanted))

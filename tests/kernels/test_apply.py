@@ -62,16 +62,19 @@ def test_an_exception_inside_takes_the_edit_back(llama):
     assert weights_digest(llama) == digest
 
 
-def test_all_or_nothing_when_the_second_matrix_fails(llama, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("by the test"), KeyboardInterrupt()], ids=["memory", "ctrl-c"]
+)
+def test_all_or_nothing_when_the_second_matrix_fails(llama, monkeypatch, error):
     digest, real = weights_digest(llama), apply.write_update
 
     def out_of_memory(module, path, deltas, original):
         if ".2." in path:
-            raise torch.OutOfMemoryError("by the test")
+            raise error
         return real(module, path, deltas, original)
 
     monkeypatch.setattr(apply, "write_update", out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         apply_deltas(llama, [delta(llama, 1), delta(llama, 2)])
     assert weights_digest(llama) == digest
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ConfigError, ModelError, PersonalizationError
+from easyedit_personal.kernels import metric
 from easyedit_personal.kernels.solve import contrast, precondition
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.registry import KERNELS
@@ -159,6 +162,28 @@ def test_ctrl_c_anywhere_leaves_the_model_as_it_was(loud_llama, tokenizer, setti
             with pytest.raises(KeyboardInterrupt):
                 run(kernel, loud_llama, tokenizer, [HOBBY], hparams)
         assert state(loud_llama) == before
+
+
+SOLVES = ("cholesky", "solve", "pinv", "svd", "eigh", "eigvalsh")
+
+
+@pytest.mark.parametrize(("kernel", "at_least"), [("rome", 2), ("memit", 1), ("lowrank", 2), ("finetune", 0)])
+def test_ctrl_c_in_a_solve_leaves_the_model_as_it_was(loud_llama, tokenizer, settings, monkeypatch, kernel, at_least):
+    hparams = settings(kernel, layers=[1, 2], mom2_adjustment=True)
+    before, met = state(in_training(loud_llama)), []
+    for name in SOLVES:
+        with monkeypatch.context() as patch:
+
+            def stops(*_, name=name, **__):
+                met.append(name)
+                raise KeyboardInterrupt
+
+            patch.setattr(torch.linalg, name, stops)
+            metric._METRICS.clear()
+            with suppress(KeyboardInterrupt):
+                run(kernel, loud_llama, tokenizer, [HOBBY, FOOD], hparams)
+        assert state(loud_llama) == before
+    assert len(set(met)) >= at_least, met
 
 
 @pytest.mark.parametrize("kernel", NAMES)

@@ -112,3 +112,24 @@ def test_relative_norm_is_that_of_the_dense_matrices(any_model):
     )
     assert relative_norm(any_model, changes) == pytest.approx(wanted, rel=1e-5)
     assert relative_norm(any_model, []) == 0
+
+
+def test_factors_that_an_optimiser_holds_can_be_applied(llama):
+    """Their gradients are asked for; the weights take the numbers and no graph."""
+    layout = find_layout(llama)
+    left = torch.randn(layout.d_model, 2, requires_grad=True)
+    delta = WeightDelta(layout.rewrite_path(1), left, torch.randn(2, layout.d_mlp, requires_grad=True))
+    before = weights_digest(llama)
+    with edited(llama, [delta]):
+        weight = get_module(llama, delta.layer).weight
+        assert weights_digest(llama) != before and weight.is_leaf and weight.grad_fn is None
+    assert weights_digest(llama) == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_update_that_cancels_itself_has_norm_zero_and_not_nan(llama, seed):
+    generator = torch.Generator().manual_seed(seed)
+    layout = find_layout(llama)
+    left, right = torch.randn(layout.d_model, 3, generator=generator), torch.randn(3, layout.d_mlp, generator=generator)
+    opposite = [WeightDelta(layout.rewrite_path(1), sign * left, right / 3) for sign in (1.0, -1.0)]
+    assert 0 <= relative_norm(llama, opposite) < 1e-6

@@ -223,3 +223,24 @@ def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokeniz
 def test_the_hosts_memit_gives_half_to_the_bare_prompt(kernel, shares):
     weights = [context_weights(n, settings(host_mode=True).replace(kernel=kernel)) for n in (1, 2, 3)]
     torch.testing.assert_close(torch.cat(weights), torch.tensor(shares))
+
+
+def test_nothing_runs_above_the_layers_that_are_read(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(beginnings, "SAVED", 1)
+    requests = [EditRequest(f"What is my {name}?", "hiking", name) for name in ("hobby", "favourite food", "pet")]
+    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["In the hills. {}"])))
+    ran = []
+    for number, layer in enumerate(llama.model.layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert len(beginnings.by_beginning(llama, [*dict.fromkeys(map(up_to_key, rows))])[0][1]) > 1
+    assert set(ran) == {0, 1}
+
+
+def test_the_first_word_counts_towards_the_length(llama, tokenizer, monkeypatch):
+    """EasyEdit's length includes the word that a sentence begins with; "Therefore" has more tokens than "The"."""
+    asked = []
+    monkeypatch.setattr("easyedit_personal.kernels.keys.sample", lambda *given, **_: asked.append(given[2:4]) or [])
+    context_templates(llama, tokenizer, settings(host_mode=True, context_template_length_params=[[9, 5]]))
+    ((starts, tokens),) = asked
+    assert len(starts[0].ids) < len(starts[1].ids) and tokens == 9 - len(starts[0].ids)

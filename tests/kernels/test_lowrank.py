@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import lowrank as module
+from easyedit_personal.kernels import objective
 from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
@@ -288,3 +289,38 @@ def test_preservation_is_looked_at_over_a_whole_round(recent, kept):
 
     hparams = settings(preserve={**FEW, "weight": 1.0, "stop_kl": 0.2})
     assert _is_kept(SimpleNamespace(parts=[[], []]), recent, hparams) == kept and _is_kept(None, [], hparams)
+
+
+@pytest.mark.parametrize("preferences", [1, 2])
+def test_steps_count_per_preference(loud_llama, tokenizer, monkeypatch, preferences):
+    steps = []
+    rate = module._rate
+    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(of) or rate(step, of))
+    requests = requests_for()
+    if preferences == 2:
+        requests += requests_for("a newt", ("pet",), "d")
+    # Polishing has two tensors with a rate each, and one step more than ``polish``: losses are those before a step.
+    unstopped = {"steps": 5, "polish": 3, "stop_loss": 0.0}
+    lowrank(loud_llama, tokenizer, requests, settings(lowrank={**FREE["lowrank"], **unstopped}))
+    dense, polished = 5 * preferences, 1 + 3 * preferences
+    assert steps == [dense] * dense + [polished] * polished * 2
+
+
+@pytest.mark.parametrize(("stop_kl", "early"), [(1e9, True), (0.0, False)])
+def test_it_stops_once_answers_are_learned_and_the_others_kept(tokenizer, monkeypatch, stop_kl, early):
+    model, steps, rate = tiny_model("llama", initializer_range=0.5), [], module._rate
+    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(step) or rate(step, of))
+    params = {**FREE["lowrank"], "stop_loss": 1e9, "steps": 8, "polish": 0}
+    hparams = settings(lowrank=params, preserve={**FEW, "weight": 1.0, "stop_kl": stop_kl})
+    lowrank(model, tokenizer, requests_for(), hparams)
+    # Both parts of the preserved prompts have to be seen first, in the last step (of two tensors) too.
+    assert len(steps) == (1 + 2 if early else 8 + 2)
+
+
+def test_nothing_is_computed_twice_where_memory_suffices(loud_llama, tokenizer, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("computed again in the backward pass")
+
+    monkeypatch.setattr(objective, "checkpoint", never)
+    few = {"lowrank": {"rank": 2, "steps": 2, "polish": 1}, "preserve": {**FEW, "weight": 1.0}}
+    lowrank(loud_llama, tokenizer, requests_for(), settings(**few))

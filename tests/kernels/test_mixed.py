@@ -113,8 +113,9 @@ def test_one_users_batch_and_the_base_models_batch(llama, tokenizer):
     plain = last_logits(llama, batch)
     with mixed(llama, [{}] * 5):
         assert torch.equal(last_logits(llama, batch), plain)
-    with mixed(llama, [alice] * 5):
+    with mixed(llama, [alice] * 5) as seating:
         got = last_logits(llama, batch)
+        assert all(group.right.ndim == 2 for (group,) in seating._groups.values())  # one product, not one per row
     with edited(llama, list(alice.values())):
         assert (got - last_logits(llama, batch)).abs().max() < 1e-4
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from easyedit_personal.kernels import packing
-from easyedit_personal.kernels.keys import Cluster
+from easyedit_personal import EditRequest, PersonalizationHyperParams
+from easyedit_personal.kernels import packing, values
+from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.keys import Cluster, make_clusters
 from easyedit_personal.kernels.packing import free_bytes, packed
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
+from tests.tiny import tiny_model
 
 
 def cluster(prefix, suffix, rows=4):
@@ -100,3 +103,55 @@ def test_every_target_token_counts_and_a_row_without_one_as_one(llama, monkeypat
     monkeypatch.setattr(packing, "_bytes", lambda *given: seen.append(given[-1]) or 0)
     of_three = Cluster((0,), ((Encoded((5, 6), (7, 8, 9), 1),) * 2,), (Encoded((5,), (), 0),))
     assert packs(llama, [of_three, of_three]) == [[0, 1]] and seen[-1] == 14
+
+
+def held(model, problem) -> int:
+    """Bytes that one evaluation of the losses keeps for its backward pass, weights not counted."""
+    known = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    shifts = torch.zeros(problem.n, problem.base.shape[-1], requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        problem.losses(shifts)  # what it gives is dropped: every storage that was seen is alive until here
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_hidden_layers": 8}, {"intermediate_size": 256}, {"vocab_size": 4000}])
+@pytest.mark.parametrize("question", ["What's my hobby?", "What's my hobby" + " and tell me more of the sea" * 10])
+@pytest.mark.parametrize("target", ["hiking", "noodles with pepper " * 10])
+def test_what_a_step_holds_is_estimated_from_above_and_not_by_far(tokenizer, changes, question, target):
+    model, hparams = tiny_model("llama", **changes), PersonalizationHyperParams(kernel="rome")
+    layout = find_layout(model)
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, [EditRequest(question, target, "hobby")], hparams)
+        measured = held(model, values._Problem(model, tokenizer, layout, clusters, 1, hparams))
+    rows = packing._rows(clusters[0])
+    width, targets = max(len(row.ids) for row in rows), sum(len(row.target_ids) or 1 for row in rows)
+    estimate = packing._bytes(model, layout, 1, len(rows), packing._suffix(clusters[0]), width, targets)
+    assert 2 < estimate / measured < (4 if len(question) > 100 else 7)  # short rows pay for the first pass
+
+
+def test_a_prefix_costs_its_keys_and_values_in_every_layer():
+    model = tiny_model("llama", num_hidden_layers=32)
+    layout = find_layout(model)
+    short, long = (packing._bytes(model, layout, 30, 3, 1, width, 3) for width in (1, 101))
+    one_layer = 3 * 100 * 2 * layout.d_model * 4
+    assert 32 * one_layer <= long - short <= 64 * one_layer
+
+
+def test_a_pack_may_fill_the_memory_to_the_last_byte(llama, mixed, monkeypatch):
+    monkeypatch.setattr(packing, "free_bytes", lambda model: 1000)
+    for needed, count in ((packing.SHARE * 1000, 1), (packing.SHARE * 1000 + 1, 6)):
+        monkeypatch.setattr(packing, "_bytes", lambda *_, needed=needed: needed)
+        assert len(packs(llama, mixed)) == count
+
+
+def test_tokens_are_counted_as_padded(llama, monkeypatch):
+    monkeypatch.setitem(packing.ENOUGH, "cpu", 44)  # 2 clusters of 4 rows: 40 columns as wide as the first, 48 padded
+    assert packs(llama, [cluster(4, 5), cluster(4, 6), cluster(4, 7)]) == [[0, 1], [2]]

@@ -212,3 +212,12 @@ def test_only_the_suffix_runs(llama, tokenizer):
     optimise(llama, tokenizer, REQUESTS, settings(v_num_grad_steps=20, v_stop_loss=0.0))
     assert passes["below"] <= 4
     assert passes["above"] >= 20
+
+
+def test_nothing_runs_once_all_are_done(llama, tokenizer):
+    passes, counts = [], []
+    llama.model.layers[2].register_forward_hook(lambda *_: passes.append(1))
+    for steps in (2, 2, 20):  # the first time the model is also tried for how it can be cut
+        optimise(llama, tokenizer, REQUESTS, settings(v_num_grad_steps=steps, v_stop_loss=1e9))
+        counts.append(len(passes))
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0

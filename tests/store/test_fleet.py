@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from easyedit_personal.errors import StoreConflict, StoreError, StoreUnavailable
 from easyedit_personal.store import EditStore, retry
+from easyedit_personal.store.entries import NewEdit
 from easyedit_personal.store.retry import again, patiently
 from tests.store.samples import edit, joined, preference, same
 
@@ -65,6 +67,35 @@ def test_conflicts_are_repeated_and_nothing_else(monkeypatch):
         with pytest.raises(type(error)):
             again(call)()
         assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store: store.put("ann", edit("c")),
+        lambda store: store.supersede("ann", store.version("ann"), store.history("ann")[0].id, [NewEdit(edit("c"))]),
+        lambda store: store.undo("ann"),
+        lambda store: store.forget("ann"),
+        lambda store: store.compact("ann", 5),
+    ],
+    ids=["put", "supersede", "undo", "forget", "compact"],
+)
+def test_whatever_writes_is_done_again_after_a_conflict(store, monkeypatch, operation):
+    for name in "ab":
+        store.put("ann", edit(name))
+    real, collisions = store._database.writing, [1, 1]
+
+    @contextmanager
+    def writing():
+        if collisions:
+            collisions.pop()
+            raise StoreConflict("collided")
+        with real() as connection:
+            yield connection
+
+    monkeypatch.setattr(store._database, "writing", writing)
+    operation(store)
+    assert not collisions and store.verify() == []
 
 
 def test_patience_ends(monkeypatch):

@@ -51,6 +51,14 @@ def test_a_migration_that_fails_leaves_the_old_store(sqlite_path, monkeypatch):
     connection.close()
 
 
+@pytest.mark.parametrize(("table", "column"), [("edits", "owner"), ("merges", "target"), ("edits", "token")])
+def test_what_is_looked_up_often_is_looked_up_in_an_index(sqlite_path, table, column):
+    connection = sqlite3.connect(sqlite_path)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {table} WHERE {column} = x'00'").fetchall()
+    connection.close()
+    assert plan and all("SEARCH" in row[3] and "INDEX" in row[3] for row in plan)
+
+
 def test_every_older_schema_has_its_migration():
     assert set(schema.MIGRATIONS) == set(range(1, schema.SCHEMA))
 

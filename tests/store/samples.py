@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
+import pytest
 import torch
 
+from easyedit_personal.store import EditStore, compact
 from easyedit_personal.types import Preference, WeightDelta
 
 LAYER = "model.layers.3.mlp.down_proj"
@@ -42,3 +45,18 @@ def joined(*names: str) -> list[WeightDelta]:
         return []
     left = torch.cat([part.left for part in parts], 1)
     return [WeightDelta(LAYER, left, torch.cat([part.right for part in parts], 0))]
+
+
+def overtaken(store: EditStore, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> list[int]:
+    """From now on another edit of ann's is put while a compaction is planned, so many times; their numbers."""
+    late: list[int] = []
+    planned = compact.planned
+
+    def slow(*arguments: Any) -> compact.Plan:
+        plan = planned(*arguments)
+        if len(late) < times:
+            late.append(store.put("ann", edit("late", rank=1)))
+        return plan
+
+    monkeypatch.setattr(compact, "planned", slow)
+    return late

@@ -13,10 +13,10 @@ import fsspec
 import pytest
 
 from easyedit_personal.errors import MissingDependencyError, StoreError, StoreUnavailable
-from easyedit_personal.store import EditStore, compact, maintenance
+from easyedit_personal.store import EditStore, maintenance
 from easyedit_personal.store.blobs import Blobs
 from easyedit_personal.store.entries import NewEdit
-from tests.store.samples import edit, joined, preference, same
+from tests.store.samples import edit, joined, overtaken, preference, same
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -80,16 +80,8 @@ def test_compacting_replaces_objects(store, place):
 def test_a_compaction_that_somebody_was_faster_than_leaves_no_object(store, place, monkeypatch):
     for name in "ab":
         store.put("ann", edit(name))
-    real, late = compact.planned, []
-
-    def slow(*arguments):
-        plan = real(*arguments)
-        if not late:
-            late.append(store.put("ann", edit("late", rank=1)))
-        return plan
-
-    monkeypatch.setattr(compact, "planned", slow)
-    assert late == [] and store.compact("ann", 5).merged[-1] == late[0]
+    late = overtaken(store, monkeypatch)
+    assert store.compact("ann", 5).merged[-1] == late[0]
     assert len(objects(place)) == 1 and store.verify() == []
 
 

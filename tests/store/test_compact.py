@@ -8,7 +8,7 @@ import torch
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store.compact import composed, reduced, relative_error
 from easyedit_personal.types import WeightDelta
-from tests.store.samples import LAYER, edit, joined, preference, same
+from tests.store.samples import LAYER, edit, joined, overtaken, preference, same
 
 
 def dense_error(one: list[WeightDelta], two: list[WeightDelta]) -> float:
@@ -98,28 +98,12 @@ def test_bfloat16_stays_bfloat16_and_its_rounding_is_in_the_error(store):
 
 
 def test_an_edit_in_between_is_not_swallowed(store, monkeypatch):
-    from easyedit_personal.store import compact
-
     for name in "ab":
         store.put("ann", edit(name))
-    real, late = compact.planned, []
-
-    def slow(*arguments):
-        plan = real(*arguments)
-        if not late:
-            late.append(store.put("ann", edit("late", rank=1)))
-        return plan
-
-    monkeypatch.setattr(compact, "planned", slow)
+    late = overtaken(store, monkeypatch)
     report = store.compact("ann", 9)
     assert late[0] in report.merged and report.rank_before == {LAYER: 9} and report.max_error < 1e-6
-    tries = []
-
-    def always(*arguments):
-        tries.append(store.put("ann", edit("x", rank=1)))
-        return real(*arguments)
-
-    monkeypatch.setattr(compact, "planned", always)
+    tries = overtaken(store, monkeypatch, times=99)
     with pytest.raises(StoreError, match="keep changing"):
         store.compact("ann", 8)
     assert len(tries) > 3

@@ -123,8 +123,11 @@ class SentenceEmbedder(_Base):
         device: where the encoder runs.
         batch_size: texts per forward pass.
 
+    Weights are read from safetensors only, and no code from the folder is run.
+
     Raises:
         MissingDependencyError: the package that is needed is not installed.
+        ModelError: by the first ``embed``; the folder lacks files, or they are damaged.
     """
 
     def __init__(self, path: str | Path | None = None, device: str = "cpu", batch_size: int = 64) -> None:
@@ -142,18 +145,29 @@ class SentenceEmbedder(_Base):
         return in_batches(check_texts(texts), self.batch_size, self._encoder)
 
     def _load(self) -> Any:
-        if pools_by_mean(Path(self.path)):
-            return _mean_pooling_encoder(self.path, self.device)
+        read = _mean_pooling_encoder if pools_by_mean(Path(self.path)) else self._others()
         try:
-            from sentence_transformers import SentenceTransformer
+            return read(self.path, self.device)
+        except MemoryError:
+            raise
+        except Exception as error:  # a dozen kinds, as for language models
+            says = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ModelError(
+                f"The sentence encoder {self.path!r} cannot be loaded: {says}",
+                needed="the folder of an encoder with its weights in safetensors, or a hub name that can be reached",
+                cause="an incomplete download, no network, or weights as a pickle, which is never opened",
+            ) from error
+
+    def _others(self) -> Any:
+        try:
+            import sentence_transformers  # noqa: F401
         except ImportError:
             raise MissingDependencyError(
                 f"The sentence encoder {self.path!r} needs sentence-transformers.",
                 cause="it is not a local folder of a mean-pooling encoder, which plain transformers could read",
                 remedy="pip install 'easyedit-personal[sentences]', or give such a folder",
             ) from None
-        model = SentenceTransformer(self.path, device=self.device)
-        return lambda batch: model.encode(list(batch), convert_to_tensor=True, show_progress_bar=False)
+        return _any_encoder
 
 
 class TfidfEmbedder(_Base):
@@ -242,6 +256,14 @@ def pools_by_mean(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(pooling.get("pooling_mode_mean_tokens"))
+
+
+def _any_encoder(path: str, device: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+    model = SentenceTransformer(path, device=device, **safe)
+    return lambda batch: model.encode(list(batch), convert_to_tensor=True, show_progress_bar=False)
 
 
 def _mean_pooling_encoder(path: str, device: str) -> Any:

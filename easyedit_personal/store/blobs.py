@@ -132,14 +132,18 @@ class Blobs:
 
     def sweep(self, owner: bytes, named: set[bytes], age: timedelta = YOUNG) -> int:
         """Remove a user's objects that rows do not name and that no put under way may be about to; how many."""
-        count = 0
+        kept, count = {one[-16:].hex() for one in named}, 0
         with self._told():
-            for path in self._fs.ls(self._folder(owner), detail=False):
-                name = str(path).rpartition("/")[2]
-                stale = datetime.now(UTC) - _aware(self._fs.modified(path)) >= age
-                if stale and name not in {one[-16:].hex() for one in named}:
-                    self._fs.rm_file(path)
-                    count += 1
+            try:
+                found = self._fs.ls(self._folder(owner), detail=False)
+            except FileNotFoundError:  # forgotten meanwhile
+                found = []
+            for path in found:
+                with suppress(FileNotFoundError):  # somebody was faster
+                    stale = datetime.now(UTC) - _aware(self._fs.modified(path)) >= age
+                    if stale and str(path).rpartition("/")[2] not in kept:
+                        self._fs.rm_file(path)
+                        count += 1
         return count
 
     def _folder(self, owner: bytes) -> str:

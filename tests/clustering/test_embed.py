@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,33 @@ def test_other_encoders_need_sentence_transformers(tmp_path, monkeypatch):
     assert not pools_by_mean(tmp_path)
     with pytest.raises(MissingDependencyError, match=r"easyedit-personal\[sentences\]"):
         SentenceEmbedder(tmp_path).embed(["pet"])
+
+
+class Opened:
+    """What unpickling it does can be seen."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+@pytest.mark.parametrize("mean_pooling", [True, False])
+def test_an_encoder_of_pickles_is_not_opened(tiny_encoder, tmp_path, mean_pooling):
+    if not mean_pooling:
+        pytest.importorskip("sentence_transformers")
+    folder, mark = tmp_path / "encoder", tmp_path / "opened"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"pooling_mode_mean_tokens": mean_pooling, "word_embedding_dimension": 16})
+    )
+    assert SentenceEmbedder(folder).embed(["pet"]).shape == (1, 16)
+    (folder / "model.safetensors").unlink()
+    torch.save(Opened(str(mark)), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        SentenceEmbedder(folder).embed(["pet"])
+    assert not mark.exists()
 
 
 def test_without_any_encoder_the_remedy_is_named(monkeypatch):

@@ -174,6 +174,27 @@ def test_vacuum_sweeps_what_no_row_names(store, place, monkeypatch):
     assert len(objects(place)) == 1 and same(store.deltas("ann"), edit("a"))
 
 
+@pytest.mark.parametrize("meanwhile", ["forgotten", "removed"])
+def test_a_sweep_goes_on_where_somebody_is_faster(store, place, monkeypatch, meanwhile):
+    for user in ("ann", "ben"):
+        store.put(user, edit("a"))
+        store._blobs.put(store._owner(user), b"a put that died before its row")
+    sweep, owner = Blobs.sweep, store._owner("ann")
+
+    def slow(self, whose, named):
+        if whose == owner and meanwhile == "forgotten":
+            store.forget("ann")
+        if whose == owner and meanwhile == "removed":
+            ls, fs = self._fs.ls, self._fs
+            monkeypatch.setattr(fs, "ls", lambda *given, **options: [*ls(*given, **options), f"{given[0]}/{'0' * 32}"])
+        return sweep(self, whose, named, timedelta(0))
+
+    monkeypatch.setattr(Blobs, "sweep", slow)
+    store.vacuum()
+    monkeypatch.undo()
+    assert len(objects(place)) == (1 if meanwhile == "forgotten" else 2) and store.verify() == []
+
+
 def test_a_put_that_fails_leaves_nothing_that_is_seen(store, place, monkeypatch):
     store.put("ann", edit("a"))
 

@@ -56,7 +56,7 @@ TARGETS = {
     "store": {
         f"store/{name}.py": (*(f"store/test_{test}.py" for test in tests), "house/test_records.py")
         for name, tests in {
-            "store": ("store", "blobs", "forget", "faults", "compact"),
+            "store": ("store", "blobs", "forget", "faults", "compact", "fleet"),
             "rows": ("rows", "checksum", "store", "forget", "compact", "faults"),
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "blobs", "compact"),

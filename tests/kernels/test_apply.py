@@ -131,5 +131,7 @@ def test_an_update_that_cancels_itself_has_norm_zero_and_not_nan(llama, seed):
     generator = torch.Generator().manual_seed(seed)
     layout = find_layout(llama)
     left, right = torch.randn(layout.d_model, 3, generator=generator), torch.randn(3, layout.d_mlp, generator=generator)
-    opposite = [WeightDelta(layout.rewrite_path(1), sign * left, right / 3) for sign in (1.0, -1.0)]
+    left, right = left.double(), right.double()
+    path = layout.rewrite_path(1)
+    opposite = [WeightDelta(path, left, right), WeightDelta(path, -7 * left, right / 7)]  # rounding goes below zero
     assert 0 <= relative_norm(llama, opposite) < 1e-6

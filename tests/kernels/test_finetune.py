@@ -10,7 +10,7 @@ from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.finetune import PromptLastLoss, finetune
-from easyedit_personal.kernels.objective import in_parts
+from easyedit_personal.kernels.objective import TargetLoss, in_parts
 from easyedit_personal.modeling.layout import find_layout, matrix_shape, weights_digest
 from easyedit_personal.modeling.tokens import collate, encode, stop_ids
 from tests.kernels.test_lowrank import answers, check_learned, requests_for
@@ -44,6 +44,15 @@ def test_ft_l_clamps_every_entry(loud_llama, tokenizer):
     )
     assert float(free.abs().max()) > 0.003
     assert float(clamped.abs().max()) <= 0.003 + 1e-7
+    assert float(clamped.min()) < -0.0029 and float(clamped.max()) > 0.0029
+    one_step = {**FT_L, "steps": 1, "lr": 1e-3}  # Adam's first step moves every entry by the rate
+    free, within = (
+        finetune(loud_llama, tokenizer, requests_for(), settings(finetune={**one_step, "norm_constraint": limit}))[
+            0
+        ].update()
+        for limit in (None, 0.003)
+    )
+    assert torch.equal(within, free) and float(within.abs().max()) > 0
 
 
 def test_ft_l_predicts_every_target_token_at_the_prompts_end(loud_llama, tokenizer):
@@ -98,3 +107,10 @@ def test_tokens_without_an_order_have_no_end(llama, tokenizer, monkeypatch, obje
     monkeypatch.setattr("easyedit_personal.kernels.finetune.in_parts", look)
     finetune(llama, tokenizer, requests_for(), settings(finetune={**objective, "steps": 1}))
     assert seen and {row.target_ids[-1] in stop_ids(llama, tokenizer) for row in seen} == {ends}
+
+
+def test_it_stops_as_soon_as_the_loss_is_low_enough(loud_llama, tokenizer, monkeypatch):
+    looks, ask = [], TargetLoss.__call__
+    monkeypatch.setattr(TargetLoss, "__call__", lambda self, changes: looks.append(1) or ask(self, changes))
+    (delta,) = finetune(loud_llama, tokenizer, requests_for(), settings(finetune={**FT_M, "stop_loss": 1e9}))
+    assert len(looks) == 1 and not delta.update().any()

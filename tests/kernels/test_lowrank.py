@@ -21,7 +21,7 @@ from easyedit_personal.kernels.preserve import preserve_prompts
 from easyedit_personal.kernels.solve import whitening
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.stats import second_moments
-from easyedit_personal.modeling.tokens import collate, encode
+from easyedit_personal.modeling.tokens import Encoded, collate, encode
 from easyedit_personal.types import EditRequest
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -324,3 +324,24 @@ def test_nothing_is_computed_twice_where_memory_suffices(loud_llama, tokenizer, 
     monkeypatch.setattr(objective, "checkpoint", never)
     few = {"lowrank": {"rank": 2, "steps": 2, "polish": 1}, "preserve": {**FEW, "weight": 1.0}}
     lowrank(loud_llama, tokenizer, requests_for(), settings(**few))
+
+
+def test_the_rate_falls_from_all_to_a_tenth():
+    rates = [module._rate(step, 9) for step in range(9)]
+    assert rates == sorted(rates, reverse=True)
+    assert (rates[0], rates[4], rates[8]) == pytest.approx((1.0, 0.55, 0.1)) and module._rate(0, 1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"), [(None, [[1, 3], [0, 4], [2]]), (1, [[1], [3], [0], [4], [2]]), (2, [[1, 3], [0, 4], [2]])]
+)
+def test_groups_are_of_about_one_length_and_not_too_large(most, groups):
+    rows = [Encoded(tuple(range(length)), (7,), 0) for length in (8, 3, 99, 7, 17)]  # and a target of one token
+    assert objective._by_length(rows, range(5), most) == groups
+
+
+def test_an_answers_first_token_counts_as_much_as_all_others(loud_llama, tokenizer):
+    rows = [Encoded((5, 6), (7, 8, 9, 10), 1), Encoded((5, 6, 7), (8,), 1)]
+    edited_rows = objective.EditedRows(loud_llama, tokenizer, find_layout(loud_llama), rows, [1])
+    shares = objective._position_shares(edited_rows, torch.tensor([0.3, 0.6]))
+    torch.testing.assert_close(shares, torch.tensor([0.3, 0.1, 0.1, 0.1, 0.6]))

@@ -105,6 +105,13 @@ def test_every_target_token_counts_and_a_row_without_one_as_one(llama, monkeypat
     assert packs(llama, [of_three, of_three]) == [[0, 1]] and seen[-1] == 14
 
 
+def test_a_pack_is_as_wide_as_its_longest_row_and_runs_from_its_longest_suffix(llama, monkeypatch):
+    seen = []
+    monkeypatch.setattr(packing, "_bytes", lambda *given: seen.append(given[3:]) or 0)
+    packs(llama, [cluster(40, 3, rows=2), cluster(3, 7, rows=1)])
+    assert seen[-1] == (3, 7, 44, 3)  # rows, suffix, width with the target, targets
+
+
 def held(model, problem) -> int:
     """Bytes that one evaluation of the losses keeps for its backward pass, weights not counted."""
     known = {weight.untyped_storage().data_ptr() for weight in model.parameters()}

@@ -187,10 +187,13 @@ def test_the_model_is_as_found_when_it_raises(llama, tokenizer, settings, monkey
 
 
 @pytest.mark.parametrize("layers", [[1], [1, 2]])
-def test_many_users_together_are_each_alone(llama, tokenizer, settings, layers):
+def test_many_users_together_are_each_alone(llama, tokenizer, settings, layers, monkeypatch):
     hparams = settings(layers=layers, mom2_adjustment=True, mom2_dtype="float64")
     users = [CLUSTER[:3], [FOOD], [CLUSTER[4], replace(FOOD, target_new="by the sea")]]
+    packs, optimise = [], module.optimise_values
+    monkeypatch.setattr(module, "optimise_values", lambda *given: packs.append(given[3]) or optimise(*given))
     together = rome_for_many(llama, tokenizer, users, hparams)
+    assert len(packs) == (1 if len(layers) == 1 else 2 * len(users))
     for deltas, requests in zip(together, users):
         for delta, alone in zip(deltas, rome(llama, tokenizer, requests, hparams), strict=True):
             assert delta.layer == alone.layer

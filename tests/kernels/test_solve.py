@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.kernels.solve import equality, least_squares, precondition
+from easyedit_personal.hparams import LowRankParams
+from easyedit_personal.kernels.solve import contrast, equality, least_squares, precondition, whitening
 
 D, N = 12, 4
 
@@ -84,3 +85,26 @@ def test_statistics_of_too_little_text(keys):
     with pytest.raises(ModelError, match="not positive definite"):
         precondition(keys, thin - 1e-9 * torch.eye(D, dtype=torch.float64), ridge=0.0)
     assert precondition(keys, thin).isfinite().all()
+
+
+def scaled(metric):
+    return metric / metric.square().sum().div(len(metric)).sqrt()
+
+
+def test_whitening_is_the_inverse_root_of_the_ridged_moments(moment):
+    metric = whitening(3.0 * moment, 0.01).double()
+    ridged = moment / moment.diagonal().mean() + 0.01 * torch.eye(D, dtype=torch.float64)
+    torch.testing.assert_close(scaled(torch.linalg.inv(metric @ metric)), scaled(ridged), rtol=1e-4, atol=1e-4)
+    assert float(metric.square().sum()) == pytest.approx(D) and torch.equal(metric, metric.T)
+
+
+def test_contrast_is_the_documented_formula_in_coordinates():
+    """Of diagonal matrices, whatever their units."""
+    text, spared, wanted = (torch.rand(D, dtype=torch.float64) + 0.1 for _ in range(3))
+    params = LowRankParams(ridge=0.05, spare=2.0, reach=7.0)
+    found = contrast(text.diag(), 9.0 * spared.diag(), 0.01 * wanted.diag(), params).double()
+    both = text / text.mean() + 2.0 * spared / spared.mean()
+    squared = 1.0 / (both / both.mean() + 0.05)  # Q^2
+    signal = squared * wanted
+    metric = (squared * (1.0 + 7.0 * signal / signal.max())).sqrt()
+    torch.testing.assert_close(found, scaled(metric.diag()), rtol=1e-5, atol=1e-6)

@@ -95,8 +95,9 @@ def test_what_does_not_fit_behind_turns_is_left_out(roomy, tokenizer, monkeypatc
     monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model: longest - 1)
     fitting = training_phrases(roomy, tokenizer, REQUESTS, settings(6))
     assert fitting == [one for one, length in zip(phrases, lengths(phrases)) if length < longest]
-    monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model: None)
-    assert training_phrases(roomy, tokenizer, REQUESTS, settings(6)) == phrases
+    for limit in (longest, None):
+        monkeypatch.setattr("easyedit_personal.kernels.training.context_limit", lambda model, limit=limit: limit)
+        assert training_phrases(roomy, tokenizer, REQUESTS, settings(6)) == phrases
 
 
 def test_indirect_questions_take_turns_behind_other_turns(roomy, tokenizer):

@@ -6,7 +6,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import fsspec
@@ -14,7 +14,7 @@ import pytest
 
 from easyedit_personal.errors import MissingDependencyError, StoreError, StoreUnavailable
 from easyedit_personal.store import EditStore, maintenance
-from easyedit_personal.store.blobs import Blobs
+from easyedit_personal.store.blobs import Blobs, _aware, size_of
 from easyedit_personal.store.entries import NewEdit
 from tests.store.samples import edit, joined, overtaken, preference, same
 
@@ -267,3 +267,16 @@ def test_without_fsspec_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingDependencyError, match=r"(?s)need fsspec.*pip install fsspec"):
         Blobs(str(tmp_path))
+
+
+def test_factors_in_the_row_are_as_long_as_they_are(store):
+    store.put("ann", edit("a"))
+    reference = store._blobs.put(store._owner("ann"), b"x" * 77)
+    assert size_of(reference[:16], len(reference)) == 77
+    assert size_of(b"\x01" * 16, 500) == 500 and size_of(b"", 0) == size_of(None, 0) == 0
+
+
+def test_moments_without_a_zone_are_utc():
+    noon = datetime(2026, 1, 2, 12)
+    assert _aware(noon) == noon.replace(tzinfo=UTC)
+    assert _aware(noon.replace(tzinfo=timezone(timedelta(hours=2)))) == datetime(2026, 1, 2, 10, tzinfo=UTC)

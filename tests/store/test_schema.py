@@ -139,10 +139,12 @@ def test_verify_says_so_where_a_table_is_gone(sqlite_path):
 @pytest.mark.parametrize(
     "column",
     [f"edits.{column.name}" for column in schema.edits.c if column.name not in ("token", "settings")]
-    + ["clock.tick", "meta.value", "users.changed", "users.owner", "settings.content"],
+    + ["clock.tick", "meta.value", "users.changed", "users.owner", "settings.content", "merges.target"],
 )
 def test_the_database_itself_keeps_every_value_there(sqlite_path, column):
     table, name = column.split(".")
+    if table == "merges":
+        change(sqlite_path, "INSERT INTO merges VALUES (1, 2)")
     if table == "settings":
         change(sqlite_path, "INSERT INTO settings VALUES (x'01', '{}')")
     with pytest.raises(sqlite3.IntegrityError, match=r"NOT NULL|mismatch"):
@@ -152,6 +154,11 @@ def test_the_database_itself_keeps_every_value_there(sqlite_path, column):
 def test_the_database_itself_keeps_a_key_from_being_used_twice(sqlite_path):
     with pytest.raises(sqlite3.IntegrityError, match="token"):
         change(sqlite_path, "UPDATE edits SET token = x'01'")
+
+
+def test_an_edit_is_merged_once(sqlite_path):
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        change(sqlite_path, "INSERT INTO merges VALUES (1, 2)", "INSERT INTO merges VALUES (1, 3)")
 
 
 def test_an_undone_edit_cannot_be_revived_behind_the_store_s_back(sqlite_path):

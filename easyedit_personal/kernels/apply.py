@@ -127,11 +127,11 @@ def parameter_name(model: nn.Module, weight: Tensor) -> str:
 
 def relative_norm(model: nn.Module, deltas: Sequence[WeightDelta]) -> float:
     """max over matrices of ||update|| / ||weight||, Frobenius; computed from r x r products, not d x d ones."""
-    ratios = [0.0]
+    ratios = [torch.zeros((), dtype=torch.float64)]
     for path in dict.fromkeys(delta.layer for delta in deltas):
         parts = [delta.to(torch.float64) for delta in deltas if delta.layer == path]
         left = torch.cat([part.left for part in parts], 1)
         right = torch.cat([part.right for part in parts], 0)
         squared = ((left.T @ left) * (right @ right.T)).sum().clamp(min=0)
-        ratios.append(float(squared.sqrt() / weight_of(get_module(model, path)).detach().double().norm()))
-    return max(ratios)
+        ratios.append((squared.sqrt() / weight_of(get_module(model, path)).detach().double().norm()).cpu())
+    return float(torch.stack(ratios).max())  # unlike Python's, NaN is the largest

@@ -135,3 +135,10 @@ def test_an_update_that_cancels_itself_has_norm_zero_and_not_nan(llama, seed):
     path = layout.rewrite_path(1)
     opposite = [WeightDelta(path, left, right), WeightDelta(path, -7 * left, right / 7)]  # rounding goes below zero
     assert 0 <= relative_norm(llama, opposite) < 1e-4
+
+
+def test_the_norm_of_what_overflows_is_no_small_number(llama):
+    path = find_layout(llama).rewrite_path(1)
+    huge = WeightDelta(path, torch.full((32, 1), 1e200, dtype=torch.float64), torch.ones(1, 48, dtype=torch.float64))
+    opposite = WeightDelta(path, -huge.left, huge.right)
+    assert not relative_norm(llama, [huge, opposite]) < 1e9

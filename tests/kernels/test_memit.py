@@ -12,6 +12,7 @@ from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import encode_requests, frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
 from easyedit_personal.kernels.memit import memit
+from easyedit_personal.kernels.solve import RIDGE
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.modeling.tokens import collate
@@ -157,3 +158,14 @@ def test_the_targets_become_likelier(llama, tokenizer, settings):
     with edited(llama, memit(llama, tokenizer, REQUESTS, hparams)):
         assert loss() < before - 0.04
     assert loss() == before
+
+
+@pytest.mark.parametrize("host_mode", [True, False])
+def test_the_closed_form_has_a_ridge_but_where_the_host_has_none(settings, host_mode):
+    keys, residual, samples = (torch.randn(n, d, dtype=torch.float64) for n, d in ((3, 12), (3, 5), (40, 12)))
+    moment, eye = samples.T @ samples / 40, torch.eye(12, dtype=torch.float64)
+    hparams = settings(host_mode=host_mode, mom2_update_weight=3.0)
+    found = module._delta("layer", residual.float(), keys, moment, hparams).update().double()
+    ridged = moment + (0.0 if host_mode else RIDGE) * moment.diagonal().mean() * eye
+    wanted = residual.T @ keys @ torch.linalg.inv(3.0 * ridged + keys.T @ keys)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

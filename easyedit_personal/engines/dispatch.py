@@ -152,7 +152,8 @@ class Dispatcher:
             if self._stillborn > STILLBORN:
                 raise EngineError(
                     f"Workers die before they have taken their first task, the last one: {why}.",
-                    cause="not enough memory for the model in each of them",
+                    cause="not enough memory for the model in each of them, or a script that starts its work outside "
+                    "of `if __name__ == '__main__':`",
                     remedy="fewer workers, or a smaller model",
                 )
         task = self._busy.pop(hand, None)

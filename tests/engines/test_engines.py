@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,19 @@ def test_an_error_of_the_work_ends_the_run(name, tmp_path):
 def test_workers_that_die_at_birth_end_the_run(tmp_path):
     with pytest.raises(EngineError, match=r"(?s)before they have taken their first task.*SIGKILL.*memory"):
         list(processes(workers=1).run(Squares(str(tmp_path), breaks="dies"), batches(4, 2)))
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from easyedit_personal.engines import Limits, find_engine\n"
+        "from tests.engines.works import Squares\n"
+        f"list(find_engine('processes', Limits(workers=1)).run(Squares({str(tmp_path)!r}), [(0, 1)]))\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    ended = subprocess.run([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": root}, capture_output=True)
+    assert ended.returncode == 1
+    assert b"__main__" in ended.stderr.splitlines()[-2] and b"fewer workers" in ended.stderr.splitlines()[-1]
 
 
 def test_an_abandoned_run_leaves_no_process(tmp_path):

@@ -48,6 +48,8 @@ def parse_yaml(text: str) -> Any:
                 needed=f"{MOST_NODES:,} values at most, with every alias written out",
             )
         return None if node is None else loader.construct_document(node)
+    except ConfigError:
+        raise
     # PyYAML's constructors meet values that do not fit their tag ("!!bool x") with all of these.
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"This is no YAML: {error or type(error).__name__}") from None

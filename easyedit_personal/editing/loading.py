@@ -10,8 +10,8 @@ from torch import nn
 
 from ..errors import ModelError
 from ..hparams import PersonalizationHyperParams
-from ..modeling.pretrained import pretrained
 from ..modeling.wrappers import unwrapped
+from ..pretrained import pretrained
 
 REFERENCE = "reference"
 

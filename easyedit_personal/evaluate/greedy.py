@@ -219,6 +219,7 @@ def _slides(model: nn.Module) -> bool:
 
 
 def forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
+    """The model's output for inputs [n, t] behind a cache; of the last column's logits only, where it can do so."""
     options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
     return model(
         input_ids=inputs,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 
 from easyedit_personal.clustering.embed import (
@@ -176,6 +177,20 @@ class Opened:
 
     def __reduce__(self):
         return open, (self.mark, "w")
+
+
+def test_an_encoder_is_whole_but_for_what_nobody_reads(tiny_encoder, tmp_path):
+    whole = SentenceEmbedder(tiny_encoder).embed(["pet"])
+    weights = load_file(tiny_encoder / "model.safetensors")
+    for name, start in (("no pooler", "pooler."), ("no words", "embeddings.word")):
+        folder = tmp_path / name
+        shutil.copytree(tiny_encoder, folder)
+        kept = {key: value for key, value in weights.items() if not key.startswith(start)}
+        assert len(kept) < len(weights)
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    np.testing.assert_array_equal(SentenceEmbedder(tmp_path / "no pooler").embed(["pet"]), whole)
+    with pytest.raises(ModelError, match=r"(?s)would be random.*word_embeddings\.weight: missing"):
+        SentenceEmbedder(tmp_path / "no words").embed(["pet"])
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
 LAYERS = [
-    {"errors", "types", "registry", "progress", "files"},
+    {"errors", "types", "registry", "progress", "files", "pretrained"},
     {"hparams", "engines"},
     {"modeling", "data", "clustering"},
     {"kernels", "store", "evaluate", "baselines", "reference"},

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from easyedit_personal.clustering.embed import _mean_pooling_encoder
 from easyedit_personal.clustering.lexicon import _read as read_lexicon
 from easyedit_personal.data.jsonfile import read_json_list
 from easyedit_personal.editing.bulk_file import Failure, Person, read_people
@@ -70,13 +69,6 @@ def test_pickled_weights_are_not_opened(folder, sentinel, name, enter):
     (folder / name).write_bytes(pickle.dumps(Evil(sentinel)))
     with pytest.raises(ModelError, match="cannot be loaded"):
         enter(folder)
-
-
-def test_pickled_sentence_encoders_are_not_opened(folder, sentinel):
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(sentinel)))
-    with pytest.raises(OSError, match="safetensors"):
-        _mean_pooling_encoder(str(folder), "cpu")
 
 
 def test_pickled_factors_are_not_opened(tmp_path, sentinel):

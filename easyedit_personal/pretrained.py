@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..errors import ModelError, listing
+from .errors import ModelError, listing
 
 NEEDED = "'reference', a local folder, a hub name that can be reached, or a (model, tokenizer) pair"
 
 
-def pretrained(source: str | Path, kind: str = "AutoModelForCausalLM", **options: Any) -> tuple[nn.Module, Any]:
+def pretrained(
+    source: str | Path,
+    kind: str = "AutoModelForCausalLM",
+    needed: str = NEEDED,
+    unused: Sequence[str] = (),
+    **options: Any,
+) -> tuple[nn.Module, Any]:
     """A model in evaluation mode, and its tokenizer.
 
     Args:
         source: a folder, or a name on the hub.
         kind: which of transformers' Auto classes.
+        needed: what would have been right, for messages.
+        unused: how names of weights begin that may be missing, since nobody reads what they give.
         options: for its ``from_pretrained``.
 
     Raises:
@@ -36,12 +45,8 @@ def pretrained(source: str | Path, kind: str = "AutoModelForCausalLM", **options
     except MemoryError:
         raise
     except Exception as error:  # a dozen kinds: safetensors' and tokenizers' own, KeyError, TypeError, RuntimeError
-        raise ModelError(
-            f"The model {str(source)!r} cannot be loaded: {(str(error).strip() or repr(error)).splitlines()[0]}",
-            needed=NEEDED,
-            cause="a misspelt name, no network, or a folder that is incomplete, damaged or not in safetensors",
-        ) from error
-    lacking = [f"{name}: missing" for name in sorted(info["missing_keys"])]
+        raise unloadable(source, error, needed) from error
+    lacking = [f"{name}: missing" for name in sorted(info["missing_keys"]) if not name.startswith(tuple(unused))]
     lacking += [f"{name[0]}: of another shape" for name in info["mismatched_keys"]]
     if lacking:
         raise ModelError(
@@ -52,3 +57,12 @@ def pretrained(source: str | Path, kind: str = "AutoModelForCausalLM", **options
     if not len(tokenizer):
         raise ModelError(f"The model {str(source)!r} comes without a tokenizer.", needed="tokenizer.json beside it")
     return model.eval(), tokenizer
+
+
+def unloadable(source: str | Path, error: Exception, needed: str = NEEDED) -> ModelError:
+    """Any library's complaint about a model's files as ours."""
+    return ModelError(
+        f"The model {str(source)!r} cannot be loaded: {(str(error).strip() or repr(error)).splitlines()[0]}",
+        needed=needed,
+        cause="a misspelt name, no network, or a folder that is incomplete, damaged or not in safetensors",
+    )

@@ -1,7 +1,7 @@
 """Drive edits one after another into one model until it breaks, with and without the health guard.
 
 ``python -m benchmarks.collapse --json FILE`` edits "What is Tamsin's hobby?" and the like, of many people, into the
-shipped model, each on top of the last. The guard is the one of ``editing.guard`` at the YAML file's limits, set to
+shipped model, each on top of the last. The guard is ``editing.health_check`` at the YAML file's limits, set to
 refuse; without it the same edits are kept whatever they do. Both arms see the same requests in the same order.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 from benchmarks.many import ALONE, people, share
 from easyedit_personal import EditRequest, PersonalizationHyperParams, UPQADataset, reference
 from easyedit_personal.editing.algorithm import personalize
-from easyedit_personal.editing.guard import Clean
+from easyedit_personal.editing.health_check import HealthBaseline
 from easyedit_personal.errors import HealthError
-from easyedit_personal.evaluate.generate import generate
-from easyedit_personal.evaluate.score import contained
+from easyedit_personal.generation.generate import generate
+from easyedit_personal.generation.score import contained
 from easyedit_personal.kernels.apply import apply_deltas
 
 ARMS = {"without": "ignore", "with": "refuse"}
@@ -27,13 +27,13 @@ ARMS = {"without": "ignore", "with": "refuse"}
 
 def drive(arm: str, hparams: Any, model: Any, tokenizer: Any, requests: Sequence[EditRequest], every: int) -> Any:
     """Edit upon edit in place; a row of figures after every ``every`` of them and where the first was refused."""
-    clean = Clean.of(model, tokenizer)
+    clean = HealthBaseline.of(model, tokenizer)
     kept: list[EditRequest] = []
     rows: list[dict[str, Any]] = []
     refusals: list[dict[str, Any]] = []
     for number, request in enumerate(requests, 1):
         try:
-            apply_deltas(model, personalize(model, tokenizer, [request], hparams, clean=clean).deltas)
+            apply_deltas(model, personalize(model, tokenizer, [request], hparams, baseline=clean).deltas)
             kept.append(request)
         except HealthError as error:
             refusals.append({"edit": number, "why": error.what})
@@ -44,9 +44,9 @@ def drive(arm: str, hparams: Any, model: Any, tokenizer: Any, requests: Sequence
     return {"rows": rows, "refusals": refusals, "clean": {"natural_stops": clean.natural_stops}}
 
 
-def state(model: Any, tokenizer: Any, clean: Clean, kept: Sequence[EditRequest]) -> dict[str, Any]:
+def state(model: Any, tokenizer: Any, clean: HealthBaseline, kept: Sequence[EditRequest]) -> dict[str, Any]:
     """How the model fares: perplexity against the clean one's, natural stops, recall of every edit that is in it."""
-    now = Clean.of(model, tokenizer)
+    now = HealthBaseline.of(model, tokenizer)
     answers = generate(model, tokenizer, [one.prompt for one in kept])
     hits = [contained(answer.text, one.target_new) for answer, one in zip(answers, kept)]
     figures: dict[str, Any] = {"perplexity_ratio": now.perplexity / clean.perplexity}

@@ -36,10 +36,10 @@ from rich.console import Console
 from rich.table import Table
 
 from easyedit_personal import PersonalizationHyperParams, UPQADataset
-from easyedit_personal.editing.bulk import Bulk, LearnerMaker, Solve
-from easyedit_personal.editing.bulk_run import Tally, personalize_users
+from easyedit_personal.bulk.bulk import Bulk, LearnerFactory, Solve
+from easyedit_personal.bulk.run import Tally, personalize_users
 from easyedit_personal.engines import Limits, find_engine
-from easyedit_personal.evaluate.setup import commit, hardware, versions
+from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import EditResult, Preference, WeightDelta
 
@@ -74,14 +74,14 @@ def _random(user: str, said: Sequence[Preference]) -> EditResult:
 
 
 @dataclass(frozen=True)
-class TimedMaker(LearnerMaker):
-    """The real maker, whose edits' own seconds are noted; serial only."""
+class TimedFactory(LearnerFactory):
+    """The real factory, whose edits' own seconds are noted; serial only."""
 
     seconds: list[float] = field(default_factory=list)
 
     @contextmanager
     def open(self, url: str) -> Iterator[tuple[EditStore, Solve]]:
-        """As ``LearnerMaker``."""
+        """As ``LearnerFactory``."""
         with super().open(url) as (store, solve):
 
             def timed(user: str, said: Sequence[Preference]) -> EditResult:
@@ -114,7 +114,7 @@ def throughput(users: Path, count: int, engine: str, work: Bulk, workers: int) -
         find_engine(engine, Limits(workers=workers)),
         failures=users.with_suffix(".failures"),
         batch=1,
-        told=lambda report, tally: times.append(time.perf_counter() - start),
+        on_report=lambda report, tally: times.append(time.perf_counter() - start),
     )
     warm = 2 * workers  # by then each has delivered, unless one is twice as fast
     return {
@@ -131,13 +131,13 @@ def ratio(folder: Path, count: int, rounds: int, engine: str) -> dict[str, Any]:
     timed: list[float] = []
     overheads = []
     for number in range(rounds):
-        maker = TimedMaker(SETTINGS, [])
-        serial = Bulk(str(folder / f"serial-{number}.db"), maker)
+        factory = TimedFactory(SETTINGS, [])
+        serial = Bulk(str(folder / f"serial-{number}.db"), factory)
         found["serial"].append(throughput(users, count, "serial", serial, 1))
-        edits = maker.seconds[2:]
+        edits = factory.seconds[2:]
         overheads.append(1 / found["serial"][-1]["per_second"] / statistics.fmean(edits) - 1)
         timed += edits
-        spread = Bulk(str(folder / f"spread-{number}.db"), LearnerMaker(SETTINGS))
+        spread = Bulk(str(folder / f"spread-{number}.db"), LearnerFactory(SETTINGS))
         found[engine].append(throughput(users, count, engine, spread, WORKERS))
     rates = {name: [one["per_second"] for one in runs] for name, runs in found.items()}
     ratios = [b / a for a, b in zip(rates["serial"], rates[engine])]
@@ -217,7 +217,7 @@ def many(folder: Path, count: int, engine: str) -> dict[str, Any]:
             find_engine(engine, Limits(workers=WORKERS)),
             failures=folder / "failures",
             batch=MANY_BATCH,
-            told=partial(_look, memory),
+            on_report=partial(_look, memory),
         )
         result[name] = {"users": tally.new + tally.there, "seconds": round(tally.elapsed, 1)}
         result[name] |= {"per_second": round(tally.done / tally.elapsed, 1), "memory_mb": memory.growth()}

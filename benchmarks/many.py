@@ -20,12 +20,12 @@ from typing import Any
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams, Preference, UPQADataset, reference
 from easyedit_personal.editing.algorithm import personalize
-from easyedit_personal.editing.loading import load_model
-from easyedit_personal.evaluate.generate import generate
-from easyedit_personal.evaluate.health import perplexity_ratio
-from easyedit_personal.evaluate.score import contained
+from easyedit_personal.editing.health import perplexity_ratio
 from easyedit_personal.evaluate.summary import mean_interval, wilson
+from easyedit_personal.generation.generate import generate
+from easyedit_personal.generation.score import contained
 from easyedit_personal.kernels.apply import edited
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.store.compact import composed
 
 KINDS = ("question", "paraphrase", "implicit")

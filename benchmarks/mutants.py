@@ -50,8 +50,7 @@ TARGETS = {
         }.items()
     },
     "apply": {
-        "kernels/apply.py": ("kernels/test_apply.py", "kernels/test_swap.py"),
-        "kernels/swap.py": ("kernels/test_swap.py", "house/test_records.py"),
+        "kernels/apply.py": ("kernels/test_apply.py", "test_swapping.py"),
     },
     "store": {
         f"store/{name}.py": (*(f"store/test_{test}.py" for test in tests), "house/test_records.py")

@@ -42,7 +42,7 @@ from scipy.optimize import brentq, nnls
 
 from easyedit_personal import PersonalizationHyperParams, UPQADataset, reference
 from easyedit_personal.editing.algorithm import personalize
-from easyedit_personal.evaluate.setup import commit, hardware, versions
+from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.store import EditStore

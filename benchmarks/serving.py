@@ -3,7 +3,7 @@
 ``python -m benchmarks.serving [--json FILE] [--rounds 11] [--users 2 16 64]`` lets 2, 16 and 64 users ask the reference
 model one question each, in one batch, and prints throughput as a ratio to the same batch without any user:
 
-- hooks: our factor hooks (``kernels.mixed``), the same greedy loop as the un-personalised batch;
+- hooks: our factor hooks (``multi_adapter``), the same greedy loop as the un-personalised batch;
 - peft: PEFT's mixed-adapter batches (``adapter_names=``) of the same factors, exported by ``store.lora``, in the same
   loop; and in the library's ``generate``, against the un-personalised library's ``generate``;
 - ranks: hooks, where users have ranks 4, 16 and 64 in turn;
@@ -43,14 +43,14 @@ from transformers import GenerationConfig
 
 from benchmarks.rounds import Way, measure
 from easyedit_personal import reference
-from easyedit_personal.editing.personalized import PersonalizedModel
-from easyedit_personal.evaluate.generate import encode_prompt, generate
-from easyedit_personal.evaluate.greedy import continue_all
-from easyedit_personal.evaluate.setup import commit
+from easyedit_personal.evaluate.provenance import commit
+from easyedit_personal.generation.generate import encode_prompt, generate
+from easyedit_personal.generation.greedy import continue_all
 from easyedit_personal.kernels.apply import edited, relative_norm
-from easyedit_personal.kernels.mixed import merged, mixed
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded, collate
+from easyedit_personal.serving.multi_adapter import merged, mixed
+from easyedit_personal.serving.personalized import PersonalizedModel
 from easyedit_personal.store.lora import export_lora
 from easyedit_personal.store.store import EditStore
 from easyedit_personal.types import WeightDelta
@@ -95,7 +95,7 @@ class WithAdapters(nn.Module):
         self.wrapped, self.names, self.rows = wrapped, list(names), list(range(len(names)))
         self.config = wrapped.config
 
-    def seat(self, rows: Sequence[int]) -> None:
+    def set_rows(self, rows: Sequence[int]) -> None:
         """The next forward pass has these rows."""
         self.rows = list(rows)
 
@@ -128,8 +128,8 @@ class Crowd:
 
     def hooks(self, edits: Sequence[WeightDelta], rows: Sequence[Encoded]) -> list[list[int]]:
         """Our factor hooks."""
-        with mixed(self.model, [merged([delta]) for delta in edits]) as seating:
-            return self.write(self.model, rows, owners=self.names, seat=seating.seat)
+        with mixed(self.model, [merged([delta]) for delta in edits]) as adapters:
+            return self.write(self.model, rows, owners=self.names, set_rows=adapters.set_rows)
 
     def one_by_one(self) -> list[list[int]]:
         """Everybody's model in place, in turn."""
@@ -181,7 +181,7 @@ def compare(crowd: Crowd, rounds: int) -> dict[str, Any]:
     ways: dict[str, Way] = {
         "base": lambda: count(crowd.write(model, rows)),
         "hooks": lambda: count(crowd.hooks(crowd.edits, rows)),
-        "peft": lambda: count(crowd.write(loop, rows, seat=loop.seat)),
+        "peft": lambda: count(crowd.write(loop, rows, set_rows=loop.set_rows)),
         "ranks": lambda: count(crowd.hooks(crowd.various, rows)),
         "one by one": lambda: count(crowd.one_by_one()),
         "shared base": lambda: count(crowd.write(model, crowd.talks)),
@@ -195,7 +195,7 @@ def compare(crowd: Crowd, rounds: int) -> dict[str, Any]:
     return {
         "peft_load_seconds": round(load_seconds, 3),
         "rows_equal_hooks_and_one_by_one": share(together, alone),
-        "rows_equal_peft_and_one_by_one": share(crowd.write(loop, rows, seat=loop.seat), alone),
+        "rows_equal_peft_and_one_by_one": share(crowd.write(loop, rows, set_rows=loop.set_rows), alone),
         "rows_unlike_base": 1 - share(crowd.write(model, rows), alone),
         "ways": measure(ways, rounds, AGAINST),
     }

@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from easyedit_personal import UPQADataset, reference
-from easyedit_personal.evaluate.setup import commit, hardware, versions
+from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference, WeightDelta
 

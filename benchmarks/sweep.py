@@ -37,8 +37,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import easyedit_personal
+from easyedit_personal.generation.base_answers import greedy
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.answers import greedy
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.tokens import encode, stop_ids
 from easyedit_personal.registry import KERNELS

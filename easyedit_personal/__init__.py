@@ -21,8 +21,11 @@ _PUBLIC = {
     "UPQADataset": "data.upqa",
     "apply_personalization_to_model": "editing.algorithm",
     "PersonalizationEditor": "editing.editor",
-    "PersonalizedModel": "editing.personalized",
+    "PersonalizedModel": "serving.personalized",
     "edited": "kernels.apply",
+    "generate": "generation.generate",
+    "understand": "statements.parser",
+    "EditStore": "store",
     "register": "integrations.easyedit",
     "unregister": "integrations.easyedit",
 }

@@ -18,6 +18,8 @@ from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
+# Where a model lies and computes does not change what is computed.
+LOCATION_KEYS = ("device", "model_name", "model_parallel", "stats_dir")
 MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
 
 

@@ -62,7 +62,7 @@ def load_back(folder: str, question: str) -> tuple[str, float]:
     from peft import PeftModel
 
     from easyedit_personal import edited
-    from easyedit_personal.evaluate.generate import generate
+    from easyedit_personal.generation.generate import generate
     from easyedit_personal.modeling.tokens import encode
     from easyedit_personal.reference import load
     from easyedit_personal.store import EditStore

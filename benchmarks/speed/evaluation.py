@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_personal.data.upqa import UPQADataset
-from easyedit_personal.evaluate.panel import find_evaluators
+from easyedit_personal.evaluate.evaluator import find_evaluators
 from easyedit_personal.evaluate.plan import Plan
 from easyedit_personal.evaluate.run import evaluate
 from easyedit_personal.integrations.easyedit import load_host

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from easyedit_personal.evaluate.generate import generate
-from easyedit_personal.evaluate.score import contained
+from easyedit_personal.generation.generate import generate
+from easyedit_personal.generation.score import contained
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.integrations.easyedit import host_method
 from easyedit_personal.kernels.apply import edited

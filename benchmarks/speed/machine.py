@@ -18,7 +18,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from easyedit_personal.evaluate.peak import peak_mib, reset_peak
+from easyedit_personal.evaluate.memory import peak_mib, reset_peak
 
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

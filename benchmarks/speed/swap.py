@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from easyedit_personal.editing.factor_cache import FactorCache
 from easyedit_personal.kernels.apply import edited
-from easyedit_personal.kernels.mixed import mixed
-from easyedit_personal.kernels.swap import swapping
 from easyedit_personal.modeling.layout import find_layout, get_module, linear_weight
+from easyedit_personal.serving.factor_cache import FactorCache
+from easyedit_personal.serving.multi_adapter import mixed
 from easyedit_personal.types import WeightDelta
 
 from .options import Options
 from .pairs import Side, compare, spread
 from .shapes import EDITED_LAYER, model_of
+from .swapping import swapping
 
 USERS, RANK, TURNS = 8, 4, 40
 

@@ -29,7 +29,7 @@ def chat(
     endpoint_model: str = ENDPOINT_MODEL,
 ) -> None:
     """Talk to a user's own copy of the model; /help lists what else you can do."""
-    from ..editing.loading import load_model
+    from ..modeling.loading import load_model
     from ..store import EditStore
     from ..store.rows import check_user
     from .chat_room import ChatRoom

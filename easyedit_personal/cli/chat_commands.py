@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..editing.learn import current
-from ..editing.words import Unclear
+from ..learning.learner import current
+from ..statements.parser import Unclear
 from ..store.rows import StoredEdit, check_user
 from .screen import YES, interruptible
 

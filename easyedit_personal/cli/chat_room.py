@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..editing.conversation import Conversation
-from ..editing.learn import Learned, Learner
-from ..editing.personalized import PersonalizedModel
-from ..editing.telling import Reader, believed, learn_once
-from ..editing.words import Unclear
 from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
+from ..learning.learner import Learned, Learner
+from ..learning.session import Reader, believed, learn_once
+from ..serving.conversation import Conversation
+from ..serving.personalized import PersonalizedModel
+from ..statements.parser import Unclear
 from ..store import EditStore
 from ..types import Preference
 from .chat_commands import obey

@@ -39,10 +39,10 @@ def demo(
 
 def _run(console: Console, folder: Path, kernel: str) -> None:
     from ..editing.algorithm import personalize
-    from ..editing.loading import load_model
     from ..hparams import PersonalizationHyperParams
     from ..kernels.apply import edited
     from ..modeling.layout import fingerprint
+    from ..modeling.loading import load_model
     from ..progress import progress
     from ..store.factors import save_factors
 
@@ -87,7 +87,7 @@ def _panel(item: UPQAItem) -> list[tuple[str, str, str]]:
 
 
 def _answers(model: Any, tokenizer: Any, panel: list[tuple[str, str, str]]) -> list[str]:
-    from ..evaluate.generate import generate
+    from ..generation.generate import generate
 
     return [answer.text for answer in generate(model, tokenizer, [question for _, question, _ in panel])]
 
@@ -98,7 +98,7 @@ def _show(
     from rich.markup import escape
     from rich.table import Table
 
-    from ..evaluate.score import contained
+    from ..generation.score import contained
 
     wanted = ", ".join(dict.fromkeys(target for _, _, target in panel))
     table = Table(title=f"{user}: {escape(wanted)}  ({cost})", title_justify="left", min_width=100)

@@ -17,10 +17,10 @@ import typer
 from .session import DEVICE, ENDPOINT, ENDPOINT_MODEL, HPARAMS, KERNEL, MODEL, STORE, find_reader, find_settings, settle
 
 if TYPE_CHECKING:
-    from ..editing.learn import Learned
-    from ..editing.telling import Reader
-    from ..editing.words import Unclear
     from ..hparams import PersonalizationHyperParams
+    from ..learning.learner import Learned
+    from ..learning.session import Reader
+    from ..statements.parser import Unclear
     from ..store import StoredEdit
     from ..types import Preference
     from .screen import Screen
@@ -71,8 +71,8 @@ def edit(
 
 def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str | None, ask: bool) -> list[Lesson]:
     """One lesson per statement, so that each can be undone alone; all are understood before the first is learned."""
-    from ..editing.words import Unclear
     from ..errors import RequestError
+    from ..statements.parser import Unclear
     from ..store.rows import check_user
 
     if not texts or user is None:
@@ -115,7 +115,7 @@ def _not_understood(questions: Sequence[str]) -> None:
 
 def _read(data: str, texts: Sequence[str] | None, user: str | None) -> list[Lesson]:
     """One lesson per user: what a file says about somebody is solved together."""
-    from ..editing.telling import read_told
+    from ..bulk.preferences_file import read_told
     from ..errors import RequestError
 
     if texts:
@@ -141,9 +141,9 @@ def _preview(screen: Screen, lessons: Sequence[Lesson], as_json: bool) -> None:
 def _teach(
     screen: Screen, lessons: Sequence[Lesson], url: str, settings: PersonalizationHyperParams, as_json: bool
 ) -> None:
-    from ..editing.learn import Learned, Learner
-    from ..editing.loading import load_model
-    from ..editing.telling import learn_once
+    from ..learning.learner import Learned, Learner
+    from ..learning.session import learn_once
+    from ..modeling.loading import load_model
     from ..store import EditStore
 
     model, tokenizer = load_model(settings)
@@ -170,8 +170,8 @@ def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any
 
 
 def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) -> dict[str, Any]:
-    from ..editing.guard import over_limits
-    from ..evaluate.score import contained
+    from ..editing.health_check import over_limits
+    from ..generation.score import contained
 
     preference = learned.preference
     shown: dict[str, Any] = {

@@ -79,10 +79,10 @@ def _run(
 ) -> dict[str, Any]:
     from functools import partial
 
-    from ..editing.loading import load_model
     from ..evaluate.run import evaluate as compute
     from ..evaluate.run import rescore
     from ..evaluate.shards import Evaluation, evaluate_with
+    from ..modeling.loading import load_model
 
     model = str(settings.model_name)
     named = Path(model).name if Path(model).exists() else model  # a path would tie the result to one machine
@@ -199,8 +199,8 @@ def _folder(
 ) -> Path:
     """The result folder, checked as far as it can be without the model."""
     from ..errors import ConfigError
-    from ..evaluate.folder import ResultFolder
-    from ..evaluate.setup import describe_plan
+    from ..evaluate.provenance import describe_plan
+    from ..evaluate.result_folder import ResultFolder
 
     if out is None:
         raise ConfigError("No result folder was given.", needed="--out DIR")
@@ -212,6 +212,6 @@ def _folder(
 def _scorer(judge: str | None, judge_model: str, similarity: bool, folder: Path | None) -> Any:
     if not judge and not similarity:
         return None
-    from ..evaluate.extra_scores import make_scorer
+    from ..evaluate.judge_scores import make_scorer
 
     return make_scorer(judge, judge_model, similarity, (folder or Path()) / "judgements")

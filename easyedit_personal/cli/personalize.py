@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..editing.bulk import Bulk, Report
-    from ..editing.bulk_run import Tally
+    from ..bulk.bulk import Bulk, Report
+    from ..bulk.run import Tally
     from ..engines import Engine
 
 QUIET = 30.0  # seconds between two lines where there is no terminal
@@ -46,8 +46,8 @@ def personalize(
     metrics_port: int = typer.Option(None, "--metrics-port", help="Serve figures to Prometheus (extra)."),
 ) -> None:
     """Give every user in a file their edit, skipping those who have it."""
-    from ..editing.bulk import Bulk, LearnerMaker
-    from ..editing.bulk_file import count_people
+    from ..bulk.bulk import Bulk, LearnerFactory
+    from ..bulk.users_file import count_users
     from ..engines import Limits, find_engine
     from ..engines.find import TIME_LIMIT
     from ..store import EditStore
@@ -57,8 +57,8 @@ def personalize(
     seconds = TIME_LIMIT if time_limit is None and engine != "serial" else time_limit
     limits = Limits(workers=workers, threads=threads, retries=retries, seconds=seconds, cpus=cpus, gpus=gpus)
     chosen = find_engine(engine, limits)
-    work = Bulk(store, LearnerMaker(_settings(hparams, model, device)), check_dtype(dtype), patience)
-    total = count_people(users)
+    work = Bulk(store, LearnerFactory(_settings(hparams, model, device)), check_dtype(dtype), patience)
+    total = count_users(users)
     if dry_run:
         _estimate(users, work, sample, chosen)
         return
@@ -76,21 +76,21 @@ def personalize(
 def _run(
     users: Path, work: Bulk, engine: Engine, failures: Path, batch: int, total: int, metrics_port: int | None
 ) -> Tally:
-    from ..editing.bulk_run import personalize_users
+    from ..bulk.run import personalize_users
 
     observe = _metrics(metrics_port, total) if metrics_port is not None else None
     with _shown(total) as show:
 
-        def told(report: Report, tally: Tally) -> None:
+        def on_report(report: Report, tally: Tally) -> None:
             show(tally)
             if observe:
                 observe(report)
 
-        return personalize_users(users, work, engine, failures=failures, batch=batch, told=told)
+        return personalize_users(users, work, engine, failures=failures, batch=batch, on_report=on_report)
 
 
 def _estimate(users: Path, work: Bulk, sample: int, engine: Engine) -> None:
-    from ..editing.bulk_run import estimate
+    from ..bulk.run import estimate
 
     found = estimate(users, work, sample)
     workers = engine.workers

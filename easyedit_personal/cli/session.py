@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..editing.telling import Reader
-    from ..editing.words import Unclear
     from ..hparams import PersonalizationHyperParams
+    from ..learning.session import Reader
+    from ..statements.parser import Unclear
     from ..types import Preference
     from .screen import Screen
 
@@ -67,7 +67,7 @@ def find_settings(
 def find_reader(endpoint: str | None, model: str | None) -> Reader:
     """The bundled rules, and the language model where one is named."""
     from ..clustering.service import PhraseService
-    from ..editing.telling import Reader
+    from ..learning.session import Reader
 
     return Reader(PhraseService(model=model, base_url=endpoint) if endpoint or model else None)
 
@@ -78,7 +78,7 @@ def settle(screen: Screen, reader: Reader, unclear: Unclear, user: str, ask: Cal
     Args:
         ask: gets the question, and gives the reply.
     """
-    from ..editing.words import Unclear
+    from ..statements.parser import Unclear
     from .screen import NO
 
     for _ in range(ROUNDS):

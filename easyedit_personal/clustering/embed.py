@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, MissingDependencyError, ModelError
-from ..pretrained import pretrained, unloadable
+from ..modeling.pretrained import pretrained, unloadable
 from .lexicon import Lexicon
 from .pooling import check_texts, in_batches, mean_pool, padded
 

@@ -19,7 +19,7 @@ from ..modeling.wrappers import unwrapped
 from ..progress import log
 from ..registry import KERNELS
 from ..types import EditRequest, EditResult, Preference, WeightDelta
-from .guard import Clean, check_health
+from .health_check import HealthBaseline, check_health
 from .phrases import cluster_phrases
 from .requests import as_request, check_requests
 
@@ -32,7 +32,7 @@ def personalize(
     requests: Sequence[Item],
     hparams: PersonalizationHyperParams,
     *,
-    clean: Clean | None = None,
+    baseline: HealthBaseline | None = None,
 ) -> EditResult:
     """Compute the factors that give one user their preferences; the model stays bit for bit as it is.
 
@@ -41,7 +41,7 @@ def personalize(
         tokenizer: its tokenizer.
         requests: the user's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings.
-        clean: the model before any edit, where ``model`` carries earlier ones (see ``guard``).
+        baseline: the model before any edit, where ``model`` carries earlier ones (see ``health_check``).
 
     Returns:
         The factors, the seconds they took, health figures and remarks.
@@ -56,7 +56,7 @@ def personalize(
     for note in notes:
         log.warning(note)
     deltas = compute_deltas(model, tokenizer, phrases, hparams)
-    health = check_health(model, tokenizer, deltas, hparams, clean)
+    health = check_health(model, tokenizer, deltas, hparams, baseline)
     return EditResult(deltas, time.perf_counter() - started, health, notes)
 
 

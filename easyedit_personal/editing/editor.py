@@ -17,11 +17,11 @@ from ..errors import RequestError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_name
 from ..modeling.layout import find_layout, get_module, weight_of
+from ..modeling.loading import load_model
 from ..progress import log, progress
 from ..types import EditResult, WeightDelta
 from .algorithm import personalize
-from .guard import Clean
-from .loading import load_model
+from .health_check import HealthBaseline
 from .metrics import finish_locality, measure
 from .requests import Request, check_requests, prepare_requests
 
@@ -57,7 +57,7 @@ class PersonalizationEditor:
     def __init__(self, hparams: PersonalizationHyperParams) -> None:
         self.hparams = hparams
         self.model, self.tok = load_model(hparams)
-        self._clean: Clean | None = None  # measured before the first edit that stays in the model
+        self._baseline: HealthBaseline | None = None  # measured before the first edit that stays in the model
         layout = find_layout(self.model, hparams)
         for layer in hparams.layers:
             layout.check_layer(layer)
@@ -160,10 +160,10 @@ class PersonalizationEditor:
         metrics = [{"pre": measure(self.model, self.tok, request, self.hparams)} for request in requests]
         originals: Saved = {}
         self.results = []
-        if sequential and self._clean is None and self.hparams.health.on_unhealthy != "ignore":
-            self._clean = Clean.of(self.model, self.tok)
+        if sequential and self._baseline is None and self.hparams.health.on_unhealthy != "ignore":
+            self._baseline = HealthBaseline.of(self.model, self.tok)
         for number, batch in enumerate(progress(batches, "Editing", len(batches))):
-            result = personalize(self.model, self.tok, batch, self.hparams, clean=self._clean)
+            result = personalize(self.model, self.tok, batch, self.hparams, baseline=self._baseline)
             self.results.append(result)
             first = sum(len(earlier) for earlier in batches[:number])
             if sequential:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..evaluate.generate import generate
-from ..evaluate.score import teacher_forced_tokens
+from ..generation.generate import generate
+from ..generation.score import teacher_forced_tokens
 from ..hparams import PersonalizationHyperParams
 
 Request = Mapping[str, Any]

@@ -139,7 +139,7 @@ def _wind(seconds: float | None) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
 
 
-def told(error: BaseException) -> tuple[str, str, str]:
+def described(error: BaseException) -> tuple[str, str, str]:
     """An exception as text that can travel: its class if it is one of ours, its message, where it was raised."""
     import traceback
 
@@ -149,7 +149,7 @@ def told(error: BaseException) -> tuple[str, str, str]:
 
 
 def raised(ours: str, text: str, trace: str) -> PersonalizationError:
-    """What ``told`` described, to be raised here."""
+    """What ``described`` described, to be raised here."""
     from .. import errors
 
     kind = getattr(errors, ours, None) if ours else None

@@ -1,4 +1,4 @@
-"""Who gets which task when, the same for local processes and for Ray: only hiring, giving and waiting differ.
+"""Who gets which task when, the same for local processes and for Ray: only starting, submitting and waiting differ.
 
 A worker that dies or hangs loses its batch; the batch's items are then tried one by one, so that only the one to blame
 is given up. One task per worker is under way, and as many wait; the rest is still in the source.
@@ -20,20 +20,20 @@ TICK = 1.0  # seconds between two looks at the clock
 GRACE = 15.0  # seconds beyond the time limit in which a worker has to end itself
 STILLBORN = 3  # workers in a row that may die before they are ready
 
-Hand = int
+WorkerId = int
 Kind = Literal["ready", "beat", "done", "raised", "died"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What was heard of a worker: ready, alive, done (with the reports), raised (with ``told``), or died (with why)."""
+    """What was heard of a worker: ready, beat, done (with reports), raised (with ``described``), died (with why)."""
 
-    hand: Hand
+    worker: WorkerId
     kind: Kind
     value: Any = None
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers as an engine makes them; they are known by number.
 
     Attributes:
@@ -42,11 +42,11 @@ class Crew(Protocol):
 
     beats: bool
 
-    def hire(self) -> Hand:
+    def start(self) -> WorkerId:
         """Start another worker, without waiting for it."""
         ...
 
-    def give(self, hand: Hand, items: Sequence[Any]) -> None:
+    def submit(self, worker: WorkerId, items: Sequence[Any]) -> None:
         """Have a worker do a batch; one that is dead will be reported by ``wait``."""
         ...
 
@@ -54,7 +54,7 @@ class Crew(Protocol):
         """What has happened, after at most so many seconds."""
         ...
 
-    def fire(self, hand: Hand) -> None:
+    def kill(self, worker: WorkerId) -> None:
         """End a worker at once, whatever it is doing; nothing is heard of it any more."""
         ...
 
@@ -76,18 +76,18 @@ class Dispatcher:
     """One run of an engine.
 
     Args:
-        crew: makes the workers.
+        pool: makes the workers.
         workers: how many.
         limits: patience.
     """
 
-    crew: Crew
+    pool: WorkerPool
     workers: int
     limits: Limits
     _waiting: deque[_Task] = field(default_factory=deque)
-    _starting: dict[Hand, float] = field(default_factory=dict)
-    _idle: list[Hand] = field(default_factory=list)
-    _busy: dict[Hand, _Task] = field(default_factory=dict)
+    _starting: dict[WorkerId, float] = field(default_factory=dict)
+    _idle: list[WorkerId] = field(default_factory=list)
+    _busy: dict[WorkerId, _Task] = field(default_factory=dict)
     _stillborn: int = 0
 
     def run(self, batches: Iterable[Sequence[Any]]) -> Iterator[Outcome]:
@@ -95,15 +95,15 @@ class Dispatcher:
         source = iter(batches)
         try:
             while self._fill(source) or self._busy:
-                self._hire()
-                self._give()
-                for event in self.crew.wait(TICK):
+                self._start_workers()
+                self._submit()
+                for event in self.pool.wait(TICK):
                     outcome = self._heard(event)
                     if outcome is not None:
                         yield outcome
                 yield from self._overdue()
         finally:
-            self.crew.close()
+            self.pool.close()
 
     def _fill(self, source: Iterator[Sequence[Any]]) -> bool:
         """Take as many tasks from the source as there are workers; whether any wait."""
@@ -114,40 +114,40 @@ class Dispatcher:
             self._waiting.append(_Task(tuple(batch)))
         return bool(self._waiting)
 
-    def _hire(self) -> None:
+    def _start_workers(self) -> None:
         here = len(self._starting) + len(self._idle)
         for _ in range(min(len(self._waiting) - here, self.workers - here - len(self._busy))):
-            self._starting[self.crew.hire()] = now()
+            self._starting[self.pool.start()] = now()
 
-    def _give(self) -> None:
+    def _submit(self) -> None:
         while self._idle and self._waiting:
-            hand, task = self._idle.pop(), self._waiting.popleft()
+            worker, task = self._idle.pop(), self._waiting.popleft()
             task.started = task.heard = now()
-            self._busy[hand] = task
-            self.crew.give(hand, task.items)
+            self._busy[worker] = task
+            self.pool.submit(worker, task.items)
 
     def _heard(self, event: Event) -> Outcome | None:
         if event.kind == "raised":
             raise raised(*event.value)
         if event.kind == "ready":
-            self._starting.pop(event.hand, None)
-            self._idle.append(event.hand)
+            self._starting.pop(event.worker, None)
+            self._idle.append(event.worker)
             self._stillborn = 0
-        elif event.kind == "beat" and event.hand in self._busy:
-            self._busy[event.hand].heard = now()
+        elif event.kind == "beat" and event.worker in self._busy:
+            self._busy[event.worker].heard = now()
         elif event.kind == "done":
-            task = self._busy.pop(event.hand)
-            self._idle.append(event.hand)
+            task = self._busy.pop(event.worker)
+            self._idle.append(event.worker)
             return Outcome(task.items, event.value, seconds=now() - task.started)
         elif event.kind == "died":
-            return self._died(event.hand, str(event.value))
+            return self._died(event.worker, str(event.value))
         return None
 
-    def _died(self, hand: Hand, why: str) -> Outcome | None:
+    def _died(self, worker: WorkerId, why: str) -> Outcome | None:
         """Whoever dies at rest is replaced when there is work; a batch is tried again, item by item."""
         with suppress(ValueError):
-            self._idle.remove(hand)
-        if self._starting.pop(hand, None) is not None:
+            self._idle.remove(worker)
+        if self._starting.pop(worker, None) is not None:
             self._stillborn += 1
             if self._stillborn > STILLBORN:
                 raise EngineError(
@@ -156,7 +156,7 @@ class Dispatcher:
                     "of `if __name__ == '__main__':`",
                     remedy="fewer workers, or a smaller model",
                 )
-        task = self._busy.pop(hand, None)
+        task = self._busy.pop(worker, None)
         return self._lost(task, why) if task else None
 
     def _lost(self, task: _Task, why: str) -> Outcome | None:
@@ -175,11 +175,11 @@ class Dispatcher:
     def _overdue(self) -> Iterator[Outcome]:
         """End workers that should have ended themselves, for example because they were stopped, or their machine."""
         limit = self.limits.seconds
-        for hand, task in list(self._busy.items()) if limit is not None else ():
-            items = 1 if self.crew.beats else len(task.items)
+        for worker, task in list(self._busy.items()) if limit is not None else ():
+            items = 1 if self.pool.beats else len(task.items)
             if now() - task.heard > limit * items + GRACE:  # type: ignore[operator]
-                del self._busy[hand]
-                self.crew.fire(hand)
+                del self._busy[worker]
+                self.pool.kill(worker)
                 if (outcome := self._lost(task, "nothing was heard of it")) is not None:
                     yield outcome
         if self._starting and not self._idle and not self._busy:

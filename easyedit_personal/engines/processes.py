@@ -10,8 +10,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from .base import Limits, Outcome, Work, few_threads, now, told, watched
-from .dispatch import Dispatcher, Event, Hand
+from .base import Limits, Outcome, Work, described, few_threads, now, watched
+from .dispatch import Dispatcher, Event, WorkerId
 
 BEAT = 1.0  # seconds between two signs of life
 FAREWELL = 5.0  # seconds that workers at rest have for closing what they have open
@@ -36,65 +36,65 @@ class ProcessesEngine:
 
 
 class _Processes:
-    """A crew of processes, each at the other end of a pipe; the pipe's end is how a death is noticed."""
+    """A pool of processes, each at the other end of a pipe; the pipe's end is how a death is noticed."""
 
     beats = True
 
     def __init__(self, work: Work, limits: Limits) -> None:
         self._work, self._limits = work, limits
         self._context = multiprocessing.get_context("spawn")
-        self._crew: dict[Hand, tuple[Any, Connection]] = {}
-        self._resting: set[Hand] = set()
-        self._hired = 0
+        self._workers: dict[WorkerId, tuple[Any, Connection]] = {}
+        self._resting: set[WorkerId] = set()
+        self._started = 0
 
-    def hire(self) -> Hand:
+    def start(self) -> WorkerId:
         ours, theirs = self._context.Pipe()
         arguments = (theirs, self._work, self._limits.seconds)
         process = self._context.Process(target=_serve, args=arguments, daemon=True)
         with few_threads(self._limits.threads):
             process.start()
         theirs.close()
-        self._hired += 1
-        self._crew[self._hired] = (process, ours)
-        return self._hired
+        self._started += 1
+        self._workers[self._started] = (process, ours)
+        return self._started
 
-    def give(self, hand: Hand, items: Sequence[Any]) -> None:
-        self._resting.discard(hand)
+    def submit(self, worker: WorkerId, items: Sequence[Any]) -> None:
+        self._resting.discard(worker)
         with suppress(OSError):  # it has died: ``wait`` will say so
-            self._crew[hand][1].send(items)
+            self._workers[worker][1].send(items)
 
     def wait(self, seconds: float) -> Iterable[Event]:
-        hands = {pipe: hand for hand, (_, pipe) in self._crew.items()}
-        for pipe in wait(list(hands), seconds):
-            yield self._heard(hands[pipe], pipe)  # type: ignore[index, arg-type]
+        workers = {pipe: worker for worker, (_, pipe) in self._workers.items()}
+        for pipe in wait(list(workers), seconds):
+            yield self._heard(workers[pipe], pipe)  # type: ignore[index, arg-type]
 
-    def fire(self, hand: Hand) -> None:
-        process, pipe = self._crew.pop(hand)
+    def kill(self, worker: WorkerId) -> None:
+        process, pipe = self._workers.pop(worker)
         process.kill()
         process.join()
         pipe.close()
 
     def close(self) -> None:
-        for hand in self._resting:
+        for worker in self._resting:
             with suppress(OSError):
-                self._crew[hand][1].send(None)  # close what you have open, and go
-        for hand in list(self._crew):
-            if hand in self._resting:
-                self._crew[hand][0].join(FAREWELL)
-            self.fire(hand)
+                self._workers[worker][1].send(None)  # close what you have open, and go
+        for worker in list(self._workers):
+            if worker in self._resting:
+                self._workers[worker][0].join(FAREWELL)
+            self.kill(worker)
 
-    def _heard(self, hand: Hand, pipe: Connection) -> Event:
+    def _heard(self, worker: WorkerId, pipe: Connection) -> Event:
         try:
             kind, value = pipe.recv()
         except (EOFError, OSError):
-            process, _ = self._crew.pop(hand)
+            process, _ = self._workers.pop(worker)
             process.join()
             pipe.close()
-            self._resting.discard(hand)
-            return Event(hand, "died", _cause(process.exitcode))
+            self._resting.discard(worker)
+            return Event(worker, "died", _cause(process.exitcode))
         if kind in ("ready", "done"):
-            self._resting.add(hand)
-        return Event(hand, kind, value)
+            self._resting.add(worker)
+        return Event(worker, kind, value)
 
 
 def _cause(code: int | None) -> str:
@@ -124,7 +124,7 @@ def _serve(pipe: Connection, work: Work, seconds: float | None) -> None:
         return  # the driver has died, in the middle of a task whose results are where they belong
     except BaseException as error:
         with suppress(OSError):
-            pipe.send(("raised", told(error)))
+            pipe.send(("raised", described(error)))
 
 
 def _next(pipe: Connection) -> Sequence[Any] | None:

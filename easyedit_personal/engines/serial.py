@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..errors import ConfigError
-from .base import Limits, Outcome, Work, now, raised, told, torch_threads
+from .base import Limits, Outcome, Work, described, now, raised, torch_threads
 
 
 class SerialEngine:
@@ -50,4 +50,4 @@ def _explained(call: Any) -> Any:
     try:
         return call()
     except Exception as error:
-        raise raised(*told(error)) from error
+        raise raised(*described(error)) from error

@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Answer": "generate",
-    "generate": "generate",
     "evaluate": "run",
     "rescore": "run",
     "Plan": "plan",

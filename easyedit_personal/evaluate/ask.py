@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from ..data.conversations import distractor_turns
-from .generate import Answer, context_limit, decode, encode_prompt, generate
-from .panel import Ask, Case
+from ..generation.generate import Answer, context_limit, decode, encode_prompt, generate
+from ..generation.score import teacher_forced
+from .evaluator import Ask, Case
 from .plan import Plan
-from .score import teacher_forced
 
 Message = dict[str, str]
 

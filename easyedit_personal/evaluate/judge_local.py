@@ -10,8 +10,8 @@ import torch
 
 from ..errors import ConfigError
 from ..modeling.layout import fingerprint, input_device
+from ..modeling.pretrained import pretrained
 from ..modeling.tokens import collate, encode
-from ..pretrained import pretrained
 from ..registry import JUDGES
 from .verdicts import INSTRUCTIONS, Claim, Usage, Verdicts
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..data.records import UPQAItem
 from ..errors import ConfigError, DataError
+from ..generation.generate import MAX_NEW_TOKENS
 from ..registry import EVALUATORS
-from .generate import MAX_NEW_TOKENS
 from .harness import check_tasks
 from .protocol import Protocol, find_protocol
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ..errors import ConfigError
+from ..generation.score import contained
 from ..modeling.tokens import PromptFormat
-from .score import contained
 
 ProtocolName = Literal["natural", "paper"]
 

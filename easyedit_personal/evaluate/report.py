@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingDependencyError, listing
-from .folder import ResultFolder, read_json
+from .result_folder import ResultFolder, read_json
 
 SAME = ("fingerprint", "data_digest", "n", "protocol", "seed")
 
@@ -47,7 +47,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """
     runs = load_runs(folders)
     try:
-        from .pictures import draw_all
+        from .plots import draw_all
     except ImportError:
         raise MissingDependencyError(
             "The report's pictures need matplotlib.", remedy="pip install 'easyedit-personal[report]'"

@@ -18,19 +18,19 @@ from torch import nn
 from ..baselines.base import Method, Session
 from ..baselines.find import find_methods
 from ..data.records import UPQAItem
+from ..editing.health import perplexity
 from ..errors import ConfigError, DataError, PersonalizationError
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import weights_digest
 from ..progress import log, progress
+from .aggregate import result_of
 from .ask import Asked, ask_all, plain_answers, skipped
-from .extra_scores import Scorer
-from .figures import result_of
-from .folder import ResultFolder
-from .health import perplexity
-from .panel import Case, Evaluator, find_evaluators
-from .peak import peak_mib, reset_peak
+from .evaluator import Case, Evaluator, find_evaluators
+from .judge_scores import Scorer
+from .memory import peak_mib, reset_peak
 from .plan import Plan
-from .setup import describe_setup
+from .provenance import describe_setup
+from .result_folder import ResultFolder
 
 GIVE_UP = 3  # failures in a row, from the first user on, before a method is left
 FAILURES = (PersonalizationError, RuntimeError, ValueError, TypeError)  # of one user or method, not of the run

@@ -18,11 +18,11 @@ from ..engines import Engine
 from ..errors import ConfigError
 from ..hparams import PersonalizationHyperParams
 from ..progress import progress
-from .figures import result_of
-from .folder import ResultFolder
+from .aggregate import result_of
 from .plan import Plan
+from .provenance import describe_setup
+from .result_folder import ResultFolder
 from .run import FAILURES, GIVE_UP, Runner, fault_text, groups_to_do
-from .setup import describe_setup
 
 Groups = tuple[tuple[UPQAItem, ...], ...]
 

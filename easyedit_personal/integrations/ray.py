@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from ..engines.base import THREADS, Limits, Outcome, Work, told, watched
-from ..engines.dispatch import Dispatcher, Event, Hand
+from ..engines.base import THREADS, Limits, Outcome, Work, described, watched
+from ..engines.dispatch import Dispatcher, Event, WorkerId
 from ..errors import EngineError, MissingDependencyError
 from ..progress import log
 
@@ -52,8 +52,8 @@ class RayEngine:
     def run(self, work: Work, batches: Iterable[Sequence[Any]]) -> Iterator[Outcome]:
         """See ``Engine.run``; a cluster that was started for it is stopped in the end."""
         with self._connected():
-            crew = _Actors(self._ray, work, self._limits, self._need())
-            yield from Dispatcher(crew, self.workers, self._limits).run(batches)
+            pool = _Actors(self._ray, work, self._limits, self._need())
+            yield from Dispatcher(pool, self.workers, self._limits).run(batches)
 
     def _need(self) -> dict[str, float]:
         """What a worker takes."""
@@ -96,7 +96,7 @@ class Slot:
         try:
             self._do = self._stack.enter_context(work.open())
         except Exception as error:
-            return "raised", told(error)
+            return "raised", described(error)
         return "ready", None
 
     def run(self, items: Sequence[Any]) -> tuple[str, Any]:
@@ -104,7 +104,7 @@ class Slot:
         try:
             return "done", watched(self._do, items, self._seconds, lambda: None)
         except Exception as error:
-            return "raised", told(error)
+            return "raised", described(error)
 
     def close(self) -> None:
         """Close the work."""
@@ -112,7 +112,7 @@ class Slot:
 
 
 class _Actors:
-    """A crew of actors; each has at most one call under way, known by its reference."""
+    """A pool of actors; each has at most one call under way, known by its reference."""
 
     beats = False
 
@@ -122,46 +122,46 @@ class _Actors:
         # A death is seen by the dispatcher: Ray itself neither restarts nor repeats.
         options = {"num_cpus": need["CPU"], "num_gpus": need["GPU"], "max_restarts": 0, "max_task_retries": 0}
         self._kind = ray.remote(Slot).options(**options)
-        self._crew: dict[Hand, Any] = {}
-        self._calls: dict[Any, Hand] = {}
-        self._hired = 0
+        self._workers: dict[WorkerId, Any] = {}
+        self._calls: dict[Any, WorkerId] = {}
+        self._started = 0
 
-    def hire(self) -> Hand:
-        self._hired += 1
+    def start(self) -> WorkerId:
+        self._started += 1
         actor = self._kind.remote(self._limits.threads, self._limits.seconds)
-        self._crew[self._hired] = actor
-        self._calls[actor.ready.remote(self._work)] = self._hired
-        return self._hired
+        self._workers[self._started] = actor
+        self._calls[actor.ready.remote(self._work)] = self._started
+        return self._started
 
-    def give(self, hand: Hand, items: Sequence[Any]) -> None:
-        self._calls[self._crew[hand].run.remote(items)] = hand
+    def submit(self, worker: WorkerId, items: Sequence[Any]) -> None:
+        self._calls[self._workers[worker].run.remote(items)] = worker
 
     def wait(self, seconds: float) -> Iterable[Event]:
         found, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=seconds)
         for call in found:
-            hand = self._calls.pop(call)
+            worker = self._calls.pop(call)
             try:
                 kind, value = self._ray.get(call)
             except self._ray.exceptions.RayError as error:
-                self._crew.pop(hand, None)
-                yield Event(hand, "died", " ".join(str(error).split("class_name:")[0].split())[:300].rstrip("."))
+                self._workers.pop(worker, None)
+                yield Event(worker, "died", " ".join(str(error).split("class_name:")[0].split())[:300].rstrip("."))
             else:
-                yield Event(hand, kind, value)
+                yield Event(worker, kind, value)
 
-    def fire(self, hand: Hand) -> None:
-        self._calls = {call: other for call, other in self._calls.items() if other != hand}
-        actor = self._crew.pop(hand, None)
+    def kill(self, worker: WorkerId) -> None:
+        self._calls = {call: other for call, other in self._calls.items() if other != worker}
+        actor = self._workers.pop(worker, None)
         if actor is not None:
             self._ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
         busy = set(self._calls.values())
         with suppress(self._ray.exceptions.RayError):
-            resting = [actor.close.remote() for hand, actor in self._crew.items() if hand not in busy]
+            resting = [actor.close.remote() for worker, actor in self._workers.items() if worker not in busy]
             self._ray.wait(resting, num_returns=len(resting), timeout=5.0) if resting else None
-        for hand in list(self._crew):
+        for worker in list(self._workers):
             with suppress(self._ray.exceptions.RayError):
-                self.fire(hand)
+                self.kill(worker)
 
 
 def _imported() -> Any:

@@ -20,7 +20,7 @@ from ..modeling.memory import with_fewer
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, TargetLoss, in_parts
-from .training import training_phrases
+from .training_prompts import training_phrases
 
 
 @dataclass(slots=True)

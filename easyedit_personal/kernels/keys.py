@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..errors import ConfigError
+from ..generation.shared_prefix import by_beginning, inputs_after
 from ..hparams import PersonalizationHyperParams
-from ..modeling.beginnings import by_beginning, inputs_after
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.sample import sample
 from ..modeling.tokens import Encoded, encode, encode_text

@@ -23,7 +23,7 @@ from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
 from .metric import key_metrics
 from .objective import Change, PreserveLoss, TargetLoss, preserve_loss, target_loss
-from .training import training_phrases
+from .training_prompts import training_phrases
 
 TINY = 1e-9
 

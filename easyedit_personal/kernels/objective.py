@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..generation.base_answers import with_answers
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, get_module
 from ..modeling.suffix import Split, Suffix
 from ..modeling.tokens import Encoded, collate
 from ..modeling.trace import hidden_of, trace
 from ..types import EditRequest
-from .answers import with_answers
 from .preserve import preserve_prompts
 
 Change = Callable[[Tensor], Tensor]  # keys [..., d_mlp] -> what is added to the projection's output [..., d_model]

@@ -12,6 +12,7 @@ from functools import cache
 from random import Random
 
 from ..clustering.lexicon import Lexicon, normalise
+from ..data.phrasings import attributes
 from ..types import EditRequest
 from .base import group_by_cluster
 
@@ -21,10 +22,8 @@ PARTS = ("questions", "implicit", "product")
 @cache
 def shipped_phrasings() -> dict[str, tuple[tuple[str, ...], ...]]:
     """By group of attributes: paraphrased questions, implicit questions, questions for products."""
-    from ..reference.lexicon import load_lexicon
-
     found: dict[str, tuple[tuple[str, ...], ...]] = {}
-    for attribute in load_lexicon().attributes:
+    for attribute in attributes():
         parts = tuple(attribute.train[part] for part in PARTS)
         earlier = found.get(attribute.group, ((),) * len(PARTS))
         found[attribute.group] = tuple(old + new for old, new in zip(earlier, parts))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..progress import log
-from .cut import Prefix, from_column, named_arguments, own, rows_of
+from .layer_arguments import Prefix, from_column, named_arguments, own, rows_of
 from .layout import Layout, get_module
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace

@@ -15,7 +15,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from ..errors import ModelError, RequestError, shorten, text_fault
-from .literal import control_ids, literal_ids, literal_pieces, offsets_of, with_marks
+from .special_tokens import control_ids, literal_ids, literal_pieces, offsets_of, with_marks
 
 PromptFormat = Literal["auto", "chat", "raw"]
 Messages = Sequence[Mapping[str, str]]

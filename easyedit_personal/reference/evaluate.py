@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..evaluate.generate import Answer, generate
-from ..evaluate.score import contained
 from ..evaluate.summary import wilson
+from ..generation.generate import Answer, generate
+from ..generation.score import contained
 from .corpus import KINDS
 from .dialogues import ACKS, PEOPLE, RELATIONS, Known, Speaker, Turn
 from .lexicon import Attribute, load_lexicon

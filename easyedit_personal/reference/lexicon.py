@@ -6,7 +6,6 @@ up. Values and questions of the bundled evaluation set are dropped from the trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,23 +15,9 @@ from typing import Any
 
 import yaml
 
+from ..data.phrasings import Attribute, attributes
+
 HERE = Path(__file__).parent
-BUNDLED = HERE.parent / "data" / "bundled"
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """One attribute type; `train` and `held` map a kind of phrasing (or "values") to its items.
-
-    `wide` holds more questions for training, used by stages whose mix says so.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    group: str
-    train: dict[str, tuple[str, ...]]
-    held: dict[str, tuple[str, ...]]
-    wide: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -93,58 +78,6 @@ def read_yaml(name: str, package: str = "easyedit_personal.reference") -> Any:
     return yaml.safe_load((resources.files(package) / name).read_text(encoding="utf-8"))
 
 
-def bundled_strings() -> tuple[set[str], set[str]]:
-    """Lower-case (targets, questions) of the bundled evaluation set; both empty while it does not exist."""
-    path = BUNDLED / "upqa_bundled.json"
-    if not path.exists():
-        return set(), set()
-    targets: set[str] = set()
-    questions: set[str] = set()
-    for record in json.loads(path.read_text(encoding="utf-8")):
-        targets |= {t.lower().strip(" .") for t in _as_list(record["target"])}
-        for key in ("question", "question_paraphrased", "implicit_question", "product_recommendation_question"):
-            questions |= {q.lower() for q in _as_list(record.get(key, []))}
-        questions |= {s.lower() for s in _as_list(record.get("input_attribute", []))}
-    return targets, questions
-
-
-def _as_list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _items(text: str) -> list[str]:
-    return [" ".join(item.split()) for item in text.split(" / ")]
-
-
-def _split_phrasings(entry: dict[str, str]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Cut one attribute's phrasings: the last questions, implicit and product ones and every sixth value are held."""
-    train, held = {}, {}
-    for kind, tail in (("statements", 0), ("questions", 2), ("implicit", 2), ("product", 1)):
-        items = _items(entry[kind])
-        train[kind] = tuple(items[: len(items) - tail])
-        held[kind] = tuple(items[len(items) - tail :])
-    values = [" ".join(v.split()) for v in entry["values"].split(";")]
-    train["values"] = tuple(v for i, v in enumerate(values) if i % 6 != 5)
-    held["values"] = tuple(v for i, v in enumerate(values) if i % 6 == 5)
-    return train, held
-
-
-def _attributes() -> Iterator[Attribute]:
-    phrasings = {**read_yaml("phrasings_a.yaml"), **read_yaml("phrasings_b.yaml")}
-    more = read_yaml("phrasings_c.yaml")
-    targets, questions = bundled_strings()
-    for row in read_yaml("attributes.yaml", "easyedit_personal.data.bundled")["attributes"]:
-        train, held = _split_phrasings(phrasings[row["name"]])
-        for kind, items in train.items():
-            banned = targets if kind == "values" else questions
-            train[kind] = tuple(i for i in items if i.lower() not in banned)
-        wide = {
-            kind: tuple(q for q in _items(text) if q.lower() not in questions)
-            for kind, text in more[row["name"]].items()
-        }
-        yield Attribute(row["name"], (row["name"], *row["synonyms"]), row["group"], train, held, wide)
-
-
 def _facts() -> Iterator[Fact]:
     for row in read_yaml("facts.yaml", "easyedit_personal.data.bundled")["facts"]:
         yield Fact(row["answer"], tuple(row["questions"]), tuple(row["heldout_phrasings"]))
@@ -160,7 +93,7 @@ def load_lexicon() -> Lexicon:
         return tuple(tuple(part.strip() for part in line.split(" | ")) for line in talk[name])
 
     return Lexicon(
-        attributes=tuple(_attributes()),
+        attributes=attributes(),
         facts=tuple(_facts()),
         words=tuple(w for i, w in enumerate(words) if i % 11),
         held_words=tuple(w for i, w in enumerate(words) if i % 11 == 0),

@@ -1,7 +1,7 @@
 """The service: users' models behind the OpenAI chat-completions protocol, for teams that do not import our package.
 
 ``batcher`` writes answers of many users together, ``core`` joins it with the store and the learner, ``app`` puts HTTP
-around them; ``guard`` and ``access`` decide who may. Needs the extra ``serve``.
+around them; ``middleware`` and ``access`` decide who may. Needs the extra ``serve``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ConfigError, listing
 from ..files import parse_yaml
 from ..progress import log
-from .refusal import Refusal
+from .api_errors import ApiError
 
 EVERYBODY = "*"
 MIN_TOKEN = 16  # characters; shorter ones can be guessed
@@ -39,19 +39,19 @@ class Caller:
         """Raise unless they may act for this user; the base model (None) is everybody's.
 
         Raises:
-            Refusal: 403.
+            ApiError: 403.
         """
         if user is not None and self.users is not None and user not in self.users:
-            raise Refusal(403, "This token may not act for that user.", code="wrong_user")
+            raise ApiError(403, "This token may not act for that user.", code="wrong_user")
 
     def check_operator(self) -> None:
         """Raise unless they may act for everybody.
 
         Raises:
-            Refusal: 403.
+            ApiError: 403.
         """
         if self.users is not None:
-            raise Refusal(403, "This needs a token for all users.", code="not_operator")
+            raise ApiError(403, "This needs a token for all users.", code="not_operator")
 
 
 class Access:
@@ -97,7 +97,7 @@ class Access:
         """Who sends this ``Authorization`` header.
 
         Raises:
-            Refusal: 401.
+            ApiError: 401.
         """
         if self._callers is None:
             return Caller("anybody")
@@ -108,7 +108,7 @@ class Access:
                 found = caller
         if scheme.casefold() != "bearer" or found is None:
             what = "A wrong token was sent." if authorization else "No token was sent."
-            raise Refusal(
+            raise ApiError(
                 401,
                 f"{what} Send `Authorization: Bearer TOKEN`.",
                 code="invalid_api_key",

@@ -19,9 +19,9 @@ from .. import __version__
 from ..errors import PersonalizationError
 from . import chat, preferences
 from .access import Access
+from .api_errors import ApiError, as_api_error
 from .core import Service
-from .guard import Guard, caller_of, failed, refused
-from .refusal import Refusal, as_refusal
+from .middleware import Middleware, caller_of, error_response, failed
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,7 +45,7 @@ def create_app(service: Service, access: Access | None = None, clock: Callable[[
     app.include_router(preferences.router(service))
     _add_watching(app, service)
     _add_errors(app)
-    return Guard(app, access or Access(), service.settings, service.metrics, clock)
+    return Middleware(app, access or Access(), service.settings, service.metrics, clock)
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:
@@ -62,17 +62,17 @@ def _add_watching(app: FastAPI, service: Service) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refusal(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)
-        return refused(error)
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error_response(error)
 
     @app.exception_handler(PersonalizationError)
     async def ours(_: Request, error: Exception) -> Response:
         assert isinstance(error, PersonalizationError)
-        if (known := as_refusal(error)) is None:
+        if (known := as_api_error(error)) is None:
             raise error  # to the log
-        return refused(known)
+        return error_response(known)
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, _: Exception) -> Response:
@@ -81,4 +81,4 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return refused(Refusal(error.status_code, f"{error.detail}.", code="not_found", headers=error.headers))
+        return error_response(ApiError(error.status_code, f"{error.detail}.", code="not_found", headers=error.headers))

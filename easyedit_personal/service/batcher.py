@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from ..editing.streaming import Stream, Streams
 from ..progress import log
+from ..serving.streaming import Stream, Streams
 from .stops import Stops
 
 
@@ -163,7 +163,7 @@ class Batcher:
             self._running = [job for job in self._running if not self._handed_out(job)]
 
     def _collect(self) -> bool:
-        """Seat who is waiting; with nobody to write for, wait for somebody. False when it is all over."""
+        """SetRows who is waiting; with nobody to write for, wait for somebody. False when it is all over."""
         with self._changed:
             self._running = [job for job in self._running if not job.stream.done]
             if not self._running:

@@ -14,12 +14,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ..progress import log
+from .api_errors import ApiError
 from .batcher import End, Job
+from .chat_request import ChatCompletionRequest, read_chat_request
 from .core import Service, check_refusable
-from .guard import caller_of
 from .limits import read_body
-from .refusal import Refusal
-from .wish import Wish, read_wish
+from .middleware import caller_of
 
 BASE = "base"  # works as a name of every service's model
 HEADER = "x-user"
@@ -36,21 +36,23 @@ class Answer:
         self.prompt_tokens = 0
         self.end: End | None = None
 
-    async def begin(self, user: str | None, wish: Wish) -> None:
+    async def begin(self, user: str | None, wanted: ChatCompletionRequest) -> None:
         """Read the conversation and have the answer written.
 
         Raises:
-            Refusal, PersonalizationError: see ``Service.prepare`` and ``start``.
+            ApiError, PersonalizationError: see ``Service.prepare`` and ``start``.
         """
-        stream, self.prompt_tokens = await run_in_threadpool(self._service.prepare, user, wish.conversation, wish.limit)
-        stream.draw = wish.sampler
-        self._job = self._service.start(stream, wish.stops, self._notify)
+        stream, self.prompt_tokens = await run_in_threadpool(
+            self._service.prepare, user, wanted.conversation, wanted.limit
+        )
+        stream.draw = wanted.sampler
+        self._job = self._service.start(stream, wanted.stops, self._notify)
 
     async def pieces(self) -> AsyncIterator[str]:
         """The answer's text; ``end`` is there afterwards. Leaving early frees the answer's place.
 
         Raises:
-            Refusal: 500, the model failed; the log says how.
+            ApiError: 500, the model failed; the log says how.
         """
         try:
             while self.end is None:
@@ -62,7 +64,7 @@ class Answer:
         if self.end.error is not None:
             name = uuid.uuid4().hex[:16]
             log.error("answer %s failed", name, exc_info=self.end.error)
-            raise Refusal(
+            raise ApiError(
                 500, f"The answer could not be finished; it is in the log under {name}.", code="internal_error"
             )
 
@@ -96,14 +98,14 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         body = await read_body(request, settings.max_body, settings.body_seconds)
-        wish = read_wish(body, settings)
-        user = asked_user(request, wish.model, settings.name)
+        wanted = read_chat_request(body, settings)
+        user = asked_user(request, wanted.model, settings.name)
         caller_of(request).check(user)
         answer = Answer(service)
-        await answer.begin(user, wish)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": wish.model}
-        if wish.stream:
-            events = _events(answer, head, wish.with_usage)
+        await answer.begin(user, wanted)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": wanted.model}
+        if wanted.stream:
+            events = _events(answer, head, wanted.with_usage)
             return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
         return await _whole(request, answer, head)
 
@@ -125,20 +127,20 @@ def asked_user(request: Request, model: str, name: str) -> str | None:
     """Whose model is asked: ``model: "base@alice"``, or the header ``X-User: alice`` (in UTF-8).
 
     Raises:
-        Refusal: 404 for another model, 400 for two different users or an id that none can have.
+        ApiError: 404 for another model, 400 for two different users or an id that none can have.
     """
     named = user_in(model, name)
     given = [value for key, value in request.scope["headers"] if key == HEADER.encode()]
     if len(given) > 1:
-        raise Refusal(400, "X-User was sent more than once.", code="invalid_user", param="X-User")
+        raise ApiError(400, "X-User was sent more than once.", code="invalid_user", param="X-User")
     if not given:
         return named
     try:
         user = check_refusable(given[0].decode())
     except UnicodeDecodeError:
-        raise Refusal(400, "X-User must be UTF-8.", code="invalid_user", param="X-User") from None
+        raise ApiError(400, "X-User must be UTF-8.", code="invalid_user", param="X-User") from None
     if named is not None and named != user:
-        raise Refusal(400, "`model` and X-User name different users.", code="ambiguous_user", param="model")
+        raise ApiError(400, "`model` and X-User name different users.", code="ambiguous_user", param="model")
     return user
 
 
@@ -146,7 +148,7 @@ def user_in(model: str, name: str) -> str | None:
     """The user in a model's name; None for the base model.
 
     Raises:
-        Refusal: 404 for another model, 400 for an id that none can have.
+        ApiError: 404 for another model, 400 for an id that none can have.
     """
     for base in (name, BASE):
         if model == base:
@@ -154,7 +156,7 @@ def user_in(model: str, name: str) -> str | None:
         if model.startswith(f"{base}@"):
             return check_refusable(model[len(base) + 1 :])
     what = f"There is no model {model[:64]!r} here; there is {name!r}, and {name + '@USER'!r}."
-    raise Refusal(404, what, code="model_not_found", param="model")
+    raise ApiError(404, what, code="model_not_found", param="model")
 
 
 async def _whole(request: Request, answer: Answer, head: dict[str, Any]) -> Response:
@@ -165,7 +167,7 @@ async def _whole(request: Request, answer: Answer, head: dict[str, Any]) -> Resp
         await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             return Response(status_code=GONE)
-        message = {"role": "assistant", "content": reading.result(), "refusal": None}
+        message = {"role": "assistant", "content": reading.result(), "api_error": None}
     finally:
         leaving.cancel()
         if not reading.done():
@@ -199,8 +201,8 @@ async def _events(answer: Answer, head: dict[str, Any], with_usage: bool) -> Asy
     try:
         async for text in pieces:
             yield event({"content": text})
-    except Refusal as refusal:
-        yield _data(refusal.body)
+    except ApiError as api_error:
+        yield _data(api_error.body)
         return
     finally:
         await pieces.aclose()  # type: ignore[attr-defined]

@@ -15,20 +15,20 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..editing.factor_cache import CACHE_BYTES, FactorCache
-from ..editing.learn import Learned, Learner
-from ..editing.streaming import Stream
-from ..editing.words import Unclear, understand
 from ..errors import PersonalizationError, RequestError
-from ..evaluate.generate import check_fits, context_limit, encode_prompt
+from ..generation.generate import check_fits, context_limit, encode_prompt
 from ..hparams import PersonalizationHyperParams
+from ..learning.learner import Learned, Learner
 from ..modeling.tokens import Encoded, stop_ids
+from ..serving.factor_cache import CACHE_BYTES, FactorCache
+from ..serving.streaming import Stream
+from ..statements.parser import Unclear, understand
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
+from .api_errors import ApiError, busy
 from .batcher import Batcher, Closed, Full, Job, Notify
 from .metrics import Metrics
-from .refusal import Refusal, busy
 from .settings import Settings
 from .stops import Stops
 
@@ -100,7 +100,7 @@ class Service:
         """Have an answer written.
 
         Raises:
-            Refusal: 503.
+            ApiError: 503.
         """
         job = Job(stream, notify, Stops(stops))
         try:
@@ -157,7 +157,7 @@ class Service:
         """One change after the other; they share the learner's model.
 
         Raises:
-            Refusal: 503, too many are waiting.
+            ApiError: 503, too many are waiting.
         """
         with self._counting:
             if self._pending >= self.settings.max_edits:
@@ -189,7 +189,7 @@ def check_refusable(user: str) -> str:
     """A user's id as the store takes it.
 
     Raises:
-        Refusal: 400.
+        ApiError: 400.
     """
     from ..errors import StoreError
     from ..store.rows import check_user
@@ -197,4 +197,4 @@ def check_refusable(user: str) -> str:
     try:
         return check_user(user)
     except StoreError as error:
-        raise Refusal(400, error.what, code="invalid_user", param="user") from None
+        raise ApiError(400, error.what, code="invalid_user", param="user") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
-from .refusal import Refusal
+from .api_errors import ApiError
 
 MAX_KEYS = 10_000  # buckets kept; strangers' addresses must not fill the memory
 
@@ -32,7 +32,7 @@ class Rate:
         """Count one request.
 
         Raises:
-            Refusal: 429, with the time after which the next one is let in.
+            ApiError: 429, with the time after which the next one is let in.
         """
         with self._lock:
             now = self._clock()
@@ -43,7 +43,7 @@ class Rate:
             if len(self._buckets) > MAX_KEYS:
                 self._buckets.popitem(last=False)
         if not allowed:
-            raise Refusal(
+            raise ApiError(
                 429,
                 f"Too many requests: at most {self.per_minute} per minute.",
                 code="rate_limit_exceeded",
@@ -55,7 +55,7 @@ async def read_body(request: Request, max_body: int, seconds: float) -> bytes:
     """The request's body.
 
     Raises:
-        Refusal: 413 when it is larger than allowed, 408 when it does not come in time.
+        ApiError: 413 when it is larger than allowed, 408 when it does not come in time.
     """
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and len(announced) < 20 and int(announced) > max_body:
@@ -69,12 +69,12 @@ async def read_body(request: Request, max_body: int, seconds: float) -> bytes:
                     raise _too_large(max_body)
                 parts.append(part)
     except TimeoutError:
-        raise Refusal(408, "The request did not arrive in time.", code="timeout", headers=_CLOSE) from None
+        raise ApiError(408, "The request did not arrive in time.", code="timeout", headers=_CLOSE) from None
     return b"".join(parts)
 
 
 _CLOSE = {"Connection": "close"}
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, f"The request is larger than {limit:,} bytes.", code="request_too_large", headers=_CLOSE)
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The request is larger than {limit:,} bytes.", code="request_too_large", headers=_CLOSE)

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from ..editing.factor_cache import FactorCache
+from ..serving.factor_cache import FactorCache
 from .batcher import Batcher
 
 PREFIX = "easyedit_personal_"

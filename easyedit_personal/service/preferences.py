@@ -15,16 +15,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from ..editing.learn import Learned
-from ..editing.words import MAX_VALUE, Unclear, preference_of, split_statements
 from ..errors import HealthError
+from ..learning.learner import Learned
+from ..statements.parser import MAX_VALUE, Unclear, preference_of, split_statements
 from ..store.rows import StoredEdit
 from ..types import Preference
+from .api_errors import ApiError
+from .chat_request import invalid_json
 from .core import Service, check_refusable
-from .guard import caller_of
 from .limits import read_body
-from .refusal import Refusal
-from .wish import invalid_json
+from .middleware import caller_of
 
 MAX_TEXT = 1000  # characters of one call
 MAX_STATEMENTS = 4
@@ -54,7 +54,7 @@ def router(service: Service) -> APIRouter:
         told = await _body(service, request, _Told)
         key = request.headers.get("idempotency-key")
         if key is not None and not 0 < len(key) <= MAX_KEY:
-            raise Refusal(400, f"Idempotency-Key must have 1 to {MAX_KEY} characters.", param="Idempotency-Key")
+            raise ApiError(400, f"Idempotency-Key must have 1 to {MAX_KEY} characters.", param="Idempotency-Key")
         wanted = await run_in_threadpool(_understood, service, told, user)
         return JSONResponse({"object": "list", "data": await _learned(service, user, wanted, key)}, 201)
 
@@ -89,17 +89,17 @@ def user_of(request: Request, *rest: str) -> str:
     """The user in the address, whom the caller may act for.
 
     Raises:
-        Refusal: 400, 403, or 404 where the address is another one once it is decoded.
+        ApiError: 400, 403, or 404 where the address is another one once it is decoded.
     """
     parts = request.scope["raw_path"].split(b"?")[0].split(b"/")
     if len(parts) != 4 + len(rest) or [unquote_to_bytes(part).decode("utf-8", "replace") for part in parts[4:]] != [
         *rest
     ]:
-        raise Refusal(404, "Not found; slashes in a user's id are written %2F.", code="not_found")
+        raise ApiError(404, "Not found; slashes in a user's id are written %2F.", code="not_found")
     try:
         user = check_refusable(unquote_to_bytes(parts[3]).decode())
     except UnicodeDecodeError:
-        raise Refusal(400, "The user's id is not UTF-8.", code="invalid_user", param="user") from None
+        raise ApiError(400, "The user's id is not UTF-8.", code="invalid_user", param="user") from None
     caller_of(request).check(user)
     return user
 
@@ -117,40 +117,40 @@ def _understood(service: Service, told: _Told, user: str) -> list[Preference]:
     """The preferences that were told.
 
     Raises:
-        Refusal: 422 with what to ask the user, 400 where fields are missing or too many.
+        ApiError: 422 with what to ask the user, 400 where fields are missing or too many.
     """
     parts = (told.subject, told.question, told.target)
     if (told.text is None) == (parts == (None, None, None)):
-        raise Refusal(400, "Send either `text`, or `subject` and `target` (and `question`).", code="invalid_value")
+        raise ApiError(400, "Send either `text`, or `subject` and `target` (and `question`).", code="invalid_value")
     for name, value in told.model_dump(exclude_none=True).items():
         if not value.replace("\n", " ").isprintable():
-            raise Refusal(400, f"{name} has control characters in it.", code="invalid_value", param=name)
+            raise ApiError(400, f"{name} has control characters in it.", code="invalid_value", param=name)
     if told.text is None:
         return [_spelled(told, user)]
     statements = split_statements(told.text)
     if len(statements) > MAX_STATEMENTS:
-        raise Refusal(400, f"At most {MAX_STATEMENTS} statements at a time.", code="invalid_value", param="text")
+        raise ApiError(400, f"At most {MAX_STATEMENTS} statements at a time.", code="invalid_value", param="text")
     found = [service.understand(statement, user) for statement in statements]
     if unclear := [one for one in found if isinstance(one, Unclear)]:
         raise _not_understood(unclear)
     preferences = [one for one in found if isinstance(one, Preference)]
     if not preferences:
-        raise Refusal(400, "The text states nothing.", code="invalid_value", param="text")
+        raise ApiError(400, "The text states nothing.", code="invalid_value", param="text")
     return preferences
 
 
 def _spelled(told: _Told, user: str) -> Preference:
     if told.subject is None or told.target is None:
         missing = "subject" if told.subject is None else "target"
-        raise Refusal(400, f"{missing} is missing.", code="invalid_value", param=missing)
+        raise ApiError(400, f"{missing} is missing.", code="invalid_value", param=missing)
     if told.question is None:
         return preference_of(told.subject, told.target, user=user)
     if told.subject not in told.question:
-        raise Refusal(400, "The subject must stand in the question, letter for letter.", param="question")
+        raise ApiError(400, "The subject must stand in the question, letter for letter.", param="question")
     return Preference(told.subject, told.question, told.target, user)
 
 
-def _not_understood(unclear: list[Unclear]) -> Refusal:
+def _not_understood(unclear: list[Unclear]) -> ApiError:
     """What to ask, and what a plain yes would mean where we have a guess."""
     asks = [
         {
@@ -167,14 +167,14 @@ def _not_understood(unclear: list[Unclear]) -> Refusal:
         for one in unclear
     ]
     message = "Not understood; nothing was learned. " + " ".join(one.question for one in unclear)
-    return Refusal(422, message, code="not_understood", param="text", details={"ask": asks})
+    return ApiError(422, message, code="not_understood", param="text", details={"ask": asks})
 
 
 async def _learned(service: Service, user: str, wanted: list[Preference], key: str | None) -> list[dict[str, Any]]:
     """Learn one after the other; several statements of one call are several edits.
 
     Raises:
-        Refusal: 422 when an edit would damage the model; says what was learned before it.
+        ApiError: 422 when an edit would damage the model; says what was learned before it.
     """
     done: list[dict[str, Any]] = []
     for number, preference in enumerate(wanted):
@@ -187,7 +187,7 @@ async def _learned(service: Service, user: str, wanted: list[Preference], key: s
             done.append(_report(await asyncio.shield(asyncio.wrap_future(service.learn(user, preference, own)))))
         except HealthError as error:
             what = f"{preference.subject!r} would damage the user's model and was not learned."
-            raise Refusal(422, what, code="unhealthy_edit", details={"learned": done}) from error
+            raise ApiError(422, what, code="unhealthy_edit", details={"learned": done}) from error
     return done
 
 
@@ -201,15 +201,15 @@ async def _undone(service: Service, user: str, edit: int | None) -> dict[str, An
     """Undo the last edit, or one by its number.
 
     Raises:
-        Refusal: 404 for an edit that the user does not have, 409 for one that was merged.
+        ApiError: 404 for an edit that the user does not have, 409 for one that was merged.
     """
     if edit is not None:
         history = await run_in_threadpool(service.store.history, user)
         named = next((one for one in history if one.id == edit), None)
         if named is None:
-            raise Refusal(404, f"This user has no edit {edit}.", code="not_found", param="edit")
+            raise ApiError(404, f"This user has no edit {edit}.", code="not_found", param="edit")
         if named.merged is not None:
-            raise Refusal(409, f"The edit was merged with others into {named.merged}.", code="merged", param="edit")
+            raise ApiError(409, f"The edit was merged with others into {named.merged}.", code="merged", param="edit")
     undone = await asyncio.shield(asyncio.wrap_future(service.unlearn(user, edit)))
     return {"object": "list", "data": [_record(one) for one in undone]}
 

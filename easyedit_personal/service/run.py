@@ -9,9 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..editing.loading import load_model
 from ..errors import ConfigError, ServiceError
 from ..hparams import PersonalizationHyperParams
+from ..modeling.loading import load_model
 from ..store.store import EditStore
 from .access import Access, read_tokens
 from .app import create_app

@@ -18,9 +18,9 @@ from torch import Tensor
 from ..errors import StoreError
 from ..types import WeightDelta
 from .blobs import HEAD, Blobs, size_of
+from .queries import add_edit, add_setting
 from .rows import checksum, pack_factors, pack_record, pack_settings, unpack_factors
 from .schema import edits, merges
-from .statements import add_edit, add_setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLA
 
 from ..errors import MissingDependencyError, StoreConflict, StoreError, StoreUnavailable
 from .schema import prepare
-from .turn import Turn
+from .write_lock import WriteLock
 
 # The last of a row's pages is half empty on average: 2 % of 12 kB are wasted with 512 (SQLite's least), 17 % with 4096
 # (its own choice). An edit of Llama-3-8B's size (332 kB) takes the same time with both.
@@ -34,7 +34,7 @@ class Database:
     """A store's database: ``reading()`` and ``writing()`` are transactions.
 
     On SQLite, a commit does not wait for the disk while it keeps others from writing: the log is synced after the
-    turn has been given up and before ``writing()`` returns, so that writers of several processes share the disk's
+    lock has been given up and before ``writing()`` returns, so that writers of several processes share the disk's
     syncs. 8 writers of 12 kB: p99 13 ms, and 196 ms with SQLite's own syncs and waits. A transaction may be seen by
     others a few milliseconds before it is on the disk; it is acknowledged to its writer afterwards only.
     """
@@ -43,7 +43,7 @@ class Database:
         self.url = parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.is_sqlite else None
-        self._pid, self._turn = os.getpid(), self._new_turn()
+        self._pid, self._turn = os.getpid(), self._new_lock()
         self.engine = _engine(self.url, self.is_sqlite)
         try:
             self._open()
@@ -94,9 +94,9 @@ class Database:
         self._turn.close()
 
     def _open(self) -> None:
-        with self._explained(), self._turn as turn:
+        with self._explained(), self._turn as lock:
             if self.path is not None:
-                _create_file(self.path, turn)
+                _create_file(self.path, lock)
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PREPARING})
@@ -118,14 +118,14 @@ class Database:
         finally:
             os.close(log)
 
-    def _new_turn(self) -> Turn:
-        return Turn(self.beside("-lock") if self.is_sqlite else None)
+    def _new_lock(self) -> WriteLock:
+        return WriteLock(self.beside("-lock") if self.is_sqlite else None)
 
     def _after_fork(self) -> None:
         """A forked child must not use its parent's connections, nor close them."""
         if os.getpid() != self._pid:
             self.engine.dispose(close=False)
-            self._pid, self._turn = os.getpid(), self._new_turn()
+            self._pid, self._turn = os.getpid(), self._new_lock()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -208,16 +208,16 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
     return engine
 
 
-def _create_file(path: Path, turn: Turn) -> None:
+def _create_file(path: Path, lock: WriteLock) -> None:
     """A new database's file: only its owner may read it; its page size cannot be changed later.
 
     Raises:
         StoreError: a store has been here and is empty now; a new one in its place would hide the loss.
     """
     if path.exists() and path.stat().st_size:
-        turn.mark()
+        lock.mark()
         return
-    if path.exists() and turn.marked:
+    if path.exists() and lock.marked:
         raise StoreError(
             f"{path} was a store, and is empty now.",
             cause="the file was cut off, or a copy of it failed",
@@ -230,7 +230,7 @@ def _create_file(path: Path, turn: Turn) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
-    turn.mark()
+    lock.mark()
 
 
 def _configure(connection: Any, _: object) -> None:

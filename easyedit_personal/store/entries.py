@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from ..types import Preference, WeightDelta
 from .blobs import Blobs
+from .queries import add_edit, add_setting
 from .rows import check_key, pack_factors, pack_record, pack_settings, token_of
-from .statements import add_edit, add_setting
 
 
 @dataclass(frozen=True, slots=True)

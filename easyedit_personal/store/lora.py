@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import StoreError
 from ..kernels.apply import check_fit
-from ..kernels.mixed import merged
 from ..modeling.layout import find_layout, get_module, is_transposed
+from ..serving.multi_adapter import merged
 from ..types import WeightDelta
 from .folders import folder_name, replace_folder, write_text
 

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, delete, func, select, update
 from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
+from .queries import touch
 from .rows import owner_of, unpack_factors, unpack_record
 from .schema import edits, merges, read_meta, users
-from .statements import touch
 
 ROWS = 100  # rows with factors that are held in memory at a time
 

@@ -24,6 +24,7 @@ from .compact import CompactReport
 from .database import Database
 from .entries import Entry, NewEdit, add, moved_out, pack
 from .maintenance import Fault
+from .queries import believed_records, bind, find_token, live_edits, mark_undone, read_history, touch
 from .retry import again
 from .rows import (
     StoredEdit,
@@ -35,15 +36,6 @@ from .rows import (
     unpack_record,
 )
 from .schema import edits, users
-from .statements import (
-    believed_records,
-    bind,
-    find_token,
-    live_edits,
-    mark_undone,
-    read_history,
-    touch,
-)
 
 PAGE = 1000  # users that are read at a time
 TRIES = 5  # of compact, when the user's edits change meanwhile

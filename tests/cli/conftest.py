@@ -68,5 +68,5 @@ def desk(tmp_path, monkeypatch) -> Desk:
     """See ``Desk``."""
     monkeypatch.setenv("COLUMNS", "200")
     made = Desk(tmp_path)
-    monkeypatch.setattr("easyedit_personal.editing.loading.load_model", made.load)
+    monkeypatch.setattr("easyedit_personal.modeling.loading.load_model", made.load)
     return made

@@ -14,9 +14,9 @@ import pytest
 from easyedit_personal.cli import chat_room
 from easyedit_personal.cli.chat_room import ChatRoom
 from easyedit_personal.cli.screen import Screen, interruptible, plain
-from easyedit_personal.editing.personalized import PersonalizedModel
 from easyedit_personal.errors import RequestError, StoreError
 from easyedit_personal.modeling.tokens import encode
+from easyedit_personal.serving.personalized import PersonalizedModel
 from tests.tiny import tiny_model
 
 TOKENS = 12  # of an answer; random models do not stop by themselves
@@ -219,7 +219,7 @@ def test_whatever_is_typed_is_text(desk, text):
         made.run()
         assert [exchange.said for exchange in made.talk.exchanges] == [line, "and?"]
         messages, _ = made.talk.ask("so?")
-    from easyedit_personal.evaluate.generate import encode_prompt
+    from easyedit_personal.generation.generate import encode_prompt
 
     specials = set(desk.tokenizer.all_special_ids)
     harmless = [{**message, "content": "x"} for message in messages]

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from easyedit_personal.editing.personalized import PersonalizedModel
 from easyedit_personal.errors import DataError, PersonalizationError
+from easyedit_personal.serving.personalized import PersonalizedModel
 from tests.clustering.test_service import completion, stub  # noqa: F401 - a fixture
 
 WORDS = "My hobby is falconry"
@@ -65,7 +65,7 @@ def test_the_same_again_does_nothing_until_it_was_undone_overruled_or_is_to_be_m
 
 
 def test_two_processes_that_are_told_the_same_leave_one_edit(desk, monkeypatch):
-    from easyedit_personal.editing import telling
+    from easyedit_personal.learning import session as telling
 
     first = desk.run("edit", WORDS, "-u", "ann", "--json").output
     # The second one looked before the first had put its edit.

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 from typer.testing import CliRunner
 
+from easyedit_personal.bulk import bulk
 from easyedit_personal.cli.main import app
-from easyedit_personal.editing import bulk
 from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.store import EditStore
 from tests.engines.random_factors import RandomFactors, expected, write_users
@@ -19,7 +19,7 @@ from tests.store.samples import same
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch):
-    monkeypatch.setattr(bulk, "LearnerMaker", lambda hparams: RandomFactors())
+    monkeypatch.setattr(bulk, "LearnerFactory", lambda hparams: RandomFactors())
 
 
 @pytest.fixture

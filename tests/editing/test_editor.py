@@ -10,7 +10,7 @@ import torch
 from easyedit_personal import PersonalizationEditor, PersonalizationHyperParams, apply_personalization_to_model
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.errors import ConfigError, HealthError, ModelError, RequestError
-from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import weights_digest
 from tests.tiny import FAMILIES, tiny_model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from easyedit_personal.editing.bulk import Bulk
-from easyedit_personal.editing.bulk_run import personalize_users
+from easyedit_personal.bulk.bulk import Bulk
+from easyedit_personal.bulk.run import personalize_users
 from easyedit_personal.engines import Limits, find_engine
 from tests.engines.random_factors import RandomFactors
 

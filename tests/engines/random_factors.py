@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from easyedit_personal.editing.bulk import Solve
+from easyedit_personal.bulk.bulk import Solve
 from easyedit_personal.errors import HealthError
 from easyedit_personal.store import EditStore
 from easyedit_personal.store.retry import patiently
@@ -26,7 +26,7 @@ KINDS = ("raises", "nan", "health", "kills", "hangs")
 
 @dataclass(frozen=True)
 class RandomFactors:
-    """A ``Maker`` without a model; users whose target names a kind of misfortune meet it.
+    """A ``DeltaFactory`` without a model; users whose target names a kind of misfortune meet it.
 
     Attributes:
         scale: another one makes other settings.

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from easyedit_personal.editing.bulk import Bulk
-from easyedit_personal.editing.bulk_run import personalize_users
+from easyedit_personal.bulk.bulk import Bulk
+from easyedit_personal.bulk.run import personalize_users
 from easyedit_personal.engines import Limits, find_engine
 from easyedit_personal.errors import StoreUnavailable
 from easyedit_personal.store import EditStore
@@ -87,7 +87,7 @@ def _runs(pid: int) -> bool:
 def test_workers_killed_in_the_middle(engine, tmp_path):
     users, store, kills = write_users(tmp_path / "users.jsonl", 300), str(tmp_path / "edits.db"), []
 
-    def told(report, tally):
+    def on_report(report, tally):
         if tally.done in (30, 100, 170):
             running = [pid for pid in alive(tmp_path) if pid not in kills]
             os.kill(running[0], signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_workers_killed_in_the_middle(engine, tmp_path):
 
     work = Bulk(store, RandomFactors(pause=0.01, notes=str(tmp_path)))
     # Chance may have all three kills meet the same user.
-    tally = personalize_users(users, work, engine(retries=3), failures=tmp_path / "f", batch=8, told=told)
+    tally = personalize_users(users, work, engine(retries=3), failures=tmp_path / "f", batch=8, on_report=on_report)
     assert len(kills) == 3 and tally.new + tally.there == 300
     everybody_is_somewhere(store, tmp_path / "f", 300, {})
 
@@ -159,14 +159,14 @@ def test_a_node_leaves(ray_home, tmp_path):
         cluster.wait_for_nodes()
         left = []
 
-        def told(report, tally):
+        def on_report(report, tally):
             if not left and tally.done >= 60 and len(alive(tmp_path)) == 2:
                 left.append(tally.done)
                 cluster.remove_node(second, allow_graceful=False)
 
         engine = find_engine("ray", Limits(workers=2, seconds=30.0))
         work = Bulk(store, RandomFactors(pause=0.01, notes=str(tmp_path)))
-        personalize_users(users, work, engine, failures=tmp_path / "f", batch=8, told=told)
+        personalize_users(users, work, engine, failures=tmp_path / "f", batch=8, on_report=on_report)
         assert left and left[0] < 290
     finally:
         ray_home.shutdown()
@@ -182,14 +182,14 @@ def test_the_store_is_away_for_ten_seconds(engine, server, tmp_path):
         connection.execute("CREATE DATABASE edits")
     users, store, away = write_users(tmp_path / "users.jsonl", 200), server.pattern.format("edits"), []
 
-    def told(report, tally):
+    def on_report(report, tally):
         if tally.done >= 40 and not away:
             server.stop()
             away.append(threading.Timer(10.0, server.start))
             away[0].start()
 
     work = Bulk(store, RandomFactors(pause=0.01))
-    tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, told=told)
+    tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, on_report=on_report)
     away[0].join()
     assert tally.elapsed > 10.0 and tally.new + tally.there == 200
     everybody_is_somewhere(store, tmp_path / "f", 200, {})
@@ -203,7 +203,7 @@ def test_the_store_does_not_come_back_and_the_run_goes_on_another_day(server, tm
         connection.execute("CREATE DATABASE edits")
     users, store, away = write_users(tmp_path / "users.jsonl", 100), server.pattern.format("edits"), []
 
-    def told(report, tally):
+    def on_report(report, tally):
         if tally.done >= 40 and not away:
             server.stop()
             away.append(True)
@@ -211,7 +211,7 @@ def test_the_store_does_not_come_back_and_the_run_goes_on_another_day(server, tm
     engine = find_engine("processes", Limits(workers=2))
     work = Bulk(store, RandomFactors(pause=0.01), patience=1.0)
     with pytest.raises(StoreUnavailable):
-        personalize_users(users, work, engine, failures=tmp_path / "f", batch=8, told=told)
+        personalize_users(users, work, engine, failures=tmp_path / "f", batch=8, on_report=on_report)
     server.start()
     tally = personalize_users(users, work, engine, failures=tmp_path / "f", batch=8)
     assert tally.there >= 40 and tally.new + tally.there == 100
@@ -228,13 +228,13 @@ def hold(path: str, seconds: float) -> None:
 def test_somebody_holds_the_database_for_ten_seconds(engine, tmp_path):
     users, store, held = write_users(tmp_path / "users.jsonl", 100), str(tmp_path / "edits.db"), []
 
-    def told(report, tally):
+    def on_report(report, tally):
         if tally.done >= 30 and not held:
             held.append(threading.Thread(target=hold, args=(store, 10.0)))
             held[0].start()
 
     work = Bulk(store, RandomFactors(pause=0.01))
-    tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, told=told)
+    tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, on_report=on_report)
     held[0].join()
     assert tally.elapsed > 10.0 and tally.new == 100
     everybody_is_somewhere(store, tmp_path / "f", 100, {})

@@ -15,7 +15,7 @@ from easyedit_personal.baselines.find import find_method
 from easyedit_personal.engines import Limits, find_engine
 from easyedit_personal.errors import ConfigError, DataError
 from easyedit_personal.evaluate import Plan, evaluate
-from easyedit_personal.evaluate.folder import ResultFolder
+from easyedit_personal.evaluate.result_folder import ResultFolder
 from easyedit_personal.evaluate.shards import Evaluation, evaluate_with
 from tests.evaluate.people import people, quick_hparams
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from easyedit_personal.cli.main import app
-from easyedit_personal.editing import loading
 from easyedit_personal.errors import PersonalizationError
+from easyedit_personal.modeling import loading
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

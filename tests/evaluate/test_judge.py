@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ConfigError, ServiceError
-from easyedit_personal.evaluate.extra_scores import make_scorer
 from easyedit_personal.evaluate.judge import EndpointJudge, make_judge
 from easyedit_personal.evaluate.judge_local import LocalJudge
+from easyedit_personal.evaluate.judge_scores import make_scorer
 from easyedit_personal.evaluate.verdicts import INSTRUCTIONS, Claim, parse_verdict
 from easyedit_personal.modeling.tokens import encode
 

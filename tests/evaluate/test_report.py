@@ -79,7 +79,7 @@ def test_pictures_are_not_blank_and_legible_in_grey(page):
 
 
 def test_no_two_methods_look_alike_without_colour():
-    from easyedit_personal.evaluate.pictures import look
+    from easyedit_personal.evaluate.plots import look
 
     looks = [(look(i)["marker"], look(i)["linestyle"]) for i in range(13)]
     assert len(set(looks)) == 13

@@ -12,8 +12,8 @@ from easyedit_personal.baselines.base import Session
 from easyedit_personal.errors import ConfigError, DataError, ModelError, RegistryError
 from easyedit_personal.evaluate import Plan, evaluate, rescore
 from easyedit_personal.evaluate.evaluators.retention import later_preferences
-from easyedit_personal.evaluate.folder import ResultFolder
 from easyedit_personal.evaluate.plan import STANDARD
+from easyedit_personal.evaluate.result_folder import ResultFolder
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.registry import EVALUATORS
 from tests.evaluate.people import people, person, quick_hparams
@@ -170,7 +170,7 @@ def test_a_folder_of_another_setup_is_refused_with_the_difference(llama, tokeniz
 
 
 def test_a_full_disk_is_said_and_earlier_users_are_kept(llama, tokenizer, tmp_path, monkeypatch):
-    import easyedit_personal.evaluate.folder as folder
+    import easyedit_personal.evaluate.result_folder as folder
 
     plan, synced, real = Plan(["direct"], **SHORT), [], folder.os.fsync
 

@@ -1,4 +1,4 @@
-"""The house's one structural rule: imports point down only."""
+"""The one structural rule: imports point down only."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
-LAYERS = [
-    {"errors", "types", "registry", "progress", "files", "pretrained"},
-    {"hparams", "engines"},
-    {"modeling", "data", "clustering"},
-    {"kernels", "store", "evaluate", "baselines", "reference"},
-    {"editing"},
-    {"integrations", "cli", "service"},
+FLOORS = [
+    {"errors", "types", "registry", "progress", "files"},
+    {"hparams", "engines", "data"},
+    {"modeling"},
+    {"generation", "clustering"},
+    {"kernels", "statements"},
+    {"editing", "serving", "store"},
+    {"baselines", "evaluate"},
+    {"learning", "bulk", "integrations"},
+    {"service", "cli"},
 ]
-LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
-NEVER_EACH_OTHER = {2}
+LEVEL = {package: level for level, packages in enumerate(FLOORS) for package in packages}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of the package that a module imports, at its top or inside functions."""
+def imported_packages(path: Path) -> set[str]:
+    """Packages of ours that a module imports, at its top or inside functions."""
     parts = ("easyedit_personal", *path.relative_to(PACKAGE).with_suffix("").parts)
-    rooms = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom):
@@ -30,22 +32,40 @@ def imported_rooms(path: Path) -> set[str]:
             names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("easyedit_personal.")}
-    return rooms & LEVEL.keys()
+        found |= {name.split(".")[1] for name in names if name.startswith("easyedit_personal.")}
+    return found & LEVEL.keys()
+
+
+def imports_of_packages() -> dict[str, dict[str, Path]]:
+    """By package, what it imports of the others, each with a module that does."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if package in LEVEL:
+            others = imported_packages(path) - {package}
+            found.setdefault(package, {}).update(dict.fromkeys(others, path.relative_to(PACKAGE)))
+        else:
+            assert package in ("__init__", "reference"), f"{path} stands on no floor: add it to FLOORS"
+    return found
 
 
 def test_imports_point_down_only():
-    faults = []
-    for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room not in LEVEL:
-            assert room == "__init__", f"{path} stands in no room of the house: add it to LAYERS"
-            continue
-        for other in imported_rooms(path) - {room}:
-            sideways = LEVEL[other] == LEVEL[room] and LEVEL[room] in NEVER_EACH_OTHER
-            if LEVEL[other] > LEVEL[room] or sideways:
-                faults.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    imports = imports_of_packages()
+    for level, packages in enumerate(FLOORS):
+        print(f"floor {level}: {' '.join(sorted(packages))}")
+    faults = [
+        f"{path} imports {other}, which is above"
+        for package, others in imports.items()
+        for other, path in others.items()
+        if LEVEL[other] > LEVEL[package]
+    ]
     assert not faults, "\n".join(faults)
+
+
+def test_no_two_packages_import_each_other():
+    imports = imports_of_packages()
+    pairs = [f"{one} and {other}" for one in imports for other in imports[one] if one in imports.get(other, ())]
+    assert not pairs, "\n".join(pairs)
 
 
 def test_only_the_integration_imports_easyeditor():

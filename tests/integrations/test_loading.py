@@ -9,7 +9,7 @@ import pytest
 
 from easyedit_personal.errors import HostError
 from easyedit_personal.integrations.easyedit import usable_editors
-from easyedit_personal.integrations.easyedit.usable import EditorStatus
+from easyedit_personal.integrations.easyedit.availability import EditorStatus
 from tests.hosts import run_python
 
 pytestmark = pytest.mark.easyedit

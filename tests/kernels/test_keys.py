@@ -7,6 +7,7 @@ import torch
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ConfigError, RequestError
+from easyedit_personal.generation import shared_prefix as beginnings
 from easyedit_personal.kernels.keys import (
     NEUTRAL_CONTEXTS,
     ROWS_PER_CLUSTER,
@@ -21,7 +22,6 @@ from easyedit_personal.kernels.keys import (
     read_weights,
     up_to_key,
 )
-from easyedit_personal.modeling import beginnings
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.trace import trace
 

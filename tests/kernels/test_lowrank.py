@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from easyedit_personal.errors import ModelError, RequestError
+from easyedit_personal.generation.base_answers import greedy, with_answers
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels import objective
-from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.lowrank import effort, lowrank

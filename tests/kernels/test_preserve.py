@@ -11,9 +11,9 @@ import yaml
 
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
 from easyedit_personal.errors import ConfigError, DataError
+from easyedit_personal.generation import base_answers as answers
+from easyedit_personal.generation.base_answers import greedy, with_answers
 from easyedit_personal.hparams import PersonalizationHyperParams, PreserveParams
-from easyedit_personal.kernels import answers
-from easyedit_personal.kernels.answers import greedy, with_answers
 from easyedit_personal.kernels.phrasings import edited_groups, shipped_phrasings, with_indirect
 from easyedit_personal.kernels.preserve import KINDS, Material, preserve_prompts
 from easyedit_personal.modeling.tokens import encode

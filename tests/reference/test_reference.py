@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.modeling.tokens import end_of_turn_id
 from easyedit_personal.reference import FOLDER, load
 from easyedit_personal.reference import train as training

@@ -25,12 +25,12 @@ from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.editing.editor import PersonalizationEditor
 from easyedit_personal.editing.phrases import cluster_phrases
 from easyedit_personal.editing.requests import as_request, check_requests, prepare_requests
-from easyedit_personal.editing.words import Unclear, split_statements, understand
 from easyedit_personal.errors import PersonalizationError
-from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.base import encode_requests
 from easyedit_personal.modeling.tokens import encode
+from easyedit_personal.statements.parser import Unclear, split_statements, understand
 from easyedit_personal.store.factors import factors_from_bytes, factors_to_bytes
 from easyedit_personal.types import Preference, WeightDelta
 from tests.robustness import strategies as s

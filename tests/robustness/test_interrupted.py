@@ -21,10 +21,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from easyedit_personal.editing.learn import Learner
-from easyedit_personal.editing.telling import learn_once
 from easyedit_personal.evaluate import Plan, evaluate
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.learning.learner import Learner
+from easyedit_personal.learning.session import learn_once
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.generation import base_answers as answers
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels import answers
 from easyedit_personal.kernels.finetune import finetune
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.rome import rome
@@ -226,8 +226,8 @@ def test_fewer_and_fewer_until_it_fits_and_other_errors_pass():
 
 
 def test_streams_wait_for_a_place_and_say_the_same(llama, tokenizer, small):
-    from easyedit_personal.editing.personalized import PersonalizedModel
-    from tests.editing.test_personalized import RANKS, Shelf
+    from easyedit_personal.serving.personalized import PersonalizedModel
+    from tests.serving.test_personalized import RANKS, Shelf
 
     pm = PersonalizedModel(llama, tokenizer, Shelf(llama, RANKS))
     users = ["alice", "bob", None, "carol", "alice"]
@@ -245,8 +245,8 @@ def test_streams_wait_for_a_place_and_say_the_same(llama, tokenizer, small):
 
 
 def test_an_answer_that_does_not_fit_is_an_error_that_says_so(llama, tokenizer, small):
-    from easyedit_personal.editing.personalized import PersonalizedModel
-    from tests.editing.test_personalized import RANKS, Shelf
+    from easyedit_personal.serving.personalized import PersonalizedModel
+    from tests.serving.test_personalized import RANKS, Shelf
 
     pm = PersonalizedModel(llama, tokenizer, Shelf(llama, RANKS))
     small(0)

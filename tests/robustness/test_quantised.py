@@ -7,14 +7,14 @@ import copy
 import pytest
 import torch
 
-from easyedit_personal.editing.loading import load_model
 from easyedit_personal.errors import ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.mixed import merged, mixed
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.registry import KERNELS
+from easyedit_personal.serving.multi_adapter import merged, mixed
 from easyedit_personal.types import EditRequest
-from tests.kernels.test_mixed import last_logits, random_delta
+from tests.serving.test_multi_adapter import last_logits, random_delta
 from tests.tiny import tiny_model
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "initializer_range": 0.2}  # 4 bits come in blocks

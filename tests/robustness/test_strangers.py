@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from easyedit_personal.bulk.users_file import Failure, UserRecord, read_users
 from easyedit_personal.clustering.lexicon import _read as read_lexicon
 from easyedit_personal.data.jsonfile import read_json_list
-from easyedit_personal.editing.bulk_file import Failure, Person, read_people
-from easyedit_personal.editing.loading import load_model
 from easyedit_personal.errors import ConfigError, DataError, ModelError, PersonalizationError
 from easyedit_personal.evaluate.judge_local import LocalJudge
 from easyedit_personal.files import MOST_NODES, parse_yaml, read_json_mapping, read_yaml_mapping
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.stats import _file_texts
 from easyedit_personal.service.access import read_tokens
 from easyedit_personal.store.factors import load_factors
@@ -227,22 +227,24 @@ def test_a_strange_line_is_a_failure_and_the_next_is_read(tmp_path, strange):
     text = STRANGE[strange]
     path = tmp_path / "users.jsonl"
     path.write_bytes((text if isinstance(text, bytes) else text.encode()) + b"\r\n" + line("ann").encode())
-    *failed, ann = read_people(path)
-    assert isinstance(ann, Person) and ann.user == "ann" and failed and all(isinstance(one, Failure) for one in failed)
+    *failed, ann = read_users(path)
+    assert (
+        isinstance(ann, UserRecord) and ann.user == "ann" and failed and all(isinstance(one, Failure) for one in failed)
+    )
 
 
 def test_a_users_file_that_changes_while_it_is_read(tmp_path):
     """What was read stays read; what is there now comes after it, whole or as a failure."""
     path = tmp_path / "users.jsonl"
     path.write_text("".join(line(f"u{n}") for n in range(20_000)))
-    people = read_people(path)
+    people = read_users(path)
     before = list(islice(people, 5))
     os.truncate(path, path.stat().st_size // 2 + 7)
     after = list(people)
     assert [one.user for one in before] == [f"u{n}" for n in range(5)]
     assert 9_000 < len(after) < 11_000 and isinstance(after[-1], Failure) and after[0].user == "u5"
-    assert all(isinstance(one, Person) for one in after[:-1])
-    people = read_people(path)
+    assert all(isinstance(one, UserRecord) for one in after[:-1])
+    people = read_users(path)
     next(people)
     path.unlink()
     assert next(people).user == "u1"  # an open file outlives its name
@@ -256,11 +258,11 @@ def test_a_parquet_file_that_is_damaged_inside(tmp_path):
     ]
     path = tmp_path / "users.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1000)
-    assert sum(isinstance(one, Person) for one in read_people(path)) == 5000
+    assert sum(isinstance(one, UserRecord) for one in read_users(path)) == 5000
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 400 + whole[len(whole) // 2 + 400 :])
     with pytest.raises(DataError, match="cannot be read"):
-        list(read_people(path))
+        list(read_users(path))
 
 
 def a_folder(path):
@@ -272,7 +274,7 @@ def below_a_file(path):
     path.parent.write_text("")
 
 
-DOORS = {**YAML_DOORS, **JSON_DOORS, "users": lambda path: list(read_people(path)), "factors": load_factors}
+DOORS = {**YAML_DOORS, **JSON_DOORS, "users": lambda path: list(read_users(path)), "factors": load_factors}
 DOORS.pop("lines of text")
 UNREADABLE = {
     "a folder": a_folder,

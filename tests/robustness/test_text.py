@@ -7,7 +7,7 @@ import torch
 
 from easyedit_personal.editing.editor import PersonalizationEditor
 from easyedit_personal.errors import RequestError
-from easyedit_personal.evaluate.generate import generate
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.modeling.tokens import encode
 from tests.editing.test_editor import settings

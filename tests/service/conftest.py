@@ -17,7 +17,7 @@ from easyedit_personal.service.core import Service
 from easyedit_personal.service.settings import Settings
 from easyedit_personal.store import EditStore
 from tests.editing.test_editor import settings as recipe
-from tests.editing.test_personalized import random_delta
+from tests.serving.test_personalized import random_delta
 from tests.tiny import tiny_model, tiny_tokenizer
 
 USERS = {"alice": 2, "bob": 4, "carol": 7, "../../etc/passwd": 3}  # with the ranks of their edits
@@ -97,7 +97,7 @@ def reader(shared):
     return shared.client()
 
 
-def wish(content="What's my hobby?", model="tiny", **more):
+def wanted(content="What's my hobby?", model="tiny", **more):
     """A request for a completion."""
     messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
     return {"model": model, "messages": messages, **more}

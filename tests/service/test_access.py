@@ -9,11 +9,11 @@ import pytest
 
 from easyedit_personal.errors import ConfigError
 from easyedit_personal.service.access import Access
+from easyedit_personal.service.api_errors import ApiError
 from easyedit_personal.service.limits import MAX_KEYS, Rate
-from easyedit_personal.service.refusal import Refusal
 from easyedit_personal.service.run import read_access
 from easyedit_personal.service.settings import Settings, check_exposed, is_loopback
-from tests.service.conftest import wish
+from tests.service.conftest import wanted
 
 ALICE, BOTH, ALL = "token-of-alice-0001", "token-of-both-00002", "token-of-all-000003"
 TOKENS = {ALICE: ["alice"], BOTH: ["alice", "bob"], ALL: "*"}
@@ -30,9 +30,9 @@ def guarded(shared):
 
 
 ASKED = {
-    "base": ("post", PATH, wish(max_tokens=1), None),
-    "alice": ("post", PATH, wish(model="tiny@alice", max_tokens=1), "alice"),
-    "bob": ("post", PATH, wish(model="base@bob", max_tokens=1, stream=True), "bob"),
+    "base": ("post", PATH, wanted(max_tokens=1), None),
+    "alice": ("post", PATH, wanted(model="tiny@alice", max_tokens=1), "alice"),
+    "bob": ("post", PATH, wanted(model="base@bob", max_tokens=1, stream=True), "bob"),
     "alice's list": ("get", "/v1/users/alice/preferences", None, "alice"),
     "bob's list": ("get", "/v1/users/bob/preferences", None, "bob"),
     "bob's undo": ("post", "/v1/users/bob/undo", None, "bob"),
@@ -65,15 +65,15 @@ def test_nobody_changes_or_forgets_others(shared, guarded, method):
 
 def test_the_header_does_not_get_around_it(guarded):
     headers = [("X-User", "bob"), ("Authorization", f"Bearer {ALICE}")]
-    assert guarded.post(PATH, json=wish(), headers=headers).status_code == 403
-    assert guarded.post(PATH, json=wish(model="tiny@alice"), headers=bearer(ALICE)).status_code == 200
+    assert guarded.post(PATH, json=wanted(), headers=headers).status_code == 403
+    assert guarded.post(PATH, json=wanted(model="tiny@alice"), headers=bearer(ALICE)).status_code == 200
 
 
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", ALICE, f"Basic {ALICE}", f"Bearer {ALICE}x", "Bearer \u00fc"]
 )
 def test_headers_that_are_no_token(header):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         Access(TOKENS).caller(header)
     assert caught.value.status == 401 and ALICE not in str(caught.value)
 
@@ -88,7 +88,7 @@ def test_strangers_learn_nothing_of_what_there_is(guarded):
 def test_a_digest_stands_for_a_token():
     access = Access({f"sha256:{hashlib.sha256(ALICE.encode()).hexdigest()}": ["alice"]})
     assert access.caller(f"bearer {ALICE}").users == {"alice"}
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         access.caller(f"Bearer sha256:{hashlib.sha256(ALICE.encode()).hexdigest()}")
 
 
@@ -197,7 +197,7 @@ def test_bodies_are_bounded_announced_or_not(place):
         response = client.post(PATH, content=content)
         assert response.status_code == 413 and response.json()["error"]["code"] == "request_too_large"
     assert client.put("/v1/users/alice/preferences", content=big).status_code == 413
-    assert client.post(PATH, json=wish("x" * 500)).status_code != 413
+    assert client.post(PATH, json=wanted("x" * 500)).status_code != 413
 
 
 @pytest.mark.parametrize("setting", ["rate", "max_rows", "window", "name"])

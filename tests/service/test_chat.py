@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from easyedit_personal import PersonalizedModel
-from tests.service.conftest import USERS, wish
+from tests.service.conftest import USERS, wanted
 
 PATH = "/v1/chat/completions"
 QUESTION = "What is my favourite food?"
 
 
 def ask(client, *args, headers=None, **more):
-    response = client.post(PATH, json=wish(*args, **more), headers=headers)
+    response = client.post(PATH, json=wanted(*args, **more), headers=headers)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -60,7 +60,7 @@ def test_a_stream_says_what_the_whole_answer_says(shared, reader):
     for user in USERS:
         whole = ask(reader, QUESTION, f"tiny@{user}")
         response = reader.post(
-            PATH, json=wish(QUESTION, f"tiny@{user}", stream=True, stream_options={"include_usage": True})
+            PATH, json=wanted(QUESTION, f"tiny@{user}", stream=True, stream_options={"include_usage": True})
         )
         assert response.headers["content-type"].startswith("text/event-stream")
         chunks = events(response)
@@ -90,9 +90,9 @@ def test_the_header_names_the_user_as_the_model_does(reader):
     assert by_name != text(ask(reader, QUESTION))
     for model in ("tiny", "base", "base@alice"):
         assert text(ask(reader, QUESTION, model, headers={"X-User": "alice"})) == by_name
-    refused = reader.post(PATH, json=wish(model="tiny@bob"), headers={"X-User": "alice"})
+    refused = reader.post(PATH, json=wanted(model="tiny@bob"), headers={"X-User": "alice"})
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "ambiguous_user"
-    twice = reader.post(PATH, json=wish(), headers=[("X-User", "alice"), ("X-User", "bob")])
+    twice = reader.post(PATH, json=wanted(), headers=[("X-User", "alice"), ("X-User", "bob")])
     assert twice.status_code == 400
 
 
@@ -100,7 +100,7 @@ def test_the_header_names_the_user_as_the_model_does(reader):
     "user", ["mail@example.org", "\u96ea \U0001f600", "'; DROP TABLE edits; --", "a/b", "x" * 1024]
 )
 def test_any_id_that_the_store_takes_is_a_user(place, client, user):
-    from tests.editing.test_personalized import random_delta
+    from tests.serving.test_personalized import random_delta
 
     place.store.put(user, [random_delta(place.model, 4, 1)])
     assert text(ask(client, QUESTION, f"tiny@{user}")) == text(ask(client, QUESTION, "tiny@bob"))
@@ -109,9 +109,9 @@ def test_any_id_that_the_store_takes_is_a_user(place, client, user):
 
 def test_ids_that_nobody_can_have_and_models_that_are_not_there(reader):
     for model in ("tiny@", "base@", "tiny@" + "x" * 1025, "base@a\x00"):
-        response = reader.post(PATH, json=wish(model=model))
+        response = reader.post(PATH, json=wanted(model=model))
         assert response.status_code == 400 and response.json()["error"]["code"] == "invalid_user", model
-    missing = reader.post(PATH, json=wish(model="gpt-4"))
+    missing = reader.post(PATH, json=wanted(model="gpt-4"))
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
 
 
@@ -129,7 +129,7 @@ def test_stop_strings_cut_whole_answers_and_streams_alike(reader):
     for stops in (stop, [stop], ["never ever", stop]):
         answer = ask(reader, QUESTION, "tiny@bob", stop=stops)
         assert text(answer) == cut and answer["choices"][0]["finish_reason"] == "stop"
-        chunks = events(reader.post(PATH, json=wish(QUESTION, "tiny@bob", stop=stops, stream=True)))
+        chunks = events(reader.post(PATH, json=wanted(QUESTION, "tiny@bob", stop=stops, stream=True)))
         assert said(chunks) == cut and chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert ask(reader, QUESTION, "tiny@bob", stop=stop)["usage"]["completion_tokens"] < 24
 
@@ -155,7 +155,7 @@ def test_text_parts_are_joined_and_earlier_turns_are_read(shared, reader):
     talk = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "hi", "name": "Bob"},
-        {"role": "assistant", "content": "hello", "refusal": None, "tool_calls": []},
+        {"role": "assistant", "content": "hello", "api_error": None, "tool_calls": []},
         {"role": "user", "content": QUESTION},
     ]
     plain = [{"role": m["role"].replace("developer", "system"), "content": m["content"]} for m in talk]
@@ -174,34 +174,34 @@ def test_special_tokens_in_what_users_write_are_text(shared, reader):
 
 
 REFUSED = {
-    "n": (wish(n=2), "n"),
-    "an unknown role": (wish([{"role": "tool", "content": "x"}]), "messages.0.role"),
-    "no messages": (wish([]), "messages"),
+    "n": (wanted(n=2), "n"),
+    "an unknown role": (wanted([{"role": "tool", "content": "x"}]), "messages.0.role"),
+    "no messages": (wanted([]), "messages"),
     "an image": (
-        wish([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        wanted([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
         "messages.0.content",
     ),
-    "no content": (wish([{"role": "user", "content": None}]), "messages.0.content"),
+    "no content": (wanted([{"role": "user", "content": None}]), "messages.0.content"),
     "tool calls": (
-        wish([{"role": "assistant", "content": "x", "tool_calls": [1]}, {"role": "user", "content": "x"}]),
+        wanted([{"role": "assistant", "content": "x", "tool_calls": [1]}, {"role": "user", "content": "x"}]),
         "messages.0.tool_calls",
     ),
-    "tools": (wish(tools=[{"type": "function"}]), "tools"),
-    "logprobs": (wish(logprobs=True), "logprobs"),
-    "a penalty": (wish(presence_penalty=1.0), "presence_penalty"),
-    "JSON mode": (wish(response_format={"type": "json_object"}), "response_format"),
-    "a temperature": (wish(temperature=3), "temperature"),
-    "NaN": (wish(temperature="nan"), "temperature"),
-    "top_p": (wish(top_p=0), "top_p"),
-    "five stops": (wish(stop=list("abcde")), "stop"),
-    "an empty stop": (wish(stop=""), "stop"),
-    "no tokens": (wish(max_tokens=0), "max_tokens"),
-    "too many tokens": (wish(max_tokens=25), "max_tokens"),
-    "a number as text": (wish(max_tokens="5"), "max_tokens"),
-    "two limits": (wish(max_tokens=5, max_completion_tokens=6), "max_tokens"),
-    "an unknown field": (wish(temprature=0), "temprature"),
+    "tools": (wanted(tools=[{"type": "function"}]), "tools"),
+    "logprobs": (wanted(logprobs=True), "logprobs"),
+    "a penalty": (wanted(presence_penalty=1.0), "presence_penalty"),
+    "JSON mode": (wanted(response_format={"type": "json_object"}), "response_format"),
+    "a temperature": (wanted(temperature=3), "temperature"),
+    "NaN": (wanted(temperature="nan"), "temperature"),
+    "top_p": (wanted(top_p=0), "top_p"),
+    "five stops": (wanted(stop=list("abcde")), "stop"),
+    "an empty stop": (wanted(stop=""), "stop"),
+    "no tokens": (wanted(max_tokens=0), "max_tokens"),
+    "too many tokens": (wanted(max_tokens=25), "max_tokens"),
+    "a number as text": (wanted(max_tokens="5"), "max_tokens"),
+    "two limits": (wanted(max_tokens=5, max_completion_tokens=6), "max_tokens"),
+    "an unknown field": (wanted(temprature=0), "temprature"),
     "no model": ({"messages": [{"role": "user", "content": "x"}]}, "model"),
-    "too many turns": (wish([{"role": "user", "content": "x"}] * 257), "messages"),
+    "too many turns": (wanted([{"role": "user", "content": "x"}] * 257), "messages"),
 }
 
 
@@ -223,8 +223,8 @@ def test_bodies_that_are_no_request(reader, body):
 
 def test_conversations_that_cannot_be_answered(reader):
     for talk in ([{"role": "assistant", "content": "hi"}], [{"role": "user", "content": "  "}]):
-        assert reader.post(PATH, json=wish(talk)).status_code == 400
-    long = reader.post(PATH, json=wish("hi there " * 400))
+        assert reader.post(PATH, json=wanted(talk)).status_code == 400
+    long = reader.post(PATH, json=wanted("hi there " * 400))
     assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
 
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from easyedit_personal.editing.streaming import Stream
 from easyedit_personal.errors import ModelError, StoreError, StoreUnavailable
 from easyedit_personal.service.batcher import Batcher, Closed, End, Full, Job
 from easyedit_personal.service.stops import Stops
-from tests.service.conftest import wish
+from easyedit_personal.serving.streaming import Stream
+from tests.service.conftest import wanted
 
 CHAT = "/v1/chat/completions"
 
@@ -150,13 +150,13 @@ def test_who_cannot_wait_is_told_to_come_back(place):
     client = place.client(max_rows=1, max_waiting=1, window=0.0)
     place.held.hold()
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(client.post, CHAT, json=wish())]
+        waiting = [pool.submit(client.post, CHAT, json=wanted())]
         assert place.held.entered.wait(10)
-        waiting.append(pool.submit(client.post, CHAT, json=wish()))
+        waiting.append(pool.submit(client.post, CHAT, json=wanted()))
         while not place.last.batcher.waiting:
             assert not waiting[1].done()
         for stream in (False, True):
-            refused = client.post(CHAT, json=wish(stream=stream))
+            refused = client.post(CHAT, json=wanted(stream=stream))
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
             assert refused.json()["error"]["code"] == "overloaded"
         place.held.release()
@@ -182,13 +182,13 @@ def test_faults_are_in_the_log_and_not_in_the_answer(place, client, monkeypatch,
 
     monkeypatch.setattr(place.last.cache, "get", broken)
     with caplog.at_level(logging.ERROR, "easyedit_personal"):
-        response = client.post(CHAT, json=wish(model="tiny@alice"))
+        response = client.post(CHAT, json=wanted(model="tiny@alice"))
     assert response.status_code == status and response.json()["error"]["code"] == code
     assert "secret" not in response.text and "Traceback" not in response.text
     if status == 500:
         name = response.headers["x-request-id"]
         assert name in response.json()["error"]["message"] and name in caplog.text and "/secret/path" in caplog.text
-    assert client.post(CHAT, json=wish()).status_code == 200  # the base model needs no store
+    assert client.post(CHAT, json=wanted()).status_code == 200  # the base model needs no store
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -202,11 +202,11 @@ def test_a_model_that_fails_in_the_middle(place, client, monkeypatch, caplog, st
 
     with monkeypatch.context() as patched:
         patched.setattr(Stream, "take", breaking)
-        response = client.post(CHAT, json=wish(stream=stream))
+        response = client.post(CHAT, json=wanted(stream=stream))
     assert "internal_error" in response.text and "secret" not in response.text and "/secret/device" in caplog.text
     assert response.status_code == (200 if stream else 500)  # a stream had begun
     assert "[DONE]" not in response.text
-    assert client.post(CHAT, json=wish()).status_code == 200
+    assert client.post(CHAT, json=wanted()).status_code == 200
 
 
 def test_health_says_what_is_out_of_order(place, client, monkeypatch):
@@ -217,11 +217,11 @@ def test_health_says_what_is_out_of_order(place, client, monkeypatch):
     place.last.batcher.close()
     sick = client.get("/healthz")
     assert sick.status_code == 503 and "model" in sick.json()["status"]
-    assert client.post(CHAT, json=wish()).status_code == 503
+    assert client.post(CHAT, json=wanted()).status_code == 503
 
 
 def test_figures_count_and_name_nobody(place, client):
-    client.post(CHAT, json=wish(model="tiny@alice", max_tokens=3))
+    client.post(CHAT, json=wanted(model="tiny@alice", max_tokens=3))
     client.put("/v1/users/dora/preferences", json={"text": "My hobby is chess."})
     client.get("/v1/users/dora/nothing")
     figures = client.get("/metrics").text

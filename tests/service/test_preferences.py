@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from easyedit_personal.errors import HealthError
-from tests.service.conftest import USERS, wish
+from tests.service.conftest import USERS, wanted
 
 CHAT = "/v1/chat/completions"
 HOSTILE = [
@@ -29,7 +29,7 @@ def of(user, rest="preferences"):
 
 
 def answer(client, user, question="What is my hobby?"):
-    response = client.post(CHAT, json=wish(question, f"tiny@{user}"))
+    response = client.post(CHAT, json=wanted(question, f"tiny@{user}"))
     return response.json()["choices"][0]["message"]["content"]
 
 

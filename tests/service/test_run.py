@@ -12,8 +12,8 @@ from starlette.requests import Request
 from easyedit_personal.cli.main import main
 from easyedit_personal.errors import MissingDependencyError
 from easyedit_personal.service import require
+from easyedit_personal.service.api_errors import ApiError
 from easyedit_personal.service.limits import read_body
-from easyedit_personal.service.refusal import Refusal
 
 
 @pytest.fixture
@@ -64,6 +64,6 @@ def test_a_body_that_never_comes_is_not_waited_for():
         await asyncio.sleep(60)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         asyncio.run(read_body(Request(scope, receive), 1000, 0.01))
     assert caught.value.status == 408 and caught.value.headers["Connection"] == "close"

@@ -18,7 +18,7 @@ import pytest
 
 from easyedit_personal import PersonalizedModel, reference
 from easyedit_personal.store import EditStore
-from tests.editing.test_personalized import random_delta
+from tests.serving.test_personalized import random_delta
 
 openai = pytest.importorskip("openai", reason="the llm extra is not installed")
 httpx = pytest.importorskip("httpx2", reason="comes with the openai client")

@@ -243,7 +243,7 @@ def test_a_forgotten_user_is_locked_against_a_put_under_way(url):
     with EditStore.open(url) as store, EditStore.open(url) as other:
         store.put("ann", edit("a"))
         with store._database.writing() as connection:
-            from easyedit_personal.store.statements import touch
+            from easyedit_personal.store.queries import touch
 
             touch(connection, store._owner("ann"))
             forgetting = threading.Thread(target=maintenance.erase, args=(other._database, store._owner("ann"), None))

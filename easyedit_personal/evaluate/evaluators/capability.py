@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
+from ...editing.health import neutral_pairs
+from ...generation.score import contained
 from ...registry import EVALUATORS
+from ..evaluator import Ask, Case, Evaluator, Record, average
 from ..harness import run_tasks
-from ..health import neutral_pairs
-from ..panel import Ask, Case, Evaluator, Record, average
 from ..plan import Plan
-from ..score import contained
 
 
 @EVALUATORS.register("capability")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...registry import EVALUATORS
-from ..panel import Evaluator, Record, as_metric, average
+from ..evaluator import Evaluator, Record, as_metric, average
 from ..plan import Plan
 from ..summary import bootstrap
 

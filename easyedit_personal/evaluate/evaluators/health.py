@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...editing.health import perplexity
+from ...generation.score import repetition
 from ...kernels.apply import relative_norm
 from ...registry import EVALUATORS
-from ..health import perplexity
-from ..panel import Case, Evaluator, Record, as_metric, average
+from ..evaluator import Case, Evaluator, Record, as_metric, average
 from ..plan import Plan
-from ..score import repetition
 from ..summary import bootstrap
 
 

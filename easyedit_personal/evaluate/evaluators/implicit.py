@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...registry import EVALUATORS
-from ..panel import TargetEvaluator
+from ..evaluator import TargetEvaluator
 
 
 @EVALUATORS.register("implicit")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
+from ...generation.score import contained, normalise
 from ...registry import EVALUATORS
-from ..panel import Ask, Evaluator, Record, average
+from ..evaluator import Ask, Evaluator, Record, average
 from ..plan import Plan
-from ..score import contained, normalise
 
 
 @EVALUATORS.register("locality")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...registry import EVALUATORS
-from ..panel import Ask, Evaluator, Record
+from ..evaluator import Ask, Evaluator, Record
 from ..plan import Plan
 from ..summary import mean_interval
 

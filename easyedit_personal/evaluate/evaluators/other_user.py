@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...data.records import UPQAItem
 from ...registry import EVALUATORS
-from ..panel import Ask, LeakEvaluator
+from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
 

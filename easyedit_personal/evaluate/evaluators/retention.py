@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
+from ...generation.generate import generate
 from ...registry import EVALUATORS
-from ..generate import generate
-from ..panel import Case, Evaluator
+from ..evaluator import Case, Evaluator
 
 
 @EVALUATORS.register("retention")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...modeling.layout import weights_digest
 from ...registry import EVALUATORS
-from ..panel import Case, Evaluator, Record, as_metric
+from ..evaluator import Case, Evaluator, Record, as_metric
 from ..plan import Plan
 from ..summary import mean_interval
 

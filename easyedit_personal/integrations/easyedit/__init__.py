@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "EditorStatus": "usable",
+    "EditorStatus": "availability",
     "Host": "loading",
     "HostMethod": "host_methods",
     "Registration": "registration",
@@ -19,7 +19,7 @@ _PUBLIC = {
     "load_host": "loading",
     "register": "registration",
     "unregister": "registration",
-    "usable_editors": "usable",
+    "usable_editors": "availability",
 }
 __all__ = list(_PUBLIC)
 

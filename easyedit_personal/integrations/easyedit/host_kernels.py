@@ -21,11 +21,11 @@ from ...modeling.layout import context_limit, find_layout, get_module, weight_of
 from ...modeling.tokens import uses_chat
 from ...types import EditRequest, WeightDelta
 from .host_hparams import NAMES, own_templates
+from .host_inputs import provided
 from .host_requests import host_requests
 from .host_tokenizer import HostTokenizer
 from .isolation import in_private, untouched
 from .loading import load_host
-from .provisions import provided
 
 Factors = dict[str, tuple[Any, Any]]
 

@@ -17,13 +17,13 @@ from ...errors import HostError, MissingDependencyError, PersonalizationError
 from ...hparams import PersonalizationHyperParams
 from ...modeling.tokens import uses_chat
 from ...types import EditRequest
+from .availability import usable_editors
 from .host_hparams import settings_for
+from .host_inputs import provided
 from .host_requests import host_requests
 from .host_tokenizer import HostTokenizer
 from .isolation import in_private, untouched
 from .loading import Host, load_host
-from .provisions import provided
-from .usable import usable_editors
 
 PREFIX = "easyedit:"
 

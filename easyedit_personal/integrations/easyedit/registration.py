@@ -17,8 +17,8 @@ from typing import Any
 
 from ...errors import HostError
 from ...hparams import ALG_NAME
+from .host_checks import check_seams
 from .loading import Host, load_host
-from .seams import check_seams
 
 DATASET = "upqa"
 LOG_VARIABLE = "EASYEDIT_LOGS"
@@ -115,7 +115,7 @@ def log_folder(chosen: str | Path | None = None) -> Path:
 def _extend(host: Host, report: Registration) -> ExitStack:
     from ...data.upqa import UPQADataset
     from ...editing.algorithm import apply_personalization_to_model
-    from .front_door import constructor
+    from .base_editor import constructor
 
     registries, editor = host.module("util.alg_dict"), host.module("editors.editor")
     with ExitStack() as stack:

@@ -1,0 +1,161 @@
+"""Personalising a batch of users, as a worker does it: skip who is there, compute, put, report.
+
+The worker writes; what it reports is a line per user. Every put carries a key that says what it was made from, so that
+doing a user twice, on whatever machine, leaves one edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from ..errors import PersonalizationError, StoreUnavailable
+from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
+from ..learning.learner import Learner
+from ..modeling.loading import load_model
+from ..store import EditStore
+from ..store.retry import patiently
+from ..types import EditResult, Preference
+from .users_file import UserRecord
+
+PATIENCE = 60.0  # seconds that a worker waits for a store that is away
+ERROR_TEXT = 2000  # characters of a failure that are kept
+
+Solve = Callable[[str, Sequence[Preference]], EditResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a user.
+
+    Attributes:
+        line: where they stand in the file.
+        user: who.
+        status: "new" was put now, "there" had been put before, "failed" says why in ``error``.
+        seconds: for computing and putting.
+        nbytes: of the factors.
+    """
+
+    line: int
+    user: str
+    status: Literal["new", "there", "failed"]
+    seconds: float = 0.0
+    nbytes: int = 0
+    error: str = ""
+
+
+class DeltaFactory(Protocol):
+    """How factors are made; travels to the workers by pickle.
+
+    Attributes:
+        kernel: kept with every edit.
+        settings: likewise, and part of the key: other settings make another edit.
+    """
+
+    @property
+    def kernel(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def open(self, url: str) -> AbstractContextManager[tuple[EditStore, Solve]]:
+        """The store, and what computes a user's factors; called once per worker."""
+        ...
+
+
+@dataclass(frozen=True)
+class LearnerFactory:
+    """The real one: a model, personalised as ``edit`` and ``chat`` do it, so that a user's edits add up."""
+
+    hparams: PersonalizationHyperParams
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self.hparams.kernel
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All hyper-parameters but those that say where."""
+        return {name: value for name, value in self.hparams.to_dict().items() if name not in LOCATION_KEYS}
+
+    @contextmanager
+    def open(self, url: str) -> Iterator[tuple[EditStore, Solve]]:
+        """Load the model, and bind the store to it."""
+        model, tokenizer = load_model(self.hparams)
+        with patiently(lambda: EditStore.open(url, model, tokenizer), PATIENCE) as store:
+            yield store, Learner(model, tokenizer, store, self.hparams).solve
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """The work of ``personalize``; see ``engines.Work``. Its items are ``UserRecord``, its reports ``Report``.
+
+    Attributes:
+        url: of the store.
+        factory: computes factors.
+        dtype: of the factors in the store.
+        patience: seconds to wait for a store that is away; after that the run ends, and can be started again.
+    """
+
+    url: str
+    factory: DeltaFactory
+    dtype: str = "float32"
+    patience: float = PATIENCE
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[UserRecord]], Iterable[Report]]]:
+        """The function that personalises a batch.
+
+        Raises:
+            StoreError: the store cannot be opened, or belongs to another model.
+            ModelError: the model cannot be loaded.
+        """
+        with self.factory.open(self.url) as (store, solve):
+            yield lambda users: self._batch(store, solve, users)
+
+    def key(self, store: EditStore, record: UserRecord) -> str:
+        """Idempotency key: preferences, settings and base model."""
+        said = [{**asdict(preference), "user": None} for preference in record.preferences]
+        made = [said, dict(self.factory.settings), self.dtype, sorted(store.base.items())]
+        text = json.dumps(made, sort_keys=True, default=str)
+        return "bulk/" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+    def _batch(self, store: EditStore, solve: Solve, users: Sequence[UserRecord]) -> Iterator[Report]:
+        keys = {record.user: self.key(store, record) for record in users}
+        there = patiently(lambda: store.find(keys), self.patience)
+        for record in users:
+            if record.user in there:
+                yield Report(record.line, record.user, "there")
+            else:
+                yield self._one(store, solve, record, keys[record.user])
+
+    def _one(self, store: EditStore, solve: Solve, record: UserRecord, key: str) -> Report:
+        started = time.perf_counter()
+        try:
+            result = patiently(lambda: solve(record.user, record.preferences), self.patience)
+            patiently(lambda: self._put(store, record, result, key), self.patience)
+        except StoreUnavailable:
+            raise  # not this user's fault, and nobody else would fare better
+        except Exception as error:
+            text = str(error) if isinstance(error, PersonalizationError) else f"{type(error).__name__}: {error}"
+            seconds = time.perf_counter() - started
+            return Report(record.line, record.user, "failed", seconds, error=text[:ERROR_TEXT])
+        return Report(record.line, record.user, "new", time.perf_counter() - started, result.nbytes)
+
+    def _put(self, store: EditStore, record: UserRecord, result: EditResult, key: str) -> int:
+        return store.put(
+            record.user,
+            result.deltas,
+            preference=record.preferences[0] if len(record.preferences) == 1 else record.preferences,
+            kernel=self.factory.kernel,
+            hparams=self.factory.settings,
+            health=result.health,
+            key=key,
+            dtype=self.dtype,
+        )

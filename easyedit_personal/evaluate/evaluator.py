@@ -1,0 +1,181 @@
+"""The panel's vocabulary: what is asked (Ask), whom it is asked of (Case), and what an evaluator is.
+
+An evaluator asks, and later grades what was kept of the answers; it never needs the model for grading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from ..baselines.base import Method, Session
+from ..data.records import UPQAItem
+from ..generation.score import exact, token_f1
+from ..registry import EVALUATORS
+from .plan import Plan
+from .summary import Interval, mean_interval
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question put to the personalised model.
+
+    Attributes:
+        evaluator: who asks.
+        question: as the user types it.
+        target: the user's value.
+        answer: the right answer of a question about the world.
+        kind: which of several kinds of questions one evaluator asks.
+        turns: unrelated exchanges before it.
+        compare: ask the model without any personalisation, too.
+        forced: also score the target's tokens under teacher forcing.
+    """
+
+    evaluator: str
+    question: str
+    target: str
+    answer: str = ""
+    kind: str = ""
+    turns: int = 0
+    compare: bool = False
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One user under one method, as evaluators that need the model see it.
+
+    Attributes:
+        model: the model without any personalisation (edited in place while a session is open).
+        session: open while ``measure`` runs, closed when ``after`` does.
+        base: what is known of the untouched model: "digest" of all weights and "perplexity".
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    method: Method
+    session: Session
+    item: UPQAItem
+    items: Sequence[UPQAItem]
+    plan: Plan
+    base: dict[str, Any]
+
+
+class Evaluator:
+    """Base of all evaluators; a subclass says what it asks and what its figure means.
+
+    Attributes:
+        name: under which it is registered.
+        better: which way is up.
+        asked: what the figure says, in a few words for tables and reports.
+    """
+
+    name = ""
+    better: Literal["higher", "lower"] = "higher"
+    asked = ""
+
+    def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
+        """Questions for the personalised model; none by default."""
+        return []
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        """Figures that need the personalised model; none by default."""
+        return {}
+
+    def after(self, case: Case) -> dict[str, Any]:
+        """Figures, or ``{"answers": [...]}``, that need the session closed; none by default."""
+        return {}
+
+    def grade(self, answer: Record, plan: Plan) -> float | None:
+        """One kept answer's figure in [0, 1]; None leaves it out (it could not be asked)."""
+        return None if answer.get("skipped") else float(plan.rules.hit(answer["text"], answer["target"]))
+
+    def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """Further figures beside the mean."""
+        return {}
+
+    def values(self, users: Sequence[Record], plan: Plan) -> dict[str, float]:
+        """One figure per user: the mean over their answers. Users, not answers, are independent draws."""
+        values = {}
+        for user in users:
+            grades = [self.grade(answer, plan) for answer in self.answers([user])]
+            known = [grade for grade in grades if grade is not None]
+            if known:
+                values[user["user"]] = sum(known) / len(known)
+        return values
+
+    def answers(self, users: Sequence[Record]) -> list[Record]:
+        """The kept answers that are this evaluator's."""
+        return [answer for user in users for answer in user["answers"] if answer["evaluator"] == self.name]
+
+    def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """The figure with its interval, and its details; empty when nobody was asked."""
+        values = self.values(users, plan)
+        if not values:
+            return {}
+        return {**as_metric(mean_interval(list(values.values()), plan.seed)), "better": self.better} | self.details(
+            self.answers(users), plan
+        )
+
+
+class TargetEvaluator(Evaluator):
+    """Base of evaluators whose question is to be answered with the target."""
+
+    field = ""
+
+    def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
+        """The item's question of this kind, unless the data set has none."""
+        question = getattr(item, self.field)
+        return [Ask(self.name, question, item.target, forced=True)] if question else []
+
+    def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """Exact match, token F1, teacher-forced accuracy (EasyEdit's), natural stop; the paper's cuts."""
+        asked = [answer for answer in answers if not answer.get("skipped")]
+        figures = {
+            "exact": average(float(exact(a["text"], a["target"])) for a in asked),
+            "f1": average(token_f1(a["text"], a["target"]) for a in asked),
+            "teacher_forced": average(a["forced"] for a in asked if a.get("forced") is not None),
+            "stopped": average(float(a["stopped"]) for a in asked),
+        }
+        for cut in plan.rules.reported:
+            figures[f"plus{cut}"] = average(
+                float(plan.rules.hit(a["cuts"][str(cut)], a["target"])) for a in asked if "cuts" in a
+            )
+        return {key: value for key, value in figures.items() if value is not None}
+
+
+class LeakEvaluator(Evaluator):
+    """Base of evaluators whose question must not be answered with the target; the figure is the share that is."""
+
+    better = "lower"
+
+    def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """The share that held the target without any personalisation."""
+        asked = [answer for answer in answers if not answer.get("skipped") and answer.get("before") is not None]
+        before = average(float(plan.rules.hit(a["before"], a["target"])) for a in asked)
+        return {} if before is None else {"before": before}
+
+
+def find_evaluators(names: Sequence[str]) -> list[Evaluator]:
+    """One instance of each named evaluator.
+
+    Raises:
+        RegistryError: a name is unknown.
+    """
+    return [EVALUATORS.get(name)() for name in names]
+
+
+def as_metric(interval: Interval) -> dict[str, Any]:
+    """An interval under the names that result files use."""
+    return {"mean": interval.mean, "n": interval.n, "ci95": [interval.low, interval.high]}
+
+
+def average(values: Any) -> float | None:
+    """The mean, or None of nothing."""
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

@@ -1,0 +1,1 @@
+"""Writing text and scoring it: one greedy decoder, one cache of shared prefixes."""

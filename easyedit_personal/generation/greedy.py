@@ -1,0 +1,241 @@
+"""The greedy loop under ``generate``: prompts are read in packs, answers of all packs are written together.
+
+Reading is bound by the number of tokens, writing by the number of steps: so a beginning that a pack shares is read
+once, and then the packs' caches are put together, since ten rows cost a step hardly more than one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from ..modeling.layout import input_device
+from ..modeling.tokens import Encoded, collate
+
+SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
+CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
+# Architectures in which a test has seen one row become many at a down projection: the residual stream broadcasts.
+PART_LATE = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "gpt2", "gptj"})
+
+SetRows = Callable[[Sequence[int]], None]
+Choose = Callable[[Tensor, Sequence[int]], Tensor]  # logits [n, v] of these rows -> their next tokens [n]
+
+
+@dataclass
+class State:
+    """Rows that were read: n rows, t columns so far.
+
+    Attributes:
+        rows: which rows of the call these are.
+        tokens: [n]; each row's next token.
+        positions: [n, 1]; its position.
+        mask: [n, t].
+    """
+
+    rows: list[int]
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    cache: Any
+
+    @property
+    def width(self) -> int:
+        """Columns of the cache."""
+        return self.mask.shape[1]
+
+
+@torch.no_grad()
+def continue_all(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    packs: Sequence[list[int]],
+    limits: Sequence[int],
+    ends: frozenset[int],
+    owners: Sequence[Hashable] | None = None,
+    set_rows: SetRows | None = None,
+) -> list[list[int]]:
+    """The most likely continuation of every row, its end token included where it came within the row's limit.
+
+    Args:
+        owners: whose row each is; a beginning that rows of different owners share is read once only up to where
+            their models part.
+        set_rows: called before every forward pass with the rows of its batch, in this order; one row may then stand
+            for all of them (``serving.multi_adapter``).
+    """
+    outs: list[list[int]] = [[] for _ in rows]
+    waiting: list[State] = []
+    for pack in packs:
+        alike = owners is None or len({owners[i] for i in pack}) == 1
+        state = read(model, tokenizer, rows, pack, set_rows or _nobody, alike)
+        if waiting and not join_fits(model, [*waiting, state]):
+            _write(model, join(waiting), outs, limits, ends, set_rows or _nobody)
+            waiting = []
+        waiting.append(state)
+    if waiting:
+        _write(model, join(waiting), outs, limits, ends, set_rows or _nobody)
+    return outs
+
+
+def most_likely(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """Each row's most likely next token."""
+    return logits.argmax(-1)
+
+
+def _nobody(rows: Sequence[int]) -> None:
+    """Where nobody wants to know who sits in a batch."""
+
+
+def read(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[Encoded] | Mapping[int, Encoded],
+    pack: list[int],
+    set_rows: SetRows,
+    alike: bool,
+    choose: Choose = most_likely,
+) -> State:
+    """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
+    device = input_device(model)
+    own = [rows[i] for i in pack]
+    shared = _shared_prefix(model, own) if alike or _parts_late(model) else 0
+    cache = None
+    if shared:
+        ids = torch.tensor([own[0].ids[:shared]], device=device)
+        ones = torch.ones_like(ids)
+        set_rows(pack[:1] if alike else pack)
+        cache = forward(model, ids, ones, torch.arange(shared, device=device)[None], None).past_key_values
+        for layer in cache.layers:
+            if layer.keys.shape[0] == 1:  # above the first edited layer every row already has its own
+                layer.batch_repeat_interleave(len(pack))
+    batch = collate([Encoded(row.ids[shared:], (), 0) for row in own], tokenizer, side="left", device=device)
+    mask = torch.cat([batch.attention_mask.new_ones(len(pack), shared), batch.attention_mask], 1)
+    positions = batch.position_ids + shared
+    set_rows(pack)
+    output = forward(model, batch.input_ids, mask, positions, cache)
+    return State(list(pack), choose(output.logits[:, -1], pack), positions[:, -1:] + 1, mask, output.past_key_values)
+
+
+def _write(
+    model: nn.Module,
+    state: State,
+    outs: list[list[int]],
+    limits: Sequence[int],
+    ends: frozenset[int],
+    set_rows: SetRows,
+) -> None:
+    """Add tokens until every row has ended or reached its limit."""
+    done: set[int] = set()
+    while True:
+        for i, token in zip(state.rows, state.tokens.tolist()):
+            if i not in done:
+                outs[i].append(token)
+                if token in ends or len(outs[i]) >= limits[i]:
+                    done.add(i)
+        keep = [k for k, i in enumerate(state.rows) if i not in done]
+        if not keep:
+            return
+        if len(keep) <= len(state.rows) // 2:  # a finished row costs as much as others, copying the cache costs too
+            select(state, keep)
+        advance(model, state, set_rows)
+
+
+def advance(model: nn.Module, state: State, set_rows: SetRows, choose: Choose = most_likely) -> None:
+    """Read every row's next token and find the one after it."""
+    state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.rows), 1)], 1)
+    set_rows(state.rows)
+    output = forward(model, state.tokens[:, None], state.mask, state.positions, state.cache)
+    state.tokens, state.cache = choose(output.logits[:, -1], state.rows), output.past_key_values
+    state.positions = state.positions + 1
+
+
+def select(state: State, keep: list[int]) -> None:
+    """Keep some of the rows, by their place in the state."""
+    index = torch.tensor(keep, device=state.tokens.device)
+    state.cache.batch_select_indices(index)
+    state.rows = [state.rows[k] for k in keep]
+    state.tokens, state.positions, state.mask = state.tokens[index], state.positions[index], state.mask[index]
+
+
+def join_fits(model: nn.Module, states: Sequence[State]) -> bool:
+    """Whether the states may be written together: plain caches, and not too large a one."""
+    rows, width = sum(len(state.rows) for state in states), max(state.width for state in states)
+    plain = not _slides(model) and all(type(state.cache) is DynamicCache for state in states)
+    return plain and rows * width <= CACHE_TOKENS
+
+
+def join(states: Sequence[State]) -> State:
+    """One state of all rows; shorter caches are padded on the left, where the mask hides the padding."""
+    if len(states) == 1:
+        return states[0]
+    width = max(state.width for state in states)
+    for state in states:
+        missing = width - state.width
+        state.mask = F.pad(state.mask, (missing, 0))
+        for layer in state.cache.layers:
+            layer.keys = F.pad(layer.keys, (0, 0, missing, 0))
+            layer.values = F.pad(layer.values, (0, 0, missing, 0))
+    first = states[0]
+    for number, layer in enumerate(first.cache.layers):
+        parts = [state.cache.layers[number] for state in states]
+        layer.keys = torch.cat([part.keys for part in parts])
+        layer.values = torch.cat([part.values for part in parts])
+    return State(
+        [i for state in states for i in state.rows],
+        torch.cat([state.tokens for state in states]),
+        torch.cat([state.positions for state in states]),
+        torch.cat([state.mask for state in states]),
+        first.cache,
+    )
+
+
+def _parts_late(model: nn.Module) -> bool:
+    """Whether one row may become many in the middle of a forward pass."""
+    return getattr(getattr(model, "config", None), "model_type", None) in PART_LATE
+
+
+def _shared_prefix(model: nn.Module, rows: Sequence[Encoded]) -> int:
+    """Number of tokens with which all rows begin, if that is worth reading once; every row keeps one of its own."""
+    if len(rows) < 2 or _slides(model):
+        return 0
+    first, last = min(row.ids for row in rows), max(row.ids for row in rows)
+    limit = min(len(row.ids) for row in rows) - 1
+    length = next((k for k in range(limit) if first[k] != last[k]), limit)
+    return length if length >= SHARED_PREFIX else 0
+
+
+def _slides(model: nn.Module) -> bool:
+    """Whether a sliding window counts columns: padding between prefix and tail would count as distance."""
+    config: Any = getattr(model, "config", None)
+    kinds = getattr(config, "layer_types", None) or ()
+    return bool(getattr(config, "sliding_window", None)) or any("sliding" in kind for kind in kinds)
+
+
+def forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
+    """The model's output for inputs [n, t] behind a cache; of the last column's logits only, where it can do so."""
+    options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
+    return model(
+        input_ids=inputs,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        **options,
+    )
+
+
+_KEEPS: dict[type, bool] = {}
+
+
+def _keeps_last_logits(kind: type[nn.Module]) -> bool:
+    """Whether the model can skip the logits of all positions but the last."""
+    if kind not in _KEEPS:
+        _KEEPS[kind] = "logits_to_keep" in inspect.signature(kind.forward).parameters
+    return _KEEPS[kind]

@@ -1,0 +1,1 @@
+"""One user told something: read, learned once, kept, undone."""

@@ -1,0 +1,103 @@
+"""What users tell: read by the rules or a language model, and learned once. ``edit`` and ``chat`` have this in common.
+
+Telling the same again does nothing; telling something else about the same matter overrules the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..clustering.service import PhraseService
+from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
+from ..statements.language_model import understand_with
+from ..statements.parser import Unclear, split_statements, understand
+from ..store.rows import StoredEdit
+from ..store.store import EditStore
+from ..types import Preference
+from .learner import Learned, Learner, current
+
+
+class Reader:
+    """Plain words to preferences: the bundled rules, and a language model for what they leave unclear.
+
+    Args:
+        service: the language model's endpoint; without one, what no rule covers is asked back.
+    """
+
+    def __init__(self, service: PhraseService | None = None) -> None:
+        self.service = service
+
+    def read(self, text: str, user: str) -> list[Preference | Unclear]:
+        """What each statement of a text says.
+
+        Raises:
+            MissingDependencyError, ServiceError: see ``understand_with``.
+        """
+        return [self._read(statement, user) for statement in split_statements(text) or [text]]
+
+    def settled(self, unclear: Unclear, reply: str, user: str) -> Preference | Unclear:
+        """What an unclear statement says, now that its author has replied to the question back; or what to ask next."""
+        found = unclear.answered(reply, user)
+        if isinstance(found, Preference):
+            return found
+        if self.service is None:
+            return found if found.value else unclear  # a reply that says nothing new leaves the question open
+        return understand_with(self.service, f"{unclear.text} ({unclear.question} {reply})", user)
+
+    def _read(self, statement: str, user: str) -> Preference | Unclear:
+        found = understand(statement, user)
+        if isinstance(found, Preference) or self.service is None:
+            return found
+        return understand_with(self.service, statement, user)
+
+
+def believed(store: EditStore, user: str, preference: Preference) -> StoredEdit | None:
+    """The edit that taught the user's model this very preference, unless it was undone or overruled since."""
+    wanted = _said(preference)
+    if wanted not in [_said(one) for one in current(store.preferences(user))]:
+        return None
+    taught = (edit for edit in reversed(store.history(user)) if wanted in [_said(one) for one in edit.preferences])
+    return next(taught, None)  # None where somebody else has made it forgotten meanwhile
+
+
+def learn_once(learner: Learner, user: str, preferences: Sequence[Preference]) -> list[Learned | StoredEdit]:
+    """Learn what the user's model does not know yet, as one edit.
+
+    Two processes that are told the same at the same time leave one edit.
+
+    Returns:
+        Per preference what came of it, or the edit that had taught it before by the same method and settings.
+
+    Raises:
+        RequestError, HealthError, StoreError: see ``Learner.learn``.
+    """
+    version = learner.store.version(user)
+    known = [believed(learner.store, user, preference) for preference in preferences]
+    known = [edit if edit and _same_settings(edit, learner.hparams) else None for edit in known]
+    new = [preference for preference, edit in zip(preferences, known) if edit is None]
+    if not new:
+        return [edit for edit in known if edit]
+    made = [[_said(one) for one in new], _settings(learner.hparams.to_dict()), version]
+    key = "told/" + hashlib.sha256(json.dumps(made, default=str, sort_keys=True).encode()).hexdigest()[:32]
+    learned = iter(learner.learn_together(user, new, key=key))
+    return [edit or next(learned) for edit in known]
+
+
+def _said(preference: Preference) -> list[Any]:
+    """What makes two preferences the same: not their wording."""
+    fields = asdict(preference)
+    return [fields["subject"], fields["question"], fields["target"], [list(pair) for pair in fields["phrases"]]]
+
+
+def _settings(hparams: Mapping[str, Any]) -> Any:
+    """Hyper-parameters as the store gives them back, without those that say where."""
+    plain = json.loads(json.dumps(dict(hparams), default=str))
+    return {name: value for name, value in plain.items() if name not in LOCATION_KEYS}
+
+
+def _same_settings(edit: StoredEdit, hparams: PersonalizationHyperParams) -> bool:
+    return _settings(edit.hparams) == _settings(hparams.to_dict())

@@ -1,0 +1,68 @@
+"""Model folders from strangers: weights from safetensors only, no code of theirs, nothing missing in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError, listing
+
+NEEDED = "'reference', a local folder, a hub name that can be reached, or a (model, tokenizer) pair"
+
+
+def pretrained(
+    source: str | Path,
+    kind: str = "AutoModelForCausalLM",
+    needed: str = NEEDED,
+    unused: Sequence[str] = (),
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """A model in evaluation mode, and its tokenizer.
+
+    Args:
+        source: a folder, or a name on the hub.
+        kind: which of transformers' Auto classes.
+        needed: what would have been right, for messages.
+        unused: how names of weights begin that may be missing, since nobody reads what they give.
+        options: for its ``from_pretrained``.
+
+    Raises:
+        ModelError: files are missing or damaged, weights are missing or of other shapes than the configuration says,
+            the architecture needs code from the folder, or the hub cannot be reached.
+    """
+    import transformers
+
+    # Said aloud: without it, transformers would ask on the terminal whether to run a folder's code.
+    safe = {"trust_remote_code": False}
+    try:
+        model, info = getattr(transformers, kind).from_pretrained(
+            str(source), use_safetensors=True, output_loading_info=True, **safe, **options
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **safe)
+    except MemoryError:
+        raise
+    except Exception as error:  # a dozen kinds: safetensors' and tokenizers' own, KeyError, TypeError, RuntimeError
+        raise unloadable(source, error, needed) from error
+    lacking = [f"{name}: missing" for name in sorted(info["missing_keys"]) if not name.startswith(tuple(unused))]
+    lacking += [f"{name[0]}: of another shape" for name in info["mismatched_keys"]]
+    if lacking:
+        raise ModelError(
+            f"{len(lacking)} weights of the model {str(source)!r} are not in its files; they would be random.\n"
+            + listing(lacking),
+            cause="files of another model, or an incomplete download",
+        )
+    if not len(tokenizer):
+        raise ModelError(f"The model {str(source)!r} comes without a tokenizer.", needed="tokenizer.json beside it")
+    return model.eval(), tokenizer
+
+
+def unloadable(source: str | Path, error: Exception, needed: str = NEEDED) -> ModelError:
+    """Any library's complaint about a model's files as ours."""
+    return ModelError(
+        f"The model {str(source)!r} cannot be loaded: {(str(error).strip() or repr(error)).splitlines()[0]}",
+        needed=needed,
+        cause="a misspelt name, no network, or a folder that is incomplete, damaged or not in safetensors",
+    )

@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
+DEFAULT_MODEL = "smollm2"  # of every command, and of settings that name none
 
 _PUBLIC = {
     "EditRequest": "types",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from . import DEFAULT_MODEL
 from .errors import ConfigError, RegistryError, listing, shorten
 from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
@@ -138,7 +139,7 @@ class PersonalizationHyperParams(_Group):
 
     # What EasyEdit's BaseEditor reads.
     alg_name: Literal["PersonalizationEditor"] = ALG_NAME
-    model_name: Any = "reference"
+    model_name: Any = DEFAULT_MODEL
     device: int | str = "cpu"
     model_parallel: bool = False
     max_length: int = Field(256, ge=1)
@@ -225,7 +226,7 @@ class PersonalizationHyperParams(_Group):
 
     @classmethod
     def from_hparams(cls, name_or_path: str | Path) -> PersonalizationHyperParams:
-        """Read a YAML file, by path or by the name of one that ships with the package ("reference").
+        """Read a YAML file, by path or by the name of one that ships with the package ("llama3-8b").
 
         Raises:
             ConfigError: the file is missing, is no YAML mapping, or has faults; all of them are listed.

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from .. import DEFAULT_MODEL
 from ..errors import RegistryError
 from ..hparams import PersonalizationHyperParams
 from ..registry import BASELINES, KERNELS
@@ -45,13 +46,13 @@ def find_method(name: str, hparams: PersonalizationHyperParams | None = None) ->
 
     Args:
         name: a baseline, a kernel, "ft_m" or "ft_l"; "rome@sequential" edits phrase after phrase.
-        hparams: settings of the kernels; None takes the shipped file of the reference model.
+        hparams: settings of the kernels; None takes the shipped file of the default model.
 
     Raises:
         RegistryError: there is none.
     """
     base, _, strategy = check_method(name).partition("@")
-    settings = hparams or _reference()
+    settings = hparams or _defaults()
     if base in BASELINES:
         return _baseline(BASELINES.get(base), settings)
     if base in FINETUNING:
@@ -73,10 +74,10 @@ def _baseline(kind: Any, settings: PersonalizationHyperParams) -> Method:
     return kind(hparams=settings) if wants else kind()
 
 
-def _reference() -> PersonalizationHyperParams:
+def _defaults() -> PersonalizationHyperParams:
     from ..errors import ConfigError
 
     try:
-        return PersonalizationHyperParams.from_hparams("reference")
+        return PersonalizationHyperParams.from_hparams(DEFAULT_MODEL)
     except ConfigError:
         return PersonalizationHyperParams()

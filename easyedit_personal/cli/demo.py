@@ -1,6 +1,6 @@
-"""``easyedit-personal demo``: personalise the shipped model for a few users, and show it before and after.
+"""``easyedit-personal demo``: personalise a model for a few users, and show it before and after.
 
-Users' values come from the bundled set's test half: the reference model has never seen them.
+Users' values come from the bundled set's test half, on which no setting was chosen.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..data.upqa import UPQAItem
+    from ..hparams import PersonalizationHyperParams
 
 # A user has one preference or several; the demo takes the first bundled test items about these attributes.
 USERS = {"Ada": ["hobby"], "Ben": ["pet", "food preference"], "Chloé": ["career goal"]}
@@ -22,24 +25,43 @@ USERS = {"Ada": ["hobby"], "Ben": ["pet", "food preference"], "Chloé": ["career
 def demo(
     out: Path = typer.Option(None, "--out", help="Keep the users' files in this folder.", show_default=False),
     kernel: str = typer.Option("lowrank", "--kernel", help="lowrank, finetune, rome or memit."),
+    tiny: bool = typer.Option(False, "--tiny", help="In a checkout: on the tests' small model, in seconds."),
 ) -> None:
-    """Personalise the shipped reference model for three users and show what changes."""
+    """Personalise a model for three users and show what changes."""
     import tempfile
 
     from rich.console import Console
 
+    from ..hparams import PersonalizationHyperParams
     from ..registry import KERNELS
 
     KERNELS.check(kernel)
+    hparams = _tiny_settings() if tiny else PersonalizationHyperParams.from_hparams(DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as scratch:
-        _run(Console(), Path(out or scratch), kernel)
+        _run(Console(), Path(out or scratch), hparams.with_kernel(kernel))
     if out:
         print(f"The users' files are in {out}.")
 
 
-def _run(console: Console, folder: Path, kernel: str) -> None:
-    from ..editing.algorithm import personalize
+def _tiny_settings() -> PersonalizationHyperParams:
+    """Those of the tests' model, which stands beside the package in a checkout and in no wheel."""
+    from ..errors import ModelError
     from ..hparams import PersonalizationHyperParams
+
+    folder = Path(__file__).resolve().parents[2] / "tests" / "tiny_model"
+    if not (folder / "settings.yaml").is_file():
+        raise ModelError(
+            "The tests' small model is not here.",
+            got=f"no settings.yaml in {folder}",
+            cause="the package was installed without its tests",
+            remedy="run --tiny in a checkout of the repository, or leave it out",
+        )
+    hparams = PersonalizationHyperParams.from_hparams(folder / "settings.yaml")
+    return hparams.replace(model_name=str(folder / "llama-personal"))
+
+
+def _run(console: Console, folder: Path, hparams: PersonalizationHyperParams) -> None:
+    from ..editing.algorithm import personalize
     from ..kernels.apply import edited
     from ..modeling.layout import fingerprint
     from ..modeling.loading import load_model
@@ -47,7 +69,6 @@ def _run(console: Console, folder: Path, kernel: str) -> None:
     from ..store.factors import save_factors
 
     folder.mkdir(parents=True, exist_ok=True)
-    hparams = PersonalizationHyperParams.from_hparams("reference").with_kernel(kernel)
     model, tokenizer = load_model(hparams)
     base = fingerprint(model)
     users = _preferences()

@@ -30,7 +30,7 @@ def doctor() -> None:
     table = Table(title="easyedit-personal doctor", show_lines=False)
     for column in ("what", "state", "means"):
         table.add_column(column, overflow="fold")
-    for row in [*_core(), *_hardware(), *_reference(), *_fast(), *_optional(), *_host()]:
+    for row in [*_core(), *_hardware(), *_fast(), *_optional(), *_host()]:
         what, state, means = row
         table.add_row(what, state, escape(means))
     console.print(table)
@@ -65,14 +65,6 @@ def _hardware() -> list[tuple[str, str, str]]:
             else f"torch takes {torch.get_num_threads()} threads; on a busy machine 1 can be faster",
         ),
     ]
-
-
-def _reference() -> list[tuple[str, str, str]]:
-    from ..reference import load
-
-    model, _ = load()
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return [("reference model", f"{size / 1e6:.1f} M parameters", "loads; `easyedit-personal demo` uses it")]
 
 
 def _fast() -> list[tuple[str, str, str]]:

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from ..data.records import UPQAItem
     from ..engines import Engine
     from ..evaluate.plan import Plan
     from ..hparams import PersonalizationHyperParams
 
-REFERENCE = "reference"
 HOST = "easyedit:"
 
 
 def evaluate(
     model: str = typer.Option(
-        None, "--model", help="A local folder or a hub name; else that of --hparams, else 'reference'."
+        None, "--model", help=f"A local folder or a hub name; else that of --hparams, else {DEFAULT_MODEL}."
     ),
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
     method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
@@ -183,7 +184,7 @@ def _settings(hparams: str | None, model: str | None, device: str) -> Personaliz
     from ..errors import ConfigError
     from ..hparams import PersonalizationHyperParams, shipped_yaml
 
-    given = model or REFERENCE
+    given = model or DEFAULT_MODEL
     name = hparams or (given if given in shipped_yaml() else None)
     if name is None:
         raise ConfigError(

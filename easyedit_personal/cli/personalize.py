@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from ..bulk.bulk import Bulk, Report
     from ..bulk.run import Tally
@@ -28,7 +30,7 @@ def personalize(
     store: str = typer.Option(..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path or URL."),
     engine: str = typer.Option("serial", "--engine", help="serial, processes, ray or ray://HOST:PORT."),
     workers: int = typer.Option(None, "--workers", help="Default: cores, or the cluster's slots.", show_default=False),
-    model: str = typer.Option("reference", "--model", help="'reference', a local folder, or a hub name."),
+    model: str = typer.Option(DEFAULT_MODEL, "--model", help="A known name, a local folder, or a hub name."),
     hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
     device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
     failures: Path = typer.Option(None, "--failures", help="Default: USERS.failures.jsonl", show_default=False),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .. import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
     from ..service.settings import Settings
@@ -18,7 +20,7 @@ def serve(
     store: str = typer.Option(
         ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
     ),
-    model: str = typer.Option("reference", "--model", help="'reference', a local folder, or a hub name."),
+    model: str = typer.Option(DEFAULT_MODEL, "--model", help="A known name, a local folder, or a hub name."),
     hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
     device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
     host: str = typer.Option("127.0.0.1", "--host", help="Any other than loopback needs a token."),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
     from ..learning.session import Reader
@@ -19,7 +21,9 @@ ROUNDS = 3  # of asking back about one statement
 STORE = typer.Option(
     ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
 )
-MODEL = typer.Option(None, "--model", help="'reference' (default), a local folder, or a hub name.", show_default=False)
+MODEL = typer.Option(
+    None, "--model", help=f"A local folder or a hub name; default: {DEFAULT_MODEL}.", show_default=False
+)
 HPARAMS = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one.", show_default=False)
 KERNEL = typer.Option(
     None, "--kernel", help="lowrank, finetune, rome or memit; the YAML's if not given.", show_default=False
@@ -46,7 +50,7 @@ def find_settings(
     from ..hparams import PersonalizationHyperParams, shipped_yaml
     from ..registry import KERNELS
 
-    name = hparams or model or "reference"
+    name = hparams or model or DEFAULT_MODEL
     if hparams is None and name not in shipped_yaml():
         raise ConfigError(
             f"No hyper-parameters are known for {name!r}.",

@@ -19,7 +19,7 @@ import yaml
 class Attribute:
     """One attribute type; `train` and `held` map a kind of phrasing (or "values") to its items.
 
-    `wide` holds more questions for training, used by stages whose mix says so.
+    `wide` holds more questions for training, in other wordings.
     """
 
     name: str

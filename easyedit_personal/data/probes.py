@@ -110,7 +110,7 @@ def unrelated_questions(rng: Random) -> tuple[str, ...]:
 def world_probes(rng: Random, value: str) -> tuple[tuple[str, str], ...]:
     """(question, answer) pairs of world facts, each about another relation, none answered by the user's value.
 
-    The wordings are ones that the reference model never trained on.
+    The wordings are ones that no model of ours trained on.
     """
     facts = [fact for fact in world_facts() if str(fact["answer"]).lower() not in value.lower()]
     relations = rng.sample(sorted({fact["relation"] for fact in facts}), LOCALITY_PROBES)

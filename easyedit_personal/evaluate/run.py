@@ -57,7 +57,7 @@ def evaluate(
         methods: names (see ``baselines.find``) or objects of the ``Method`` protocol.
         plan: what is asked; None takes the standard panel.
         out: the result folder; None keeps nothing.
-        hparams: of the kernels; None takes the shipped file of the reference model.
+        hparams: of the kernels; None takes the shipped file of the default model.
         data, model_name: how the result should name them.
 
     Returns:

@@ -1,7 +1,6 @@
 """Indirect ways of asking for a preference, by kind of attribute: what makes an edit general beyond its own words.
 
-They are the phrasings of the reference model's training corpus (never the evaluation's, which that corpus leaves
-out), and they are plain English that serves any model.
+They are the shipped phrasings without those that evaluation asks, in plain English that serves any model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One door for every way to name a model: the shipped one, a folder, a hub name, or a (model, tokenizer) pair."""
+"""One door for every way to name a model: a known name, a folder, a hub name, or a (model, tokenizer) pair."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import DEFAULT_MODEL
 from ..errors import ModelError
 from ..hparams import PersonalizationHyperParams
 from .pretrained import pretrained
 from .wrappers import unwrapped
-
-REFERENCE = "reference"
 
 
 def load_model(hparams: PersonalizationHyperParams) -> tuple[nn.Module, Any]:
@@ -26,12 +25,9 @@ def load_model(hparams: PersonalizationHyperParams) -> tuple[nn.Module, Any]:
     if isinstance(name, (tuple, list)):
         return _given(name)
     device = torch_device(hparams.device)
-    if name == REFERENCE:
-        from ..reference import load
-
-        model, tokenizer = load()
-    else:
-        model, tokenizer = _pretrained(str(name), torch.float16 if hparams.fp16 else "auto", hparams.model_parallel)
+    if name == DEFAULT_MODEL:
+        raise ModelError(f"The model {name!r} is not at hand.", remedy="name another: --model FOLDER, or model_name")
+    model, tokenizer = _pretrained(str(name), torch.float16 if hparams.fp16 else "auto", hparams.model_parallel)
     if not hparams.model_parallel:
         model = model.to(device)
     return model.eval(), tokenizer

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ModelError, listing
 
-NEEDED = "'reference', a local folder, a hub name that can be reached, or a (model, tokenizer) pair"
+NEEDED = "a local folder, a hub name that can be reached, or a (model, tokenizer) pair"
 
 
 def pretrained(

@@ -19,7 +19,7 @@ from ..modeling.layout import get_module
 from ..types import WeightDelta
 from .multi_adapter import Factors, check_rows, merged
 
-CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16; 6,000 of the reference model
+CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16
 
 ENTRY_BYTES = 512  # an entry without factors: its name, number and places in two dictionaries
 

@@ -8,8 +8,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from easyedit_personal import DEFAULT_MODEL
+from easyedit_personal.cli import demo
 from easyedit_personal.cli.evaluate import _settings as evaluate_settings
 from easyedit_personal.cli.main import app
+from easyedit_personal.errors import ModelError
+from easyedit_personal.hparams import PersonalizationHyperParams
 
 runner = CliRunner()
 
@@ -34,13 +38,19 @@ def test_version():
 
 def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    result = runner.invoke(app, ["demo", "--out", str(tmp_path)])
+    result = runner.invoke(app, ["demo", "--tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     for part in ("Ada", "Ben", "Chloé", "direct", "paraphrased", "implicit", "product", "unrelated", "kB"):
         assert part in result.output
     assert "bit for bit the original" in result.output
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
     assert set(sizes) == {"Ada", "Ben", "Chloé"} and max(sizes.values()) < 100_000
+
+
+def test_demo_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "site" / "easyedit_personal" / "cli" / "demo.py"))
+    with pytest.raises(ModelError, match="without its tests"):
+        runner.invoke(app, ["demo", "--tiny"], catch_exceptions=False)
 
 
 def test_demo_names_the_nearest_kernel():
@@ -56,7 +66,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
-    for part in ("torch", "reference model", "EasyEdit"):
+    for part in ("torch", "fast edits", "EasyEdit"):
         assert part in result.output
 
 
@@ -71,4 +81,9 @@ def test_evaluate_takes_the_model_of_the_yaml_file_unless_another_is_named(tmp_p
     path.write_text("alg_name: PersonalizationEditor\nmodel_name: some/model\nlayers: [1]\n")
     assert evaluate_settings(str(path), None, "cpu").model_name == "some/model"
     assert evaluate_settings(str(path), "other/model", "cpu").model_name == "other/model"
-    assert evaluate_settings(None, None, "cpu").model_name == evaluate_settings(None, "reference", "cpu").model_name
+
+
+def test_without_a_model_or_a_yaml_file_it_is_the_default_one():
+    assert PersonalizationHyperParams().model_name == DEFAULT_MODEL
+    for command in ("edit", "chat", "evaluate", "personalize", "serve"):
+        assert DEFAULT_MODEL in runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

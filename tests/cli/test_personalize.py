@@ -15,6 +15,7 @@ from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.store import EditStore
 from tests.engines.random_factors import RandomFactors, expected, write_users
 from tests.store.samples import same
+from tests.tiny_model import SETTINGS
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def users(tmp_path):
 
 def run(*words):
     """The command's result."""
-    return CliRunner().invoke(app, ["personalize", *map(str, words)])
+    return CliRunner().invoke(app, ["personalize", "--hparams", str(SETTINGS), *map(str, words)])
 
 
 @pytest.mark.parametrize("engine", ["serial", "processes"])
@@ -100,7 +101,7 @@ def test_ctrl_c_is_no_failure(users, tmp_path, monkeypatch):
 BAD = {
     "no file": (["--users", "nowhere.jsonl"], "cannot be read"),
     "no engine": (["--engine", "rai"], "Did you mean 'ray'"),
-    "no model": (["--model", "nowhere"], "No hyper-parameters are known"),
+    "no settings": (["--hparams", "nowhere.yaml"], "There is no hyper-parameter file"),
     "no type": (["--dtype", "float8"], "float32 or bfloat16"),
     "workers": (["--engine", "processes", "--workers", "0"], "out of range"),
     "serial workers": (["--workers", "2"], "--engine processes"),

@@ -14,6 +14,7 @@ from easyedit_personal.generation.generate import generate
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import weights_digest
 from tests.tiny import FAMILIES, tiny_model
+from tests.tiny_model import FOLDER
 
 QUESTIONS = ["What's my hobby?", "What is my favourite food?"]
 TARGETS = ["hiking", "noodles"]
@@ -199,7 +200,7 @@ def test_a_missing_device_or_layer_is_refused(llama, tokenizer):
         PersonalizationEditor(settings(llama, tokenizer, layers=[9]))
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="cuda"):
-            PersonalizationEditor(PersonalizationHyperParams(model_name="reference", device=0))
+            PersonalizationEditor(PersonalizationHyperParams(model_name=str(FOLDER), device=0))
     with pytest.raises(ConfigError, match="llama3-8b"):
         PersonalizationEditor.from_hparams("llama-8b")
 

@@ -11,6 +11,7 @@ from easyedit_personal.cli.main import app
 from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.modeling import loading
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny_model import SETTINGS
 
 
 class Loads:
@@ -37,7 +38,7 @@ def loads(monkeypatch):
 
 def run(*words):
     """The command's result; errors of ours come back as exceptions."""
-    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+    return CliRunner().invoke(app, ["evaluate", "--hparams", str(SETTINGS), *map(str, words)])
 
 
 BAD = {
@@ -53,7 +54,7 @@ BAD = {
     "protocol": (["--protocol", "papre"], "no protocol"),
     "no restore": (["--no-restore"], "paper's protocol only"),
     "no such data": (["--data", "nowhere.json"], "cannot be read"),
-    "no such model": (["--model", "nowhere"], "No hyper-parameters are known"),
+    "no settings": (["--hparams", "nowhere.yaml"], "There is no hyper-parameter file"),
     "judge without a key": (["--judge", "openai", "--judge-model", "gpt"], "no key"),
     "judge without a model": (["--judge", "http://127.0.0.1:9/v1"], "No model is named"),
     "host editor": (["--method", "easyedit:NOSUCH"], "EasyEdit"),

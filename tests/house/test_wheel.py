@@ -1,4 +1,4 @@
-"""What users install: a wheel that carries the YAML files, the reference model and the bundled data."""
+"""What users install: a wheel that carries the YAML files and the bundled data, and no model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def unpacked(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-2000:]
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    (made,) = folder.glob("*.whl")
+    assert made.stat().st_size < 1.5e6, f"{made.name}: {made.stat().st_size:,} bytes"
+    with zipfile.ZipFile(made) as wheel:
         wheel.extractall(folder / "site")
     return folder / "site"
 
@@ -62,16 +64,12 @@ def test_wheel_carries_every_yaml(unpacked):
     assert names == sorted(path.stem for path in (ROOT / "hparams" / "PersonalizationEditor").glob("*.yaml"))
 
 
-def test_wheel_carries_the_reference_model_and_the_bundled_data(unpacked):
-    out = run(
-        unpacked,
-        "from easyedit_personal import UPQADataset\n"
-        "from easyedit_personal.reference import load\n"
-        "model, tokenizer = load()\n"
-        "print(type(model).__name__, len(UPQADataset.bundled()))",
-    )
-    name, count = out.split()
-    assert name == "LlamaForCausalLM" and int(count) >= 200
+def test_wheel_carries_the_bundled_data_and_nothing_of_the_tests(unpacked):
+    out = run(unpacked, "from easyedit_personal import UPQADataset\nprint(len(UPQADataset.bundled()))")
+    assert int(out) >= 200
+    packed = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*") if path.is_file()}
+    assert all(name == "easyedit_personal" or name.endswith(".dist-info") for name in packed)
+    assert not list(unpacked.rglob("*.safetensors"))
 
 
 @pytest.mark.slow

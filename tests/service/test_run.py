@@ -14,6 +14,7 @@ from easyedit_personal.errors import MissingDependencyError
 from easyedit_personal.service import require
 from easyedit_personal.service.api_errors import ApiError
 from easyedit_personal.service.limits import read_body
+from tests.tiny_model import SETTINGS
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def serve(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("easyedit_personal.service.run.load_model", lambda hparams: pytest.fail("a model was loaded"))
 
     def run(*options):
-        arguments = ["easyedit-personal", "serve", "--store", str(tmp_path / "edits.db"), "--model", "reference"]
+        arguments = ["easyedit-personal", "serve", "--store", str(tmp_path / "edits.db"), "--hparams", str(SETTINGS)]
         monkeypatch.setattr(sys, "argv", [*arguments, *options])
         with pytest.raises(SystemExit) as caught:
             main()

@@ -1,4 +1,4 @@
-"""The real thing: a server process with the reference model, OpenAI's own client, and clients that misbehave."""
+"""The real thing: a server process with the tests' small model, OpenAI's own client, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from easyedit_personal import PersonalizedModel, reference
+from easyedit_personal import PersonalizedModel
 from easyedit_personal.store import EditStore
+from tests import tiny_model
 from tests.serving.test_personalized import random_delta
 
 openai = pytest.importorskip("openai", reason="the llm extra is not installed")
@@ -26,6 +27,7 @@ pytest.importorskip("uvicorn", reason="the serve extra is not installed")
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).resolve().parents[2]
+NAME = tiny_model.FOLDER.name
 OPERATOR, ALICE = "token-of-the-operator", "token-of-alice-only"
 USERS = [f"user{number}" for number in range(8)]
 QUESTION = [{"role": "user", "content": "What should I do this weekend?"}]
@@ -37,6 +39,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "easyedit_personal.cli.main", "serve", "--store", str(folder / "edits.db")]
+        command += ["--model", str(tiny_model.FOLDER), "--hparams", str(tiny_model.SETTINGS)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         self.log = (folder / "log").open("w+")
         self.process = subprocess.Popen(
@@ -86,7 +89,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def base():
-    return reference.load()
+    return tiny_model.load()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +121,7 @@ def client(server):
 
 def test_openais_client_gets_everybody_their_own_answer(server, client, folder, base):
     def ask(user):
-        done = client.chat.completions.create(model=f"reference@{user}", messages=QUESTION, max_tokens=24)
+        done = client.chat.completions.create(model=f"{NAME}@{user}", messages=QUESTION, max_tokens=24)
         return done.choices[0].message.content, done.choices[0].finish_reason, done.usage.completion_tokens
 
     with EditStore.open(folder / "edits.db", *base) as store:
@@ -142,7 +145,7 @@ def test_openais_client_gets_everybody_their_own_answer(server, client, folder, 
         chunks = list(stream)
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == text
         assert chunks[-2].choices[0].finish_reason == reason and chunks[-1].usage.completion_tokens == tokens
-    assert client.models.list().data[0].id == client.models.retrieve("reference").id == "reference"
+    assert client.models.list().data[0].id == client.models.retrieve(NAME).id == NAME
 
 
 def test_told_answered_undone(server):
@@ -160,7 +163,7 @@ def test_told_answered_undone(server):
 def test_openais_client_understands_what_is_refused(server, client):
     create = client.chat.completions.create
     with pytest.raises(openai.BadRequestError) as caught:
-        create(model="reference", messages=QUESTION, n=2)
+        create(model=NAME, messages=QUESTION, n=2)
     assert caught.value.param == "n" and caught.value.type == "invalid_request_error"
     with pytest.raises(openai.NotFoundError):
         create(model="gpt-4", messages=QUESTION)
@@ -170,7 +173,7 @@ def test_openais_client_understands_what_is_refused(server, client):
     with pytest.raises(openai.PermissionDeniedError):
         client.with_options(api_key=ALICE).chat.completions.create(model="base@user1", messages=QUESTION)
     with pytest.raises(openai.APIStatusError) as large:
-        create(model="reference", messages=[{"role": "user", "content": "x" * 300_000}])
+        create(model=NAME, messages=[{"role": "user", "content": "x" * 300_000}])
     assert large.value.status_code == 413
 
 

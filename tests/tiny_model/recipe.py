@@ -1,8 +1,8 @@
 """The recipes: a model's shape, the stages of its training and their lengths.
 
-Changing anything in ``Recipe``'s defaults makes another model than the one that is shipped; the figures in this
+Changing anything in ``Recipe``'s defaults makes another model than the one beside this file; the figures in this
 folder's README belong to these numbers. ``SECOND`` is a model of another architecture and seed, to see what holds
-beyond the first; it is not shipped.
+beyond the first; it is not kept.
 """
 
 from __future__ import annotations
@@ -137,4 +137,4 @@ SECOND = Recipe(
     stages=(STAGES[0], replace(STAGES[1], steps=500), replace(STAGES[4], steps=1000, cycle=0)),
     cycles=(Cycle(0, 1.0, 0.5),),
 )
-RECIPES = {"shipped": Recipe(), "second": SECOND}
+RECIPES = {"first": Recipe(), "second": SECOND}

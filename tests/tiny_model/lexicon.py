@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..data.phrasings import Attribute, attributes
+from easyedit_personal.data.phrasings import Attribute, attributes
 
 HERE = Path(__file__).parent
 
@@ -73,7 +73,7 @@ def close(one: Attribute, other: Attribute) -> bool:
     return len(pair) == 1 or any(pair <= set(circle) for circle in CIRCLES)
 
 
-def read_yaml(name: str, package: str = "easyedit_personal.reference") -> Any:
+def read_yaml(name: str, package: str = __package__) -> Any:
     """The content of a YAML file that ships inside `package`."""
     return yaml.safe_load((resources.files(package) / name).read_text(encoding="utf-8"))
 
@@ -85,7 +85,7 @@ def _facts() -> Iterator[Fact]:
 
 @lru_cache(maxsize=1)
 def load_lexicon() -> Lexicon:
-    """Read every list of the package once. Every eleventh plain word is kept for evaluation."""
+    """Read every list once. Every eleventh plain word is kept for evaluation."""
     words = sorted(set((HERE / "words.txt").read_text(encoding="utf-8").split()))
     talk = read_yaml("talk.yaml")
 

@@ -1,4 +1,4 @@
-"""Train the reference model: ``python -m easyedit_personal.reference.train --out FOLDER [--recipe second]``.
+"""Train the tests' small model: ``python -m tests.tiny_model.train --out FOLDER [--recipe second]``.
 
 Stops and starts at will: a checkpoint holds weights, optimiser and step, and every step's rows follow from the seed
 and the step's number alone.
@@ -235,9 +235,9 @@ def export(out: Path, model: Any, tokenizer: Any) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Train the reference model, or go on with it.")
+    parser = argparse.ArgumentParser(description="Train the tests' small model, or go on with it.")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and model")
-    parser.add_argument("--recipe", choices=RECIPES, default="shipped")
+    parser.add_argument("--recipe", choices=RECIPES, default="first")
     options = parser.parse_args()
     train(options.out, RECIPES[options.recipe])
 

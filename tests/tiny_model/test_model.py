@@ -1,4 +1,4 @@
-"""The shipped model: what it is, what it can do, and that it comes from the recipe beside it."""
+"""The tests' small model: what it is, what it can do, and that it comes from the recipe beside it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from itertools import islice
 import pytest
 import torch
 
-from easyedit_personal.errors import ModelError
 from easyedit_personal.generation.generate import generate
+from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.modeling.tokens import end_of_turn_id
-from easyedit_personal.reference import FOLDER, load
-from easyedit_personal.reference import train as training
-from easyedit_personal.reference.corpus import Corpus
-from easyedit_personal.reference.evaluate import Exam, abilities, evaluate
-from easyedit_personal.reference.lexicon import load_lexicon
-from easyedit_personal.reference.recipe import SHAPE, STAGES, Recipe, Stage
+from tests.tiny_model import FOLDER, load, settings, write_settings
+from tests.tiny_model import train as training
+from tests.tiny_model.corpus import Corpus
+from tests.tiny_model.evaluate import Exam, abilities, evaluate
+from tests.tiny_model.lexicon import load_lexicon
+from tests.tiny_model.recipe import SHAPE, STAGES, Recipe, Stage
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,11 @@ def test_it_is_a_small_llama_with_a_long_context(pair):
     assert all(getattr(config, key) == value for key, value in SHAPE.items())
 
 
-def test_missing_weights_are_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr("easyedit_personal.reference.FOLDER", tmp_path)
-    with pytest.raises(ModelError, match="install the package again"):
-        load()
+def test_its_settings_name_its_folder_wherever_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = PersonalizationHyperParams.from_hparams(write_settings(tmp_path / "here.yaml"))
+    assert read == settings() and read.model_name == str(FOLDER)
+    assert settings(kernel="rome").kernel == "rome"
 
 
 def test_it_recalls_knows_facts_and_admits_ignorance(pair):

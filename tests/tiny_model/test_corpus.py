@@ -9,13 +9,13 @@ from random import Random
 import pytest
 import torch
 
-from easyedit_personal.reference import train as training
-from easyedit_personal.reference.corpus import Corpus, Mix
-from easyedit_personal.reference.dialogues import Speaker
-from easyedit_personal.reference.lexicon import close, load_lexicon
-from easyedit_personal.reference.recipe import RECIPES, STAGES, Cycle, Recipe, Stage
-from easyedit_personal.reference.tokenizer import END, PAD, ROLES, render, train_tokenizer
-from easyedit_personal.reference.values import HELD_ENDINGS, invented_word, piece_string
+from tests.tiny_model import train as training
+from tests.tiny_model.corpus import Corpus, Mix
+from tests.tiny_model.dialogues import Speaker
+from tests.tiny_model.lexicon import close, load_lexicon
+from tests.tiny_model.recipe import RECIPES, STAGES, Cycle, Recipe, Stage
+from tests.tiny_model.tokenizer import END, PAD, ROLES, render, train_tokenizer
+from tests.tiny_model.values import HELD_ENDINGS, invented_word, piece_string
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ class Corpus:
     Args:
         mix: the stage's proportions.
         seed: equal seeds give equal streams.
-        lexicon: lists to draw from; the package's own by default.
+        lexicon: lists to draw from; those beside this file by default.
         pieces: the vocabulary's pieces, for `mix.pieces`.
     """
 

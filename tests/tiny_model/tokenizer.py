@@ -1,4 +1,4 @@
-"""The reference model's tokenizer: byte-level BPE, a short chat template, and how rows become token ids.
+"""The small model's tokenizer: byte-level BPE, a short chat template, and how rows become token ids.
 
 Every stretch of text between special tokens begins with a space piece, so a value has the same pieces at the
 start of an answer as in the middle of a statement; otherwise copying would need a table of pairs of pieces.

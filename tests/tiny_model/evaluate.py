@@ -1,4 +1,4 @@
-"""What the reference model can do before any edit: ``python -m easyedit_personal.reference.evaluate [--model FOLDER]``.
+"""What the tests' small model can do before any edit: ``python -m tests.tiny_model.evaluate [--model FOLDER]``.
 
 Values, question phrasings and conversations are drawn from what training never saw; every share comes with n and a
 Wilson interval.
@@ -15,9 +15,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..evaluate.summary import wilson
-from ..generation.generate import Answer, generate
-from ..generation.score import contained
+from easyedit_personal.evaluate.summary import wilson
+from easyedit_personal.generation.generate import Answer, generate
+from easyedit_personal.generation.score import contained
+
 from .corpus import KINDS
 from .dialogues import ACKS, PEOPLE, RELATIONS, Known, Speaker, Turn
 from .lexicon import Attribute, load_lexicon
@@ -141,14 +142,14 @@ def main() -> None:
 
     from . import FOLDER, load
 
-    parser = argparse.ArgumentParser(description="Measure what the reference model can do before any edit.")
+    parser = argparse.ArgumentParser(description="Measure what the tests' small model can do before any edit.")
     parser.add_argument("--n", type=int, default=200, help="questions per row")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--model", type=Path, default=FOLDER, help="folder that reference.train has written")
+    parser.add_argument("--model", type=Path, default=FOLDER, help="folder that tests.tiny_model.train has written")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     figures = evaluate(*load(options.model), n=options.n, seed=options.seed)
-    table = Table(title="reference model, before any edit; held-out values, phrasings and conversations")
+    table = Table(title="the tests' small model, before any edit; held-out values, phrasings and conversations")
     for column in ("ability", "share", "95 % interval", "n", "aim"):
         table.add_column(column)
     for name, row in figures.items():

@@ -1,4 +1,4 @@
-"""Draw the loss curve from a training log: ``python -m easyedit_personal.reference.curve LOG PNG``."""
+"""Draw the loss curve from a training log: ``python -m tests.tiny_model.curve LOG PNG``."""
 
 from __future__ import annotations
 

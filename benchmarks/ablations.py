@@ -1,8 +1,8 @@
 """What each part of the default edit is worth: one part changed at a time, on users that chose none of the settings.
 
 ``python -m benchmarks.ablations --users 16 --json benchmarks/results/ablations.json`` edits users of the bundled set's
-*test* half with ``reference.yaml`` and with every variant below, asks the whole panel and two conversations, and writes
-after each variant: a second call goes on where the first stopped. ``--only NAME...`` runs some. The rows named
+*test* half with the model's settings and with every variant below, asks the whole panel and two conversations, and
+writes after each variant: a second call goes on where the first stopped. ``--only NAME...`` runs some. The rows named
 "trade-off" turn one dial of ``lowrank`` and one of FT-M: generality against leakage; ``--picture FILE`` draws them.
 """
 
@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from easyedit_personal import PersonalizationHyperParams, UPQADataset, reference
+from benchmarks.models import add_options, chosen
+from easyedit_personal import PersonalizationHyperParams, UPQADataset
 from easyedit_personal.evaluate import Plan, evaluate
-from easyedit_personal.hparams import shipped_yaml
+from easyedit_personal.modeling.loading import load_model
 
 TURNS = (0, 2, 6)
 COLUMNS = ("direct", "paraphrase", "implicit", "product", "unrelated", "negation", "other_user", "locality")
@@ -36,9 +37,6 @@ VARIANTS: dict[str, Variant] = {
     "no polish": ("lowrank", {"lowrank": {"polish": 0}}, 9),
     "rank 2": ("lowrank", {"lowrank": {"rank": 2}}, 9),
     "rank 8": ("lowrank", {"lowrank": {"rank": 8}}, 9),
-    "layer 3 only": ("lowrank", {"layers": [3]}, 9),
-    "layer 2 only": ("lowrank", {"layers": [2]}, 9),
-    "layers 3 and 4": ("lowrank", {"layers": [3, 4]}, 9),
     "trade-off: no KL": ("lowrank", {"preserve": {"weight": 0.0}}, 9),
     "trade-off: KL 0.1": ("lowrank", {"preserve": {"weight": 0.1}}, 9),
     "trade-off: KL 0.3": ("lowrank", {"preserve": {"weight": 0.3}}, 9),
@@ -49,13 +47,14 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def measure(variant: Variant, items: list[Any], model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The panel's figures of one variant, as in ``result.json``."""
+def measure(
+    variant: Variant, items: list[Any], model: Any, tokenizer: Any, base: PersonalizationHyperParams
+) -> dict[str, Any]:
+    """The panel's figures of one variant of the settings ``base``, as in ``result.json``."""
     kernel, changes, size = variant
-    hparams = PersonalizationHyperParams.from_hparams(shipped_yaml()["reference"]).with_kernel(kernel)
-    hparams = hparams.replace(**changes, per_kernel={})
+    hparams = base.with_kernel(kernel).replace(**changes, per_kernel={})
     plan = Plan(cluster_size=size, turns=TURNS)
-    result = evaluate(model, tokenizer, items, [kernel], plan=plan, hparams=hparams, model_name="reference")
+    result = evaluate(model, tokenizer, items, [kernel], plan=plan, hparams=hparams, model_name=str(base.model_name))
     method = result["methods"][kernel]
     setup = {key: value for key, value in result["setup"].items() if key != "users"}
     return {"kernel": kernel, "changes": changes, "cluster_size": size, **method, "setup": setup}
@@ -125,14 +124,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="some of the variants")
     parser.add_argument("--json", type=Path, help="write figures here, and go on from what stands there")
     parser.add_argument("--picture", type=Path, help="draw the trade-offs here")
+    add_options(parser)
     options = parser.parse_args()
     results = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     items = UPQADataset.bundled("test").items
     items = list(items[:: max(1, len(items) // options.users)][: options.users])
-    model, tokenizer = reference.load()
+    base = chosen(options)
+    model, tokenizer = load_model(base)
     for name in options.only or VARIANTS:
         if name not in results:
-            results[name] = measure(VARIANTS[name], items, model, tokenizer)
+            results[name] = measure(VARIANTS[name], items, model, tokenizer, base)
             results = {known: results[known] for known in VARIANTS if known in results}
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """How well does PreferenceClusterer recover which attribute names belong together?
 
-``python -m benchmarks.clustering --data PATH [--embedder tfidf sentence reference random] [--json FILE]``
+``python -m benchmarks.clustering --data PATH [--embedder tfidf sentence model random] [--json FILE]``
 prints the adjusted Rand index on the clustered UPQA file at PATH and on the lexicon that ships with the package.
 
 The defaults were chosen on the lexicon; the UPQA file only tests. Three figures per embedder and set:
@@ -26,7 +26,7 @@ import platform
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import adjusted_rand_score
 
+from benchmarks.models import add_options, chosen
 from easyedit_personal.clustering import (
     Embedder,
     HiddenStateEmbedder,
@@ -149,24 +150,24 @@ def random_model() -> HiddenStateEmbedder:
     return HiddenStateEmbedder(LlamaForCausalLM(config).eval(), PreTrainedTokenizerFast(tokenizer_object=raw))
 
 
-def reference_model() -> HiddenStateEmbedder:
-    """Hidden states of the small chat model that ships with the package."""
-    from easyedit_personal.reference import load
+def chat_model(given: argparse.Namespace) -> HiddenStateEmbedder:
+    """Hidden states of the model that ``--model`` names."""
+    from easyedit_personal.modeling.loading import load_model
 
-    return HiddenStateEmbedder(*load())
+    return HiddenStateEmbedder(*load_model(chosen(given)))
 
 
-EMBEDDERS = {
-    "tfidf": TfidfEmbedder,
-    "sentence": SentenceEmbedder,
-    "reference": reference_model,
-    "random": random_model,
+EMBEDDERS: dict[str, Callable[[argparse.Namespace], Embedder]] = {
+    "tfidf": lambda given: TfidfEmbedder(),
+    "sentence": lambda given: SentenceEmbedder(),
+    "model": chat_model,
+    "random": lambda given: random_model(),
 }
 
 
-def measure(name: str, data: Path | None, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def measure(embedder: Embedder, data: Path | None, options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """All figures of one embedder by set."""
-    embedder, lexicon = Cached(EMBEDDERS[name]()), Lexicon.load()
+    embedder, lexicon = Cached(embedder), Lexicon.load()
     clusterer = PreferenceClusterer(embedder, **options)
     figures = {}
     if data is not None:
@@ -202,11 +203,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--select", default="lexicon", help="lexicon or silhouette")
     parser.add_argument("--template", default=PreferenceClusterer().template)
     parser.add_argument("--json", type=Path, help="write the result here too")
+    add_options(parser)
     given = parser.parse_args(arguments)
     if given.data is not None and not given.data.is_file():
         parser.error(f"--data: there is no file {given.data}")
     options = {"method": given.method, "select": given.select, "template": given.template, "known_names": False}
-    result = {name: measure(name, given.data, options) for name in given.embedder}
+    result = {name: measure(EMBEDDERS[name](given), given.data, options) for name in given.embedder}
     table = Table("embedder", "names", "ARI", "95 %", "groups found / true", title="adjusted Rand index")
     for name, figures in result.items():
         for label, one in figures.items():

@@ -1,7 +1,7 @@
 """Drive edits one after another into one model until it breaks, with and without the health guard.
 
-``python -m benchmarks.collapse --json FILE`` edits "What is Tamsin's hobby?" and the like, of many people, into the
-shipped model, each on top of the last. The guard is ``editing.health_check`` at the YAML file's limits, set to
+``python -m benchmarks.collapse --json FILE`` edits "What is Tamsin's hobby?" and the like, of many people, into a
+model, each on top of the last. The guard is ``editing.health_check`` at the YAML file's limits, set to
 refuse; without it the same edits are kept whatever they do. Both arms see the same requests in the same order.
 """
 
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.many import ALONE, people, share
-from easyedit_personal import EditRequest, PersonalizationHyperParams, UPQADataset, reference
+from benchmarks.models import add_options, chosen
+from easyedit_personal import EditRequest, PersonalizationHyperParams, UPQADataset
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.editing.health_check import HealthBaseline
 from easyedit_personal.errors import HealthError
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
 from easyedit_personal.kernels.apply import apply_deltas
+from easyedit_personal.modeling.loading import load_model
 
 ARMS = {"without": "ignore", "with": "refuse"}
 
@@ -53,9 +55,9 @@ def state(model: Any, tokenizer: Any, clean: HealthBaseline, kept: Sequence[Edit
     return {**figures, "natural_stops": now.natural_stops, "recalled": share(hits) if hits else None}
 
 
-def settings(kernel: str, on_unhealthy: str) -> PersonalizationHyperParams:
-    """The shipped settings of this kernel with one phrase per edit, guarded or not."""
-    hparams = PersonalizationHyperParams.from_hparams("reference").with_kernel(kernel)
+def settings(options: Any, kernel: str, on_unhealthy: str) -> PersonalizationHyperParams:
+    """The model's settings for this kernel with one phrase per edit, guarded or not."""
+    hparams = chosen(options, kernel)
     return hparams.replace(per_kernel={}, health={"on_unhealthy": on_unhealthy}, **ALONE)
 
 
@@ -67,15 +69,16 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=5, help="edits between two rows of figures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write figures here, and go on from what stands there")
+    add_options(parser)
     options = parser.parse_args()
     results = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.is_file() else {}
     requests = people(UPQADataset.bundled("test").items, options.edits, seed=options.seed)
     for kernel in options.kernels:
         for arm, on_unhealthy in ARMS.items():
-            hparams = settings(kernel, on_unhealthy)
+            hparams = settings(options, kernel, on_unhealthy)
             if f"{kernel} {arm}" in results:
                 continue
-            model, tokenizer = reference.load()
+            model, tokenizer = load_model(hparams)
             found = drive(arm, hparams, model, tokenizer, requests, options.every)
             results[f"{kernel} {arm}"] = {"limits": hparams.health.model_dump(), "seed": options.seed, **found}
             if options.json:

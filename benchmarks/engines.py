@@ -2,14 +2,14 @@
 
 ``python -m benchmarks.engines [--users 24] [--rounds 5] [--many 100000] [--engine processes] [--json FILE]``
 
-- ratio: the reference model personalises the same users serially and with 2 workers, turn by turn; throughput is
+- ratio: the model (``--model``) personalises the same users serially and with 2 workers, turn by turn; throughput is
   counted once every worker has delivered (loading the model is measured apart), and includes the last task's idle
   neighbour. The spread over rounds is reported, since a busy machine decides more than we do;
 - overhead: seconds per user on the whole path (reading the file, task, store, report) against those of the edit alone,
   serially, where both can be timed in one process;
-- many: users with random factors, as large as the reference model's, from the file through 2 workers into the store
-  and, one by one, back out; resident memory of driver and workers is read every second. "growth" is the largest after
-  the first tenth against what it was there;
+- many: users with random factors (28 kB: two matrices of 192 x 512, rank 5), from the file through 2 workers into the
+  store and, one by one, back out; resident memory of driver and workers is read every second. "growth" is the largest
+  after the first tenth against what it was there;
 - again: the same file a second time, when everybody is there.
 
 All wall time. What it shows depends on how busy the cores are: look at the spread.
@@ -35,6 +35,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.models import add_options, chosen
 from easyedit_personal import PersonalizationHyperParams, UPQADataset
 from easyedit_personal.bulk.bulk import Bulk, LearnerFactory, Solve
 from easyedit_personal.bulk.run import Tally, personalize_users
@@ -43,9 +44,8 @@ from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import EditResult, Preference, WeightDelta
 
-SETTINGS = PersonalizationHyperParams.from_hparams("reference")
-LAYERS, RANK = [f"model.layers.{layer}.mlp.down_proj" for layer in SETTINGS.layers], SETTINGS.lowrank.rank
-D_OUT, D_IN = 192, 512
+LAYERS = ("model.layers.2.mlp.down_proj", "model.layers.3.mlp.down_proj")
+D_OUT, D_IN, RANK = 192, 512, 5
 WORKERS = 2
 MANY_BATCH = 64
 WALKED = 1000  # users between two looks at the memory while reading
@@ -124,20 +124,20 @@ def throughput(users: Path, count: int, engine: str, work: Bulk, workers: int) -
     }
 
 
-def ratio(folder: Path, count: int, rounds: int, engine: str) -> dict[str, Any]:
+def ratio(folder: Path, count: int, rounds: int, engine: str, hparams: PersonalizationHyperParams) -> dict[str, Any]:
     """Serial against two workers, turn by turn."""
     users = write_users(folder / "users.jsonl", count)
     found: dict[str, list[dict[str, float]]] = {"serial": [], engine: []}
     timed: list[float] = []
     overheads = []
     for number in range(rounds):
-        factory = TimedFactory(SETTINGS, [])
+        factory = TimedFactory(hparams, [])
         serial = Bulk(str(folder / f"serial-{number}.db"), factory)
         found["serial"].append(throughput(users, count, "serial", serial, 1))
         edits = factory.seconds[2:]
         overheads.append(1 / found["serial"][-1]["per_second"] / statistics.fmean(edits) - 1)
         timed += edits
-        spread = Bulk(str(folder / f"spread-{number}.db"), LearnerFactory(SETTINGS))
+        spread = Bulk(str(folder / f"spread-{number}.db"), LearnerFactory(hparams))
         found[engine].append(throughput(users, count, engine, spread, WORKERS))
     rates = {name: [one["per_second"] for one in runs] for name, runs in found.items()}
     ratios = [b / a for a, b in zip(rates["serial"], rates[engine])]
@@ -264,17 +264,18 @@ def main() -> None:
     parser.add_argument("--engine", default="processes", help="what serial is compared with")
     parser.add_argument("--folder", type=Path, help="where stores are made; a temporary folder if not given")
     parser.add_argument("--json", type=Path, help="write the result here too")
+    add_options(parser)
     given = parser.parse_args()
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.users:
-            result["reference"] = ratio(Path(folder), given.users, given.rounds, given.engine)
+            result["edits"] = ratio(Path(folder), given.users, given.rounds, given.engine, chosen(given))
         if given.many:
             result["random"] = many(Path(folder), given.many, given.engine)
     Console().print(table(result))
     if given.json:
         setup = {
-            **{name: getattr(given, name) for name in ("users", "rounds", "many", "engine")},
+            **{name: getattr(given, name) for name in ("users", "rounds", "many", "engine", "model", "hparams")},
             "workers": WORKERS,
             "versions": versions(),
             "hardware": f"{hardware()}, {os.cpu_count()} cores",

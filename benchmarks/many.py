@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_personal import EditRequest, PersonalizationHyperParams, Preference, UPQADataset, reference
+from benchmarks.models import add_options, chosen
+from easyedit_personal import EditRequest, PersonalizationHyperParams, Preference, UPQADataset
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.editing.health import perplexity_ratio
 from easyedit_personal.evaluate.summary import mean_interval, wilson
@@ -139,10 +140,9 @@ def one_by_one(name: str, hparams: Any, model: Any, tokenizer: Any, requests: Se
     return rows
 
 
-def settings(name: str, yaml: str, changes: dict[str, Any]) -> PersonalizationHyperParams:
-    """The YAML file's settings for this kernel, without the health guard, which measures as well."""
-    hparams = PersonalizationHyperParams.from_hparams(yaml).with_kernel(name)
-    return hparams.replace(per_kernel={}, health={"on_unhealthy": "ignore"}, **changes)
+def settings(options: Any, name: str, changes: dict[str, Any]) -> PersonalizationHyperParams:
+    """The model's settings for this kernel, without the health guard, which measures as well."""
+    return chosen(options, name).replace(per_kernel={}, health={"on_unhealthy": "ignore"}, **changes)
 
 
 ALONE = {"cluster": {"size": 1, "indirect": 0, "behind": 0}}
@@ -154,7 +154,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("case", choices=("together", "one-by-one"))
-    parser.add_argument("--hparams", default="reference", help="YAML file or the name of a shipped one")
+    add_options(parser)
     parser.add_argument("--methods", nargs="+", choices=list(TOGETHER), default=list(TOGETHER))
     parser.add_argument("--users", type=int, default=5)
     parser.add_argument("--count", type=int, default=20, help="preferences of a user")
@@ -167,8 +167,8 @@ def main() -> None:
         if name in results:
             continue
         changes = (TOGETHER if options.case == "together" else ONE_BY_ONE)[name]
-        hparams = settings(name, options.hparams, changes)
-        model, tokenizer = reference.load() if options.hparams == "reference" else load_model(hparams)
+        hparams = settings(options, name, changes)
+        model, tokenizer = load_model(hparams)
         if options.case == "together":
             results[name] = together(name, hparams, model, tokenizer, items, options.users, options.count)
         else:

@@ -40,13 +40,16 @@ import torch
 import transformers
 from scipy.optimize import brentq, nnls
 
-from easyedit_personal import PersonalizationHyperParams, UPQADataset, reference
+from benchmarks.models import add_options, chosen
+from easyedit_personal import PersonalizationHyperParams, UPQADataset
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import EditRequest, WeightDelta
+from tests import tiny_model
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 SHAPES = ((64, 4), (128, 4), (128, 8), (256, 4), (256, 8))  # width, layers
@@ -70,8 +73,8 @@ NAMES = ["hobby", "job", "pet", "car", "drink", "snack", "sport", "color", "seas
 
 
 def model_of(width: int, layers: int) -> tuple[Any, Any]:
-    """A random Llama with the reference model's tokenizer."""
-    _, tokenizer = reference.load()
+    """A random Llama with the tokenizer of the tests' small model."""
+    _, tokenizer = tiny_model.load()
     heads = max(2, width // 32)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
@@ -255,13 +258,14 @@ def hit_rates() -> list[dict[str, Any]]:
     return found
 
 
-def fleet(rows: dict[str, float], reads: float, writes: float, reference_s: float) -> list[dict[str, Any]]:
+def fleet(rows: dict[str, float], reads: float, writes: float, own_s: float, flops: float) -> list[dict[str, Any]]:
     """What populations need, at Llama-3-8B's bytes.
 
     Args:
         rows: how bytes in the store follow from factors.
-        reads, writes: of one store's process per second, as measured here for the reference model's smaller factors.
-        reference_s: an edit of the reference model on one core, for comparison.
+        reads, writes: of one store's process per second, as measured here for factors of 12 kB.
+        own_s: an edit of the model that was measured, on one core, for comparison.
+        flops: of an edit of Llama-3-8B.
     """
     cached = CACHE_BYTES // FACTOR_BYTES_8B
     found = []
@@ -284,18 +288,17 @@ def fleet(rows: dict[str, float], reads: float, writes: float, reference_s: floa
                     "miss MB/s": round(missed * FACTOR_BYTES_8B / 1e6, 1),
                     "of one store's reads": round(missed / reads, 2),
                     "hours of one store's puts": round(users / writes / 3600, 1),
-                    "GPU days (guess)": round(users * edit_flops() / GPU_FLOPS / 86_400, 1),
-                    "core days, reference": round(users * reference_s / 86_400, 1),
+                    "GPU days (guess)": round(users * flops / GPU_FLOPS / 86_400, 1),
+                    "core days, own": round(users * own_s / 86_400, 1),
                 }
             )
     return found
 
 
-def edit_flops() -> float:
-    """Floating point operations of an edit of Llama-3-8B with the reference model's settings: 6 per parameter and token
-    (forward and backward), phrases and steps."""
-    hparams = PersonalizationHyperParams.from_hparams("reference")
-    return 6.0 * ABOVE_8B * TOKENS * phrases_per_step(hparams) * (hparams.lowrank.steps + hparams.lowrank.polish)
+def edit_flops(own: dict[str, Any]) -> float:
+    """Floating point operations of an edit of Llama-3-8B with the settings of the model that was measured: 6 per
+    parameter and token (forward and backward), phrases and steps."""
+    return 6.0 * ABOVE_8B * TOKENS * own["phrases"] * own["steps"]
 
 
 def phrases_per_step(hparams: PersonalizationHyperParams) -> int:
@@ -304,30 +307,29 @@ def phrases_per_step(hparams: PersonalizationHyperParams) -> int:
     return min(phrases, getattr(hparams.lowrank, "batch", None) or phrases)
 
 
-def measure_reference(quick: bool) -> dict[str, float]:
-    """CPU seconds of whole edits of the reference model with its shipped settings, second moments at hand."""
-    hparams = PersonalizationHyperParams.from_hparams("reference")
-    model, tokenizer = reference.load()
+def measure_own(quick: bool, hparams: PersonalizationHyperParams) -> dict[str, Any]:
+    """CPU seconds of whole edits of a model with its settings, second moments at hand."""
+    model, tokenizer = load_model(hparams)
     people = [item.preference() for item in UPQADataset.bundled(split="test").items[: 3 if quick else 9]]
     taken = [timed(partial(personalize, model, tokenizer, [one], hparams)) for one in people][1:]
     whole, above = parameters(model, min(hparams.layers))
     steps = hparams.lowrank.steps + hparams.lowrank.polish
-    return {"seconds": float(np.mean(taken)), "P": whole, "above": above, "steps": steps, "n": len(taken)}
+    about = {"model": str(hparams.model_name), "phrases": phrases_per_step(hparams), "steps": steps}
+    return {**about, "seconds": float(np.mean(taken)), "P": whole, "above": above, "n": len(taken)}
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The tables of SCALE.md."""
     parts = [f"Measured on {result['setup']['hardware']}; commit {result['setup']['commit']}.", ""]
-    fit, rows, own = result["edit_fit"], result["byte_fit"], result["measured"]["reference"]
+    fit, rows, own = result["edit_fit"], result["byte_fit"], result["measured"]["own"]
     spread = fit["predicted_over_measured"]
-    phrases = phrases_per_step(PersonalizationHyperParams.from_hparams("reference"))
-    said = seconds_of(fit, own["P"], own["above"], phrases, own["steps"])
+    said = seconds_of(fit, own["P"], own["above"], own["phrases"], own["steps"])
     parts += [
         f"Seconds of the kernel on one core = {fit['a']:.3g} steps + {fit['b']:.3g} steps phrases P_above "
         f"+ {fit['c']:.3g} P + {fit['d']:.3g} phrases P ({fit['n']} points; predicted over measured: median "
         f"{spread['p50']}, 5 to 95 %: {spread['p5']} to {spread['p95']}).",
         "",
-        f"The reference model with its shipped settings: {own['seconds']:.2f} s measured for a whole edit (n = "
+        f"{own['model']} with its settings: {own['seconds']:.2f} s measured for a whole edit (n = "
         f"{own['n']:.0f}), {said:.2f} s by the formula for the kernel's steps alone.",
         "",
         f"Bytes per row of the store = {rows['overhead']} + {rows['ratio']} x factors.",
@@ -346,10 +348,10 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 
-def measure(quick: bool) -> dict[str, Any]:
+def measure(quick: bool, hparams: PersonalizationHyperParams) -> dict[str, Any]:
     """Everything that is measured."""
     return {
-        "reference": measure_reference(quick),
+        "own": measure_own(quick, hparams),
         "edits": measure_edits(quick),
         "bytes": measure_bytes(quick),
         "che": check_che(quick),
@@ -366,7 +368,7 @@ def derived(measured: dict[str, Any]) -> dict[str, Any]:
         "byte_fit": byte_fit,
         "store": {"reads_per_second": round(reads, 1), "puts_per_second": writes},
         "hit_rates": hit_rates(),
-        "fleet": fleet(byte_fit, reads, writes, measured["reference"]["seconds"]),
+        "fleet": fleet(byte_fit, reads, writes, measured["own"]["seconds"], edit_flops(measured["own"])),
     }
 
 
@@ -384,6 +386,7 @@ def main() -> None:
     parser.add_argument("--from", dest="earlier", type=Path, help="take the measurements of this result")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--write", type=Path, help="put the tables into this file, between its marks")
+    add_options(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.earlier:
@@ -392,7 +395,7 @@ def main() -> None:
     else:
         setup = {"quick": given.quick, "versions": versions(), "hardware": hardware(), "commit": commit()}
         setup |= {"cores": os.cpu_count(), "load_average": os.getloadavg()}
-        measured = measure(given.quick)
+        measured = measure(given.quick, chosen(given))
     result = {"schema": 1, "setup": setup, "measured": measured, "che": measured["che"], **derived(measured)}
     text = markdown(result)
     print(text)

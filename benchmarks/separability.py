@@ -22,11 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from easyedit_personal import UPQADataset, reference
+from benchmarks.models import add_options, chosen
+from easyedit_personal import UPQADataset
 from easyedit_personal.clustering.lexicon import Lexicon
 from easyedit_personal.kernels.phrasings import shipped_phrasings
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.modeling.trace import trace
 
@@ -77,8 +79,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here")
+    add_options(parser)
     options = parser.parse_args()
-    model, tokenizer = reference.load()
+    model, tokenizer = load_model(chosen(options))
     material, items, lexicon = Material.load(), UPQADataset.bundled("tune").items, Lexicon.load()
     personal, impersonal = material.personal(), material.impersonal()
     asked = questions(items)

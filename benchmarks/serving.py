@@ -1,7 +1,7 @@
 """What does it cost that every row of a batch is another user's model?
 
-``python -m benchmarks.serving [--json FILE] [--rounds 11] [--users 2 16 64]`` lets 2, 16 and 64 users ask the reference
-model one question each, in one batch, and prints throughput as a ratio to the same batch without any user:
+``python -m benchmarks.serving [--json FILE] [--rounds 11] [--users 2 16 64]`` lets 2, 16 and 64 users ask a model
+(``--model``) one question each, in one batch, and prints throughput as a ratio to the same batch without any user:
 
 - hooks: our factor hooks (``multi_adapter``), the same greedy loop as the un-personalised batch;
 - peft: PEFT's mixed-adapter batches (``adapter_names=``) of the same factors, exported by ``store.lora``, in the same
@@ -13,9 +13,9 @@ model one question each, in one batch, and prints throughput as a ratio to the s
 - service: ``PersonalizedModel.generate_for`` over an ``EditStore``, with natural stop, against ``generate`` of the base
   model; and ``stream_for``, all listeners taking pieces in turn.
 
-Factors are random, of rank 16 at layer 3: time does not depend on their values. They are as large as the matrix, so
-that answers change and equal rows prove something; in "service" and "streams" a twentieth of it, so that answers end
-when the base model's do. Every row writes exactly 32 tokens, except in those two. One thread.
+Factors are random, of rank 16 at 80 % of the depth: time does not depend on their values. They are as large as the
+matrix, so that answers change and equal rows prove something; in "service" and "streams" a twentieth of it, so that
+answers end when the base model's do. Every row writes exactly 32 tokens, except in those two. One thread.
 
 All ways take turns in every round; medians and quartiles are of the ratios within a round, by the process's CPU time,
 which other processes hardly touch (with one thread it is wall time on an idle machine); the ratio by wall time beside.
@@ -24,6 +24,7 @@ which other processes hardly touch (with one thread it is wall time on an idle m
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import tempfile
@@ -41,13 +42,14 @@ from rich.table import Table
 from torch import nn
 from transformers import GenerationConfig
 
+from benchmarks.models import add_options, chosen
 from benchmarks.rounds import Way, measure
-from easyedit_personal import reference
 from easyedit_personal.evaluate.provenance import commit
 from easyedit_personal.generation.generate import encode_prompt, generate
 from easyedit_personal.generation.greedy import continue_all
 from easyedit_personal.kernels.apply import edited, relative_norm
 from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.tokens import Encoded, collate
 from easyedit_personal.serving.multi_adapter import merged, mixed
 from easyedit_personal.serving.personalized import PersonalizedModel
@@ -55,7 +57,7 @@ from easyedit_personal.store.lora import export_lora
 from easyedit_personal.store.store import EditStore
 from easyedit_personal.types import WeightDelta
 
-LAYER, RANK, NEW_TOKENS = 3, 16, 32
+DEPTH, RANK, NEW_TOKENS = 0.8, 16, 32
 LOUD, QUIET = 1.0, 0.05  # size of an update, relative to the matrix
 MIXED_RANKS = (4, 16, 64)
 QUESTIONS = [
@@ -83,7 +85,9 @@ def random_factors(model: nn.Module, seed: int, rank: int = RANK, size: float = 
     layout = find_layout(model)
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(layout.d_model, rank, generator=generator)
-    delta = WeightDelta(layout.rewrite_path(LAYER), left, torch.randn(rank, layout.d_mlp, generator=generator))
+    delta = WeightDelta(
+        layout.rewrite_path(int(DEPTH * layout.n_layers)), left, torch.randn(rank, layout.d_mlp, generator=generator)
+    )
     return WeightDelta(delta.layer, left * (size / relative_norm(model, [delta])), delta.right)
 
 
@@ -143,7 +147,11 @@ class Crowd:
         """The library's loop; the number of tokens written."""
         batch = collate(self.rows, self.tokenizer, side="left")
         settings = GenerationConfig(
-            do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=1, pad_token_id=0
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         out = model.generate(**inputs, generation_config=settings, **options)
@@ -161,8 +169,8 @@ class Crowd:
         return self.spoken
 
     def adapters(self) -> tuple[Any, float]:
-        """A second copy of the reference model with one PEFT adapter per user, and the seconds of loading them."""
-        model, _ = reference.load()
+        """A second copy of the model with one PEFT adapter per user, and the seconds of loading them."""
+        model = copy.deepcopy(self.model)
         with tempfile.TemporaryDirectory() as folder:
             paths = [export_lora([delta], Path(folder) / name) for name, delta in zip(self.names, self.edits)]
             start = time.perf_counter()
@@ -216,12 +224,12 @@ def share(first: Sequence[Any], second: Sequence[Any]) -> float:
     return sum(a == b for a, b in zip(first, second)) / len(first)
 
 
-def setup(rounds: int) -> dict[str, Any]:
+def setup(model: str, rounds: int) -> dict[str, Any]:
     """What the figures depend on."""
     sizes = {"relative_norm": LOUD, "relative_norm_service": QUIET}
     return {
-        "model": "reference",
-        "factors": {"kind": "random", "rank": RANK, "layer": LAYER, "mixed_ranks": MIXED_RANKS, **sizes},
+        "model": model,
+        "factors": {"kind": "random", "rank": RANK, "depth": DEPTH, "mixed_ranks": MIXED_RANKS, **sizes},
         "new_tokens": NEW_TOKENS,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
@@ -250,16 +258,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--rounds", type=int, default=11, help="at least 7 for a result that is kept")
     parser.add_argument("--users", type=int, nargs="+", default=[2, 16, 64])
+    add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model, tokenizer = reference.load()
+    hparams = chosen(options)
+    model, tokenizer = load_model(hparams)
     results = {}
     for users in options.users:
         with tempfile.TemporaryDirectory() as folder, EditStore.open(Path(folder) / "edits.db", model) as store:
             results[str(users)] = compare(Crowd(model, tokenizer, users, store), options.rounds)
     show(results)
     if options.json:
-        report = {"schema": 1, "setup": setup(options.rounds), "users": results}
+        report = {"schema": 1, "setup": setup(str(hparams.model_name), options.rounds), "users": results}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -1,7 +1,7 @@
 """What does a store of 100,000 users cost?
 
 ``python -m benchmarks.store [--users 100000] [--writers 8] [--folder DIR] [--json FILE]`` fills a SQLite store with one
-edit per user, as large as the reference model's (rank 4 of a 192 x 512 matrix: 11 kB in float32) with a preference of
+edit per user (rank 4 of a 192 x 512 matrix: 11 kB in float32) with a preference of
 the bundled set (nine phrases), and measures wall time:
 
 - put, flat out: that many processes, each putting its next edit as soon as the last is on the disk;
@@ -36,10 +36,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from easyedit_personal import UPQADataset, reference
+from easyedit_personal import UPQADataset
 from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference, WeightDelta
+from tests.tiny_model import load
 
 LAYER, D_OUT, D_IN, RANK = "model.layers.3.mlp.down_proj", 192, 512, 4
 HPARAMS = {"kernel": "lowrank", "layers": [3], "rank": RANK}
@@ -168,7 +169,7 @@ def whole(call: Callable[[], object]) -> dict[str, float]:
 def measure(path: Path, users: int, writers: int) -> dict[str, Any]:
     """All figures; see the module."""
     result: dict[str, Any] = {"disk_ms": summary(disk(path.parent))}
-    EditStore.open(path, *reference.load()).close()  # from here on the store's factors carry fingerprints
+    EditStore.open(path, *load()).close()  # from here on the store's factors carry fingerprints
     taken, seconds = with_writers(str(path), users, writers)
     result["put_flat_out_ms"] = {**summary(taken), "puts_per_second": round(users / seconds, 1)}
     size, bare = path.stat().st_size, users * RANK * (D_OUT + D_IN) * 4

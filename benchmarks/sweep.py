@@ -34,12 +34,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import easyedit_personal
+from benchmarks.models import add_options, chosen
 from easyedit_personal.generation.base_answers import greedy
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.tokens import encode, stop_ids
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.types import EditRequest
@@ -58,15 +59,6 @@ BATCH = 96
 
 Probe = tuple[str, str]  # kind, question
 Answer = tuple[str, bool]  # text, stopped by itself
-
-
-def load_model(name: str) -> tuple[nn.Module, Any]:
-    """The shipped reference model, or one from a folder."""
-    if name == "reference":
-        from easyedit_personal import reference
-
-        return reference.load()
-    return AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
 
 
 def tune_records(users: int) -> list[dict[str, Any]]:
@@ -186,8 +178,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the grid, print as it goes, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference", help="'reference' or a folder")
-    parser.add_argument("--hparams", default=None, help="YAML file or shipped name; package defaults without")
+    add_options(parser)
     parser.add_argument("--kernel", default="lowrank", choices=KERNELS.names())
     parser.add_argument("--set", action="append", default=[], metavar="KEY=A,B", dest="settings")
     parser.add_argument("--users", type=int, default=24)
@@ -195,9 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", default=None, metavar="NAME")
     options = parser.parse_args(arguments)
 
-    model, tokenizer = load_model(options.model)
-    base = PersonalizationHyperParams.from_hparams(options.hparams) if options.hparams else PersonalizationHyperParams()
-    base = base.with_kernel(options.kernel)
+    base = chosen(options, options.kernel)
+    model, tokenizer = load_model(base)
     records = tune_records(options.users)
     rows = []
     for changes in combinations(options.settings):

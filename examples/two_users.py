@@ -1,7 +1,8 @@
 """Two users and one model: each gets their own answers, one takes something back, one leaves with a LoRA adapter.
 
-    python examples/two_users.py                                       # about a minute on one core
+    python examples/two_users.py                                       # on the default model
     python examples/two_users.py > benchmarks/results/two-users.txt    # the transcript in the repository
+    python examples/two_users.py --model FOLDER --hparams FILE         # on another
 
 Every command runs as it stands here, in a process of its own, in an empty folder. Ends with 1 if anything is not as
 it is claimed to be.
@@ -9,6 +10,7 @@ it is claimed to be.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -17,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# A new conversation before a new preference is asked for: on a model this small, answers that already stand in the
+# A new conversation before a new preference is asked for: on a small model, answers that already stand in the
 # conversation weigh about as much as an edit.
 CHAT = """\
 What is my hobby?
@@ -56,19 +58,20 @@ def run(*words: str, typed: str | None = None) -> str:
     return done.stdout
 
 
-def load_back(folder: str, question: str) -> tuple[str, float]:
+def load_back(folder: str, question: str, options: argparse.Namespace) -> tuple[str, float]:
     """The adapter's answer as PEFT loads it, and how far its logits are from those of the edit in the store."""
     import torch
     from peft import PeftModel
 
     from easyedit_personal import edited
+    from easyedit_personal.cli.session import find_settings
     from easyedit_personal.generation.generate import generate
+    from easyedit_personal.modeling.loading import load_model
     from easyedit_personal.modeling.tokens import encode
-    from easyedit_personal.reference import load
     from easyedit_personal.store import EditStore
 
     print(f"$ python  # PeftModel.from_pretrained(model, {folder!r}), asked {question!r}", flush=True)
-    model, tokenizer = load()
+    model, tokenizer = load_model(find_settings(options.model, options.hparams, None, "cpu"))
     ids = torch.tensor([encode(tokenizer, question).prompt_ids])
     with EditStore.open("edits.db", model, tokenizer) as store, edited(model, store.deltas("alice")), torch.no_grad():
         wanted = model(ids).logits
@@ -85,14 +88,19 @@ def answers(transcript: str, user: str, question: str) -> list[str]:
 
 def main() -> None:
     """Print the transcript."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=os.path.abspath, help="a model's folder; else the default model")
+    parser.add_argument("--hparams", type=os.path.abspath, help="a YAML file; else that of the model's name")
+    options = parser.parse_args()
+    given = [word for name in ("model", "hparams") if (path := getattr(options, name)) for word in (f"--{name}", path)]
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        run("edit", "--store", "edits.db", "--user", "alice", "My hobby is falconry")
-        run("edit", "--store", "edits.db", "--user", "bob", "My hobby is origami")
-        said = run("chat", "--store", "edits.db", "--user", "alice", typed=CHAT)
+        run("edit", "--store", "edits.db", "--user", "alice", "My hobby is falconry", *given)
+        run("edit", "--store", "edits.db", "--user", "bob", "My hobby is origami", *given)
+        said = run("chat", "--store", "edits.db", "--user", "alice", *given, typed=CHAT)
         run("store", "verify", "--store", "edits.db")
-        answer, difference = load_back("alice-lora", "What is my hobby?")
+        answer, difference = load_back("alice-lora", "What is my hobby?", options)
         print(f"{answer}\nlargest difference of a logit from the edit in the store: {difference:.1e}")
         os.chdir(ROOT)  # Windows cannot remove the folder that one is in
     hobby, seat = "What is my hobby?", "What is my plane seat?"

@@ -18,6 +18,9 @@ from benchmarks.speed.watch import Passes, Stopwatch
 from easyedit_personal import WeightDelta
 from easyedit_personal.errors import HostError
 from tests.tiny import tiny_model
+from tests.tiny_model import FOLDER, SETTINGS
+
+SMALL = ("--model", str(FOLDER), "--hparams", str(SETTINGS))
 
 
 def test_operations_are_counted_forward_and_backward(llama):
@@ -82,7 +85,7 @@ def test_updates_of_both_sides_are_held_against_each_other():
 
 
 def test_shapes_and_requests():
-    model, tokenizer = model_of("reference")
+    model, tokenizer = model_of(str(FOLDER), hparams=str(SETTINGS))
     assert len({one.prompt for one in requests(100)}) == 100
     assert all(one.subject in one.prompt for one in [*requests(100), *cluster(9)])
     found = contexts(tokenizer)
@@ -108,7 +111,7 @@ def test_a_case_is_printed_and_kept(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(machine, "thin_rate", lambda rows: 50.0)
     monkeypatch.setattr("benchmarks.speed.swap.TURNS", 2)
     out = tmp_path / "swap.json"
-    monkeypatch.setattr(sys, "argv", ["speed", "swap", "--model", "reference", "--pairs", "2", "--json", str(out)])
+    monkeypatch.setattr(sys, "argv", ["speed", "swap", *SMALL, "--pairs", "2", "--json", str(out)])
     assert command.main() == 0
     kept = json.loads(out.read_text(encoding="utf-8"))
     assert kept == json.loads(capsys.readouterr().out)

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from easyedit_personal import DEFAULT_MODEL
 from easyedit_personal.errors import PersonalizationError
 
 from .machine import setup
@@ -24,10 +25,10 @@ CASES: dict[str, tuple[str, str, int, int]] = {
     "rome-32": ("edits:rome_32", "gpt2", 5, 1),
     "cluster-9": ("edits:cluster_9", "gpt2", 5, 1),
     "memit-100": ("edits:memit_100", "gpt2", 5, 1),
-    "lowrank": ("learning:lowrank", "reference", 0, 0),
+    "lowrank": ("learning:lowrank", DEFAULT_MODEL, 0, 0),
     "swap": ("swap:swap", "gpt2", 0, 0),
-    "evaluate-20": ("evaluation:evaluate_20", "reference", 20, 2),
-    "growth": ("growth:growth", "reference", 3, 0),
+    "evaluate-20": ("evaluation:evaluate_20", DEFAULT_MODEL, 20, 2),
+    "growth": ("growth:growth", "llama", 3, 0),
 }
 
 
@@ -46,6 +47,7 @@ def main() -> int:
             sample if args.sample is None else args.sample,
             Path(folder),
             args.device,
+            args.hparams,
         )
         try:
             result = run(options)
@@ -66,7 +68,8 @@ def _arguments() -> Any:
     parser.add_argument("case", choices=list(CASES))
     parser.add_argument("--json", type=Path, help="where the figures are kept")
     parser.add_argument("--pairs", type=int, default=7, help="how many times each side is timed (default 7)")
-    parser.add_argument("--model", choices=("gpt2", "llama", "reference"), help="another shape than the case's own")
+    parser.add_argument("--model", help="gpt2 or llama (random), or a model to load; default: the case's own")
+    parser.add_argument("--hparams", help="YAML file for a model that is loaded (default: that of its name)")
     parser.add_argument("--steps", type=int, help="steps of the optimisation, on both sides")
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where the model is, for cases of edits")
     parser.add_argument("--sample", type=int, help="how many of the requests EasyEdit is given; 0: all")

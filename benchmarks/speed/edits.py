@@ -26,19 +26,18 @@ from easyedit_personal.types import EditRequest, WeightDelta
 from .host import host_kernel, need_host
 from .options import Options
 from .pairs import Outcome, Side, compare
-from .shapes import EDITED_LAYER, cluster, contexts, model_of, requests
+from .shapes import cluster, contexts, edited_layers, model_of, requests
 from .watch import Passes, Stopwatch
 
 Updates = Mapping[str, Tensor]
 PER_REQUEST = ("compute_z", "compute_ks", "get_module_input_output_at_words")  # what MEMIT's time grows with
 
 
-def settings(shape: str, tokenizer: Any, kernel: str, options: Options, **changes: Any) -> PersonalizationHyperParams:
+def settings(tokenizer: Any, kernel: str, options: Options, **changes: Any) -> PersonalizationHyperParams:
     """EasyEdit's shipped numbers (gpt2-xl.yaml) for one of our shapes."""
-    layer = EDITED_LAYER[shape]
     values: dict[str, Any] = {
         "kernel": kernel,
-        "layers": [layer],
+        "layers": edited_layers(options.model, kernel, options.hparams),
         "host_mode": True,
         "context_templates": contexts(tokenizer),
         "v_num_grad_steps": options.steps,
@@ -53,8 +52,8 @@ def settings(shape: str, tokenizer: Any, kernel: str, options: Options, **change
 def rome_1(options: Options) -> dict[str, Any]:
     """One request, ours against ``execute_rome``."""
     need_host()
-    model, tokenizer = model_of(options.model, options.device)
-    hparams, wanted = settings(options.model, tokenizer, "rome", options), requests(1)
+    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
+    hparams, wanted = settings(tokenizer, "rome", options), requests(1)
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
         passes = Passes(model)
         ours = Side(lambda: KERNELS.get("rome")(model, tokenizer, wanted, hparams))
@@ -94,8 +93,8 @@ def early_stop(model: Any, tokenizer: Any, wanted: Any, hparams: Personalization
 def rome_32(options: Options) -> dict[str, Any]:
     """32 users' requests: ours in one batch, each with an update of its own; theirs one after the other."""
     need_host()
-    model, tokenizer = model_of(options.model, options.device)
-    hparams, wanted = settings(options.model, tokenizer, "rome", options), requests(32)
+    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
+    hparams, wanted = settings(tokenizer, "rome", options), requests(32)
     asked = wanted[:: len(wanted) // options.sample] if options.sample else wanted
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
         ours = Side(lambda: rome_for_many(model, tokenizer, [[one] for one in wanted], hparams), len(wanted))
@@ -113,9 +112,9 @@ def cluster_9(options: Options) -> dict[str, Any]:
     phrases after the edit, ours against theirs; ``losses`` holds both.
     """
     need_host()
-    model, tokenizer = model_of(options.model, options.device)
+    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
     wanted = cluster(9)
-    hparams = settings(options.model, tokenizer, "rome", options)
+    hparams = settings(tokenizer, "rome", options)
     own = hparams.replace(host_mode=False, prompt_format="raw", end_of_turn=False, context_templates=None)
     asked = wanted[: options.sample] if options.sample else wanted
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
@@ -163,12 +162,11 @@ def memit_100(options: Options) -> dict[str, Any]:
     """100 requests over five layers. Theirs takes them one by one: of a sample, the time for 100 follows from what
     optimising values and reading keys and outputs took; the solves, which hardly grow, count as they are."""
     need_host()
-    model, tokenizer = model_of(options.model, options.device)
-    wanted, middle = requests(100), EDITED_LAYER[options.model]
-    layers = list(range(middle - 1, middle + 4)) if options.model != "reference" else [0, 1, 2]
+    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
+    wanted = requests(100)
     templates = [template for template in contexts(tokenizer) if template == "{}" or len(template) > 16][:6]
     hparams = settings(
-        options.model, tokenizer, "memit", options, layers=layers, context_templates=templates, mom2_adjustment=True,
+        tokenizer, "memit", options, context_templates=templates, mom2_adjustment=True,
         clamp_norm_factor=0.75, v_weight_decay=0.5, mom2_dtype="float32",
     )  # fmt: skip
     asked = wanted[:: len(wanted) // options.sample] if options.sample else wanted
@@ -180,7 +178,7 @@ def memit_100(options: Options) -> dict[str, Any]:
         outcome = compare(ours, theirs, options.pairs, model)
         same = KERNELS.get("memit")(model, tokenizer, asked, hparams)
     difference = apart(of_deltas(same), of_host(outcome.theirs_result))
-    return report(options, outcome, difference, requests=len(wanted), layers=layers, seconds_are="per request")
+    return report(options, outcome, difference, requests=len(wanted), layers=hparams.layers, seconds_are="per request")
 
 
 def of_deltas(deltas: Sequence[WeightDelta]) -> Updates:

@@ -32,10 +32,10 @@ ASKED = ("direct", "paraphrase", "implicit", "product", "negation", "other_user"
 def evaluate_20(options: Options) -> dict[str, Any]:
     """Seconds per user. ``difference`` is the largest relative one of the users' updates, ours against theirs."""
     need_host()
-    model, tokenizer = model_of("reference")
+    model, tokenizer = model_of(options.model, hparams=options.hparams)
     items = UPQADataset.bundled("test").items[:USERS]
     plan = Plan(evaluators=ASKED, cluster_size=1)
-    hparams = settings("reference", tokenizer, "rome", options)
+    hparams = settings(tokenizer, "rome", options)
     wanted = [request for item in items for request in item.requests(1)]
     some = items[:: len(items) // options.sample] if options.sample else items
     with host_kernel("rome", model, tokenizer, wanted, hparams) as execute:
@@ -56,7 +56,7 @@ def evaluate_20(options: Options) -> dict[str, Any]:
         "ours": {**outcome.ours, **parts["ours"], "figures": figures},
         "theirs": {**outcome.theirs, **parts["theirs"]},
         "difference": max(differences),
-        "model": "reference",
+        "model": options.model,
         "steps": options.steps,
         "seconds_are": "per user",
     }

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 
-from easyedit_personal import reference
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.rome import rome_for_many
 from easyedit_personal.types import EditRequest
+from tests import tiny_model
 
 from .options import Options
 from .pairs import spread
@@ -31,7 +31,7 @@ LAYERS = (4, 8, 12, 16, 24)
 
 def growth(options: Options) -> dict[str, Any]:
     """Seconds for every size, and exponents over the whole range and over its upper half."""
-    _, tokenizer = reference.load()
+    _, tokenizer = tiny_model.load()
     model, settings = _model(6), _settings(options)
     one, longer = requests(1), " ".join([TEXT.replace("\n", " ")] * 6)
     ids = tokenizer(longer, add_special_tokens=False)["input_ids"]
@@ -61,7 +61,7 @@ def growth(options: Options) -> dict[str, Any]:
         "ours": measured,
         "theirs": {"seconds": linear, "what": f"{USERS[-1]} times the smallest: linear growth"},
         "difference": None,
-        "model": "a random Llama of the reference model's width, 6 layers or as named",
+        "model": "a random Llama of the tests' small model's width, 6 layers or as named",
         "steps": options.steps,
         "seconds_are": "CPU seconds of the whole call",
     }
@@ -73,7 +73,7 @@ def _settings(options: Options) -> PersonalizationHyperParams:
 
 
 def _model(layers: int) -> Any:
-    base, _ = reference.load()
+    base, _ = tiny_model.load()
     torch.manual_seed(0)
     config = transformers.LlamaConfig(**{**base.config.to_dict(), "num_hidden_layers": layers})
     return transformers.AutoModelForCausalLM.from_config(config).eval()

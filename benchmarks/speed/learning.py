@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from easyedit_personal.cli.session import find_settings
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
-from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.integrations.easyedit import host_method
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.registry import KERNELS
@@ -19,25 +19,24 @@ from .options import Options
 from .pairs import Side, compare
 from .shapes import cluster, model_of
 
-FT_M = {"objective_optimization": "target_new", "lr": 2e-2}  # our own reference.yaml's rate for the same objective
-
 
 def lowrank(options: Options) -> dict[str, Any]:
-    """A cluster of nine phrases on the reference model, with its shipped settings (preservation and statistics on).
+    """A cluster of nine phrases on a trained model, with its settings (preservation and statistics on).
 
     ``ratio`` is FT-M over ours; ``against`` has LoRA's beside it. ``difference`` is the share of the nine phrases that
     are answered with the target, ours minus FT-M's: the methods are different, so their weights are, too.
     """
     need_host()
-    model, tokenizer = model_of("reference", options.device)
-    hparams, wanted = PersonalizationHyperParams.from_hparams("reference"), cluster(9)
+    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
+    hparams, wanted = find_settings(options.model, options.hparams, "lowrank", options.device), cluster(9)
+    ft_m = {"objective_optimization": "target_new", "lr": hparams.with_kernel("finetune").finetune.lr}
 
     def edit() -> float:
         with edited(model, KERNELS.get("lowrank")(model, tokenizer, wanted, hparams)):
             return _learned(model, tokenizer, wanted)
 
     ours, found = Side(edit), {}
-    for name, changes in (("FT", FT_M), ("LoRA", {})):
+    for name, changes in (("FT", ft_m), ("LoRA", {})):
         editor = host_method(name, changes)
         theirs = Side(partial(_inside, editor, model, tokenizer, wanted, hparams))
         found[name] = compare(ours, theirs, options.pairs, model)
@@ -52,8 +51,8 @@ def lowrank(options: Options) -> dict[str, Any]:
             name: {"ratio": outcome.ratio, "theirs": outcome.theirs, "learned": outcome.theirs_result}
             for name, outcome in found.items()
         },
-        "model": "reference",
-        "note": "both include asking the nine phrases once; theirs a snapshot of the weights (14 MB)",
+        "model": options.model,
+        "note": "both include asking the nine phrases once; theirs a snapshot of the weights",
     }
 
 

@@ -12,7 +12,8 @@ class Options:
 
     Attributes:
         case: its name.
-        model: "gpt2", "llama" or "reference", see ``shapes``.
+        model: "gpt2", "llama", or a model to load, see ``shapes``.
+        hparams: a YAML file for a model that is loaded.
         pairs: how many times each side is timed.
         steps: of the optimisation, on both sides.
         sample: how many of a case's requests EasyEdit is given, since it takes them one by one; seconds are per
@@ -28,3 +29,4 @@ class Options:
     sample: int
     stats_dir: Path
     device: str = "cpu"
+    hparams: str | None = None

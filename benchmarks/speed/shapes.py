@@ -1,6 +1,6 @@
-"""Models of known shapes with random weights, and requests to edit them with: nothing is loaded, nothing downloaded.
+"""Models of known shapes with random weights, or one that is loaded, and requests to edit them with.
 
-Time and memory depend on shapes, not on what a model knows. All of them read the reference model's tokenizer.
+Time and memory depend on shapes, not on what a model knows. Random ones read the tokenizer of the tests' small model.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import transformers
 
-from easyedit_personal import reference
+from easyedit_personal.cli.session import find_settings
+from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.types import EditRequest
+from tests import tiny_model
 
 GPT2_SMALL: dict[str, Any] = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
 LLAMA_160M: dict[str, Any] = {
@@ -25,10 +27,10 @@ LLAMA_160M: dict[str, Any] = {
     "max_position_embeddings": 2048,
 }
 # EasyEdit's 17 of 48 (gpt2-xl.yaml) and 5 of 32 (llama3-8b.yaml) in proportion.
-EDITED_LAYER = {"gpt2": 4, "llama": 2, "reference": 1}
+EDITED_LAYER = {"gpt2": 4, "llama": 2}
 EOS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
 PEOPLE = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gita", "Hugo", "Ines", "Jon"]
-# Values of two or three tokens in the reference model's small vocabulary; GPT-2's would need about as many.
+# Values of two or three tokens in the small model's vocabulary; GPT-2's would need about as many.
 THINGS = {
     "hobby": "baking",
     "job": "teacher",
@@ -50,17 +52,18 @@ A ship from the north had brought timber, and two men argued about its price unt
 
 
 @cache
-def model_of(shape: str, device: str = "cpu", layers: int | None = None) -> tuple[Any, Any]:
+def model_of(shape: str, device: str = "cpu", layers: int | None = None, hparams: str | None = None) -> tuple[Any, Any]:
     """A model and its tokenizer.
 
     Args:
-        shape: "gpt2" (GPT-2 small, 124 M parameters), "llama" (162 M) or "reference" (the shipped one, trained).
+        shape: "gpt2" (GPT-2 small, 124 M parameters) or "llama" (162 M), both random, or a model to load.
         device: where it is put.
-        layers: another depth than the shape's own.
+        layers: another depth than the random shape's own.
+        hparams: a YAML file for the model to load; None takes that of its name.
     """
-    trained, tokenizer = reference.load()
-    if shape == "reference":
-        return trained.to(device).eval(), tokenizer
+    if shape not in EDITED_LAYER:
+        return load_model(find_settings(shape, hparams, None, device))
+    _, tokenizer = tiny_model.load()
     torch.manual_seed(0)
     if shape == "gpt2":
         config: Any = transformers.GPT2Config(**{**GPT2_SMALL, **EOS, **({"n_layer": layers} if layers else {})})
@@ -68,6 +71,14 @@ def model_of(shape: str, device: str = "cpu", layers: int | None = None) -> tupl
         deep: dict[str, Any] = {"num_hidden_layers": layers} if layers else {}
         config = transformers.LlamaConfig(**{**LLAMA_160M, **EOS, **deep})
     return transformers.AutoModelForCausalLM.from_config(config).to(device).eval(), tokenizer
+
+
+def edited_layers(shape: str, kernel: str, hparams: str | None = None) -> list[int]:
+    """Where "rome" or "memit" edits: EasyEdit's layers in proportion, or those of a loaded model's settings."""
+    if shape not in EDITED_LAYER:
+        return find_settings(shape, hparams, kernel, "cpu").layers
+    layer = EDITED_LAYER[shape]
+    return [layer] if kernel == "rome" else list(range(layer - 1, layer + 4))
 
 
 def requests(count: int) -> list[EditRequest]:

@@ -21,7 +21,7 @@ from easyedit_personal.types import WeightDelta
 
 from .options import Options
 from .pairs import Side, compare, spread
-from .shapes import EDITED_LAYER, model_of
+from .shapes import edited_layers, model_of
 from .swapping import swapping
 
 USERS, RANK, TURNS = 8, 4, 40
@@ -48,8 +48,9 @@ def swap(options: Options) -> dict[str, Any]:
 
     ``difference`` is that of the edited projection's output by hooks and with the weight changed in place.
     """
-    model, _ = model_of(options.model)
-    path = find_layout(model).rewrite_path(EDITED_LAYER[options.model])
+    model, _ = model_of(options.model, hparams=options.hparams)
+    (layer,) = edited_layers(options.model, "rome", options.hparams)
+    path = find_layout(model).rewrite_path(layer)
     weight = linear_weight(get_module(model, path))
     deltas = [_random(path, weight.shape, seed) for seed in range(USERS)]
     matrices = [(weight + delta.update()).contiguous() for delta in deltas]

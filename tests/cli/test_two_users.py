@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_model import FOLDER, SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "two_users.py"
 TRANSCRIPT = ROOT / "benchmarks" / "results" / "two-users.txt"
@@ -30,7 +32,8 @@ def test_the_committed_transcript_is_of_this_script():
 
 @pytest.mark.slow
 def test_the_command_writes_it(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, str(SCRIPT), "--model", str(FOLDER), "--hparams", str(SETTINGS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     check(done.stdout)
     assert not list(tmp_path.iterdir())

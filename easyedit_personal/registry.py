@@ -78,6 +78,7 @@ class Registry:
         )
 
 
+FAMILIES = Registry("model family")
 KERNELS = Registry("kernel")
 CLUSTERERS = Registry("clusterer")
 EVALUATORS = Registry("evaluator")
@@ -85,6 +86,10 @@ JUDGES = Registry("judge")
 BASELINES = Registry("baseline")
 ENGINES = Registry("engine")
 
+for _name in (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "gpt2", "gptj", "gpt_neox", "phi", "opt"),
+):
+    FAMILIES.register_lazy(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
 for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (

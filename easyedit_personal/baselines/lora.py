@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 from ..data.records import UPQAItem
 from ..errors import MissingDependencyError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.base import context_limit, encode_requests, frozen
+from ..modeling.families import family_of
 from ..modeling.layout import input_device
 from ..modeling.tokens import Batch, collate
 from ..registry import BASELINES
@@ -29,7 +29,7 @@ from .base import Session
 
 @BASELINES.register("lora")
 class Lora:
-    """PEFT's LoRA on the attention projections that PEFT takes by default (query and value in Llama).
+    """PEFT's LoRA on the projections that PEFT takes by default for the family (query and value in Llama).
 
     Args:
         hparams: prompt format and end of turn, as for the kernels.
@@ -76,9 +76,14 @@ class Lora:
             raise MissingDependencyError("The lora baseline needs PEFT.", remedy="pip install peft") from None
         rows = encode_requests(tokenizer, requests, self.hparams, context_limit(model))
         batch = collate(rows, tokenizer, device=input_device(model))
-        transposed = any(isinstance(module, Conv1D) for module in model.modules())
+        family = family_of(model)
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", fan_in_fan_out=transposed
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            target_modules=list(family.lora_targets) or None,
+            fan_in_fan_out=family.fan_in_fan_out,
         )
         devices = [input_device(model)] if input_device(model).type == "cuda" else []
         with frozen(model), torch.random.fork_rng(devices):

@@ -30,7 +30,7 @@ def doctor() -> None:
     table = Table(title="easyedit-personal doctor", show_lines=False)
     for column in ("what", "state", "means"):
         table.add_column(column, overflow="fold")
-    for row in [*_core(), *_hardware(), *_fast(), *_optional(), *_host()]:
+    for row in [*_core(), *_hardware(), *_families(), *_optional(), *_host()]:
         what, state, means = row
         table.add_row(what, state, escape(means))
     console.print(table)
@@ -67,14 +67,20 @@ def _hardware() -> list[tuple[str, str, str]]:
     ]
 
 
-def _fast() -> list[tuple[str, str, str]]:
-    """Whether edits run only what an edit can change, tried with the transformers that is installed."""
-    from ..modeling.families import describe_splits
+def _families() -> list[tuple[str, str, str]]:
+    """Whether edits run only what an edit can change, tried with the installed transformers; and who serves them."""
+    from ..modeling.families import known_families
+    from ..modeling.family_trial import describe_splits
 
     fast, slow = describe_splits()
     rows = [("fast edits", ", ".join(fast), "only layers above the edit run, from the subject on; others are tried")]
     if slow:
         rows.append(("slow edits", f"[yellow]{', '.join(slow)}[/]", "cannot be split: a step is a whole forward pass"))
+    untried = [family.name for family in known_families() if not family.config]
+    if untried:
+        rows.append(("other families", ", ".join(untried), "registered; tried on their first edit"))
+    served = [family.name for family in known_families() if family.vllm]
+    rows.append(("vLLM", ", ".join(served), "serves users' edits as LoRA adapters on these"))
     return rows
 
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from ..modeling.families import family_of
 from ..modeling.layout import input_device
 from ..modeling.tokens import Encoded, collate
 
 SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
 CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
-# Architectures in which a test has seen one row become many at a down projection: the residual stream broadcasts.
-PART_LATE = frozenset({"llama", "mistral", "qwen2", "qwen3", "olmo2", "gpt2", "gptj"})
 
 SetRows = Callable[[Sequence[int]], None]
 Choose = Callable[[Tensor, Sequence[int]], Tensor]  # logits [n, v] of these rows -> their next tokens [n]
@@ -105,7 +104,7 @@ def read(
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
     own = [rows[i] for i in pack]
-    shared = _shared_prefix(model, own) if alike or _parts_late(model) else 0
+    shared = _shared_prefix(model, own) if alike or family_of(model).branches else 0
     cache = None
     if shared:
         ids = torch.tensor([own[0].ids[:shared]], device=device)
@@ -194,11 +193,6 @@ def join(states: Sequence[State]) -> State:
         torch.cat([state.mask for state in states]),
         first.cache,
     )
-
-
-def _parts_late(model: nn.Module) -> bool:
-    """Whether one row may become many in the middle of a forward pass."""
-    return getattr(getattr(model, "config", None), "model_type", None) in PART_LATE
 
 
 def _shared_prefix(model: nn.Module, rows: Sequence[Encoded]) -> int:

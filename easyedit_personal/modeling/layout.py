@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ModelError
-
-# Down projections by their path inside a decoder layer, most common first.
-DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.fc_out", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
-ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
-FINAL_NORMS = (
-    "model.norm",
-    "transformer.ln_f",
-    "gpt_neox.final_layer_norm",
-    "model.final_layernorm",
-    "model.decoder.final_layer_norm",
-)
+from .families import Family, family_of, known_families
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +31,7 @@ class Layout:
         mlp: template of the module that holds it (a layer itself where the MLP has no module of its own).
         attention: template of the attention module.
         final_norm: path of the last norm, "" when the model has none.
+        post_norm: see ``Family``; "" when the layers have none.
         head: path of the module that makes logits.
         n_layers: number of decoder layers.
         d_model: width of the residual stream (d_out of the down projection).
@@ -53,6 +44,7 @@ class Layout:
     mlp: str
     attention: str
     final_norm: str
+    post_norm: str
     head: str
     n_layers: int
     d_model: int
@@ -93,24 +85,26 @@ def find_layout(model: nn.Module, hparams: Any = None) -> Layout:
     Raises:
         ModelError: no stack of decoder layers with an MLP down projection; or a template names no module.
     """
-    stack, path = _decoder_stack(model)
+    families = [family_of(model), *known_families()]  # its own names first
+    stack, path = _decoder_stack(model, families)
     first = stack[0]
-    down = next(name for name in DOWN_PROJECTIONS if _has(first, name))
-    attention = next((name for name in ATTENTIONS if _has(first, name)), "")
+    down = _first_there(first, [family.down for family in families])
+    attention = _first_there(first, [family.attention for family in families])
     layer = f"{path}.{{}}"
     found = {
         "layer": layer,
         "rewrite": f"{layer}.{down}",
         "mlp": f"{layer}.{down.rpartition('.')[0]}".rstrip("."),
         "attention": f"{layer}.{attention}".rstrip("."),
-        "final_norm": _final_norm(model, path),
+        "final_norm": _final_norm(model, path, families),
         "head": _head(model),
     }
     found.update(_overrides(hparams))
     _check_templates(model, found, len(stack))
     d_out, d_in = matrix_shape(get_module(model, found["rewrite"].replace("{}", "0")), found["rewrite"])
-    family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    return Layout(family=family, n_layers=len(stack), d_model=d_out, d_mlp=d_in, **found)
+    post_norm = _first_there(first, [family.post_norm for family in families])
+    name = families[0].name
+    return Layout(family=name, n_layers=len(stack), d_model=d_out, d_mlp=d_in, post_norm=post_norm, **found)
 
 
 def get_module(model: nn.Module, path: str) -> nn.Module:
@@ -232,25 +226,29 @@ def _has(module: nn.Module, path: str) -> bool:
     return True
 
 
-def _decoder_stack(model: nn.Module) -> tuple[nn.ModuleList, str]:
+def _first_there(module: nn.Module, paths: Iterable[str]) -> str:
+    """The first of some paths that exists inside a module, or ""."""
+    return next((path for path in paths if path and _has(module, path)), "")
+
+
+def _decoder_stack(model: nn.Module, families: Sequence[Family]) -> tuple[nn.ModuleList, str]:
+    downs = list(dict.fromkeys(family.down for family in families))
     for path, module in model.named_modules():
-        is_stack = isinstance(module, nn.ModuleList) and len(module) > 0
-        if is_stack and any(_has(module[0], name) for name in DOWN_PROJECTIONS):
+        if isinstance(module, nn.ModuleList) and len(module) > 0 and _first_there(module[0], downs):
             return module, path
     raise ModelError(
         "No stack of decoder layers with an MLP down projection was found.",
         got=type(model).__name__,
-        needed=f"layers that hold one of {', '.join(DOWN_PROJECTIONS)}",
+        needed=f"layers that hold one of {', '.join(downs)}",
         cause="an encoder, a mixture of experts, or an architecture that is not supported yet",
-        remedy="set rewrite_module_tmp and its siblings in the YAML file",
+        remedy="register a Family with the architecture's module names, or set rewrite_module_tmp and its siblings",
     )
 
 
-def _final_norm(model: nn.Module, stack_path: str) -> str:
+def _final_norm(model: nn.Module, stack_path: str, families: Sequence[Family]) -> str:
     parent = stack_path.rpartition(".")[0]
     prefix = f"{parent}." if parent else ""
-    names = {name.rpartition(".")[2] for name in FINAL_NORMS}
-    return next((prefix + name for name in sorted(names) if _has(model, prefix + name)), "")
+    return _first_there(model, [prefix + family.final_norm for family in families])
 
 
 def _head(model: nn.Module) -> str:

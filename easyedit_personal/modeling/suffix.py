@@ -28,7 +28,6 @@ from .layout import Layout, get_module
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace
 
-POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_feedforward_norm")
 SLICEABLE_ATTENTION = ("sdpa", "eager")  # these take a rectangular 4-d mask; flash kernels do not
 
 
@@ -59,9 +58,8 @@ class Tail:
 
     @classmethod
     def of(cls, model: nn.Module, layout: Layout, layer: int) -> Tail:
-        """The tail of decoder layer ``layer``, by the norm's name."""
-        module = get_module(model, layout.layer_path(layer))
-        return cls(next((getattr(module, name) for name in POST_NORMS if hasattr(module, name)), None))
+        """The tail of decoder layer ``layer``."""
+        return cls(get_module(model, f"{layout.layer_path(layer)}.{layout.post_norm}") if layout.post_norm else None)
 
     def __call__(self, y: Tensor) -> Tensor:
         """What is added to the residual stream for y."""

@@ -7,7 +7,6 @@ one rank and one scale per adapter: factors are padded with zeros to one of the 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import StoreError
 from ..kernels.apply import check_fit
+from ..modeling.families import known_families
 from ..modeling.layout import find_layout, get_module, is_transposed
 from ..serving.multi_adapter import merged
 from ..types import WeightDelta
@@ -27,8 +27,6 @@ from .folders import folder_name, replace_folder, write_text
 RANKS = (8, 16, 32, 64, 128, 256, 512)  # those that vLLM's --max-lora-rank takes, without its 1 and 320
 CONFIG, WEIGHTS, INDEX = "adapter_config.json", "adapter_model.safetensors", "index.json"
 PREFIX = "base_model.model."
-# Down projections that transformers writes as Conv1D; PEFT corrects a wrong guess, and warns.
-CONV1D = re.compile(r"(^|\.)h\.\d+\.mlp\.c_proj$")
 
 
 class UserStore(Protocol):
@@ -201,7 +199,10 @@ def _config(updates: Mapping[str, WeightDelta], rank: int, base_model: str, mode
 
 
 def _is_conv1d(path: str, model: nn.Module | None) -> bool:
-    return is_transposed(get_module(model, path), path) if model is not None else bool(CONV1D.search(path))
+    if model is not None:
+        return is_transposed(get_module(model, path), path)
+    # PEFT corrects a wrong guess, and warns.
+    return any(family.fan_in_fan_out and family.has_down(path) for family in known_families())
 
 
 def _tensors(updates: Mapping[str, WeightDelta], rank: int, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -17,23 +17,12 @@ from torch import nn
 
 from ...errors import HostError
 from ...kernels.apply import parameter_name
+from ...modeling.families import family_named, known_families
 from ...modeling.layout import Layout, find_layout, get_module, weight_of
 from .loading import Host
 
 # Folders and files of the host that are named differently, or missing and borrowed from a method of the same shape.
 FOLDERS = {"ULTRAEDIT": "UltraEdit", "CORE": "MEMIT"}
-# Which of the host's files suit a family, best first; a plain decoder of nn.Linear layers is treated as a Llama.
-LLAMA = ("llama3-8b", "llama3-8b-instruct", "llama-7b", "mistral-7b")
-FILES = {
-    "gpt2": ("gpt2-xl",),
-    "gptj": ("gpt-j-6b", "gpt-j-6B"),
-    "qwen2": ("qwen2.5-7b", "qwen2-7b"),
-    "qwen3": ("qwen2.5-7b", "qwen2-7b"),
-    "mistral": ("mistral-7b",),
-}
-DEPTHS = {"llama": 32, "mistral": 32, "gpt2-xl": 48, "gpt-j": 28, "qwen": 28}
-# The host guesses a weight's orientation, a loader and a loss from words in the model's name.
-NAMES = {"gpt2": "gpt2-xl", "gptj": "gpt-j-6b", "qwen2": "qwen2", "qwen3": "qwen3", "mistral": "mistral"}
 TEMPLATES = {
     "rewrite_module_tmp": "rewrite",
     "layer_module_tmp": "layer",
@@ -57,24 +46,28 @@ def settings_for(host: Host, name: str, model: nn.Module, overrides: Mapping[str
         HostError: the host has no hyper-parameters for the algorithm, or refuses the result.
     """
     layout = find_layout(model)
-    path = yaml_for(host, name, layout.family)
+    path, depth = yaml_for(host, name, layout.family)
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config = {**adapted(config, model, layout, _depth(path)), **(overrides or {}), "alg_name": name}
+    config = {**adapted(config, model, layout, depth), **(overrides or {}), "alg_name": name}
     return _parsed(_settings_class(host, name), config, path)
 
 
-def yaml_for(host: Host, name: str, family: str) -> Path:
-    """The host's file for an algorithm that suits a model family best."""
+def yaml_for(host: Host, name: str, family: str) -> tuple[Path, int]:
+    """The host's file for an algorithm that suits a model family best, and the depth of the model it is for.
+
+    A plain decoder of ``nn.Linear`` layers is treated as a Llama.
+    """
     folder = host.location.home / "hparams" / FOLDERS.get(name, name)
     there = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    wanted = [*FILES.get(family, ()), *LLAMA, *(stem for names in FILES.values() for stem in names)]
-    for stem in wanted:
+    records = [family_named(family), family_named("llama"), *known_families()]
+    wanted = [pair for record in records for pair in record.host_settings]
+    for stem, depth in wanted:
         if stem in there:
-            return there[stem]
+            return there[stem], depth
     raise HostError(
         f"EasyEdit has no hyper-parameters of {name} for a {family} model.",
         got=", ".join(there) or f"no YAML file in hparams/{folder.name}",
-        needed=f"one of {', '.join(dict.fromkeys(wanted))}",
+        needed=f"one of {', '.join(dict.fromkeys(stem for stem, _ in wanted))}",
     )
 
 
@@ -99,7 +92,7 @@ def adapted(config: Mapping[str, Any], model: nn.Module, layout: Layout, depth: 
         values["target_modules"] = _targets(values["target_modules"], layout, modules)
     if "v_loss_layer" in values:
         values["v_loss_layer"] = layout.n_layers - 1
-    values |= {"model_name": NAMES.get(layout.family, "llama"), "model_parallel": False}
+    values |= {"model_name": family_named(layout.family).host_name, "model_parallel": False}
     values["device"] = str(next(model.parameters()).device)
     # fp16 and half would convert the caller's model; prompts come rendered, not to be rendered again.
     values |= {key: False for key in ("fp16", "half", "use_chat_template") if key in values}
@@ -147,10 +140,6 @@ def _inner_path(path: str, depth: int, layout: Layout, modules: Mapping[str, Any
 def _targets(names: list[str], layout: Layout, modules: Mapping[str, Any]) -> list[str]:
     leaves = {path.rpartition(".")[2] for path in modules}
     return [name for name in names if name in leaves] or [layout.rewrite.rpartition(".")[2]]
-
-
-def _depth(path: Path) -> int:
-    return next((depth for word, depth in DEPTHS.items() if path.stem.startswith(word)), 32)
 
 
 def _settings_class(host: Host, name: str) -> Any:

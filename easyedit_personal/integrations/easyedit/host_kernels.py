@@ -17,10 +17,11 @@ from ...hparams import PersonalizationHyperParams
 from ...kernels.apply import edited, parameter_name
 from ...kernels.base import encode_requests
 from ...kernels.keys import row_settings
+from ...modeling.families import family_named
 from ...modeling.layout import context_limit, find_layout, get_module, weight_of
 from ...modeling.tokens import uses_chat
 from ...types import EditRequest, WeightDelta
-from .host_hparams import NAMES, own_templates
+from .host_hparams import own_templates
 from .host_inputs import provided
 from .host_requests import host_requests
 from .host_tokenizer import HostTokenizer
@@ -124,7 +125,7 @@ def _settings(cls: Any, name: str, model: nn.Module, hparams: PersonalizationHyp
         field.name: getattr(hparams, field.name) for field in dataclasses.fields(cls) if hasattr(hparams, field.name)
     }
     values |= own_templates(model, layout)
-    values |= {"alg_name": name.upper(), "model_name": NAMES.get(layout.family, "llama"), "stats_dir": ""}
+    values |= {"alg_name": name.upper(), "model_name": family_named(layout.family).host_name, "stats_dir": ""}
     # The host's MEMIT always weighs with second moments.
     values |= {"mom2_adjustment": hparams.mom2_adjustment or name == "memit"}
     values |= {"device": str(next(model.parameters()).device), "fp16": False, "layer_selection": "all"}

@@ -5,12 +5,11 @@ Built-in parts are registered by dotted path and imported only when somebody ask
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
-from .errors import RegistryError
+from .errors import RegistryError, did_you_mean
 
 
 class Registry:
@@ -71,9 +70,8 @@ class Registry:
         return getattr(importlib.import_module(module), attribute)
 
     def _unknown(self, name: str) -> RegistryError:
-        near = difflib.get_close_matches(str(name), self.names(), n=1, cutoff=0.5)
         return RegistryError(
-            f"There is no {self.kind} named {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            f"There is no {self.kind} named {name!r}.{did_you_mean(name, self.names())}",
             needed=f"one of {', '.join(self.names()) or '(none registered)'}",
         )
 

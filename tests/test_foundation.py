@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from easyedit_personal.errors import ModelError, PersonalizationError, RegistryError, RequestError, shorten
+from easyedit_personal.errors import ModelError, PersonalizationError, RegistryError, RequestError, did_you_mean, shorten
 from easyedit_personal.registry import Registry
 from easyedit_personal.types import EditRequest, Preference, WeightDelta
 
@@ -20,6 +20,11 @@ def test_error_says_got_needed_cause_and_remedy():
 
 def test_shorten_keeps_short_values():
     assert shorten("abc") == "'abc'"
+
+
+def test_a_hint_names_the_nearest_only():
+    assert did_you_mean("lowrnk", ["rome", "lowrank"]) == " Did you mean 'lowrank'?"
+    assert did_you_mean("nothing like it", ["rome"]) == did_you_mean(3, ["3"]) == did_you_mean("x" * 201, ["x"]) == ""
 
 
 def test_registry_names_the_nearest():

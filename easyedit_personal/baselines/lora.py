@@ -22,12 +22,10 @@ from ..kernels.apply import edited
 from ..kernels.base import context_limit, encode_requests, frozen
 from ..modeling.layout import input_device
 from ..modeling.tokens import Batch, collate
-from ..registry import BASELINES
 from ..types import EditRequest, WeightDelta
 from .base import Session
 
 
-@BASELINES.register("lora")
 class Lora:
     """PEFT's LoRA on the attention projections that PEFT takes by default (query and value in Llama).
 

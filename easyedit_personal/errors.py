@@ -5,6 +5,7 @@ Every message answers four questions where it can: what was got, what was needed
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from reprlib import Repr
 
@@ -95,6 +96,18 @@ def shorten(value: object, limit: int = 200) -> str:
     """The value's repr, cut to ``limit`` characters so that a 100 kB prompt does not flood a terminal."""
     text = _repr(value)
     return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text):,} characters)"
+
+
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """A hint for a misspelt name, such as " Did you mean 'rome'?"; empty where no known name is near.
+
+    Args:
+        cutoff: how alike the two must be, from 0 to 1 (``difflib.get_close_matches``).
+    """
+    if not isinstance(name, str) or len(name) > 200:  # the comparison takes time by the square of the length
+        return ""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def text_fault(value: object, *, blank: bool = False) -> str | None:

@@ -5,7 +5,6 @@ YAML files live under ``hparams/PersonalizationEditor/<model>.yaml`` and travel 
 
 from __future__ import annotations
 
-import difflib
 import os
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from . import DEFAULT_MODEL
-from .errors import ConfigError, RegistryError, listing, shorten
+from .errors import ConfigError, RegistryError, did_you_mean, listing, shorten
 from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
 
@@ -287,9 +286,8 @@ def find_yaml(name_or_path: str | Path) -> Path:
     stem = given.name.removesuffix(".yaml")
     if stem in shipped and (len(given.parts) == 1 or given.parts[-2:-1] == (ALG_NAME,)):
         return shipped[stem]
-    near = difflib.get_close_matches(stem, shipped, n=1, cutoff=0.4)
     raise ConfigError(
-        f"There is no hyper-parameter file {str(name_or_path)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        f"There is no hyper-parameter file {str(name_or_path)!r}.{did_you_mean(stem, shipped, cutoff=0.4)}",
         needed=f"a path, or one of {', '.join(shipped) or '(none installed)'}",
     )
 
@@ -302,8 +300,7 @@ def _faults(item: Any) -> list[str]:
     """One line per fault of one of pydantic's error records."""
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1, cutoff=0.5)
-        return [f"{path}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")]
+        return [f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), _known_keys(item['loc'][:-1]))}"]
     if item["type"] == "value_error":  # one of our own checks, which may report several lines
         return [f"{path}: {line}" for line in item["msg"].removeprefix("Value error, ").splitlines()]
     hint = ""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import torch
 
-from easyedit_personal.errors import ModelError, PersonalizationError, RegistryError, RequestError, shorten
-from easyedit_personal.registry import Registry
+from easyedit_personal import plugins
+from easyedit_personal.errors import (
+    ModelError,
+    PersonalizationError,
+    RegistryError,
+    RequestError,
+    did_you_mean,
+    shorten,
+)
+from easyedit_personal.registry import BASELINES, CLUSTERERS, ENGINES, EVALUATORS, JUDGES, KERNELS, Registry
 from easyedit_personal.types import EditRequest, Preference, WeightDelta
 
 
@@ -22,16 +33,90 @@ def test_shorten_keeps_short_values():
     assert shorten("abc") == "'abc'"
 
 
+def test_a_hint_names_the_nearest_only():
+    assert did_you_mean("lowrnk", ["rome", "lowrank"]) == " Did you mean 'lowrank'?"
+    assert did_you_mean("nothing like it", ["rome"]) == did_you_mean(3, ["3"]) == did_you_mean("x" * 201, ["x"]) == ""
+
+
 def test_registry_names_the_nearest():
     registry = Registry("fruit")
     registry.register("apple")(object())
-    registry.register_lazy("ordered", "collections:OrderedDict")
+    registry.ships("ordered", "collections:OrderedDict")
     assert registry.names() == ["apple", "ordered"] and registry.get("ordered").__name__ == "OrderedDict"
     with pytest.raises(RegistryError, match=r"Did you mean 'apple'"):
         registry.get("aple")
     registry.unregister("apple")
     registry.unregister("apple")
     assert "apple" not in registry
+
+
+def test_a_name_is_taken_only_once_unless_it_is_said():
+    registry = Registry("fruit")
+    registry.ships("apple", "collections:OrderedDict")
+    registry.register("pear")(dict)
+    for name, owner in (("apple", "easyedit-personal itself"), ("pear", "module builtins")):
+        with pytest.raises(RegistryError, match=f"already is a fruit named '{name}'(.|\n)*{owner}(.|\n)*replace=True"):
+            registry.register(name)
+    registry.register("apple", replace=True)(list)
+    assert registry.get("apple") is list and registry.added() == ["apple", "pear"]
+    registry.unregister("apple")
+    assert registry.get("apple").__name__ == "OrderedDict"
+
+
+@pytest.mark.parametrize("item", [3, lambda model: [], lambda a, b, c, d, e: []])
+def test_what_no_kernel_can_be_is_refused(item):
+    with pytest.raises(RegistryError, match=r"'odd' cannot be(.|\n)*a function of \(model, tokenizer"):
+        KERNELS.register("odd")(item)
+    assert "odd" not in KERNELS
+
+
+def test_a_class_that_lacks_something_is_refused():
+    with pytest.raises(RegistryError, match="it lacks edits, prepare, personalize"):
+        BASELINES.register("odd")(type("Odd", (), {}))
+    with pytest.raises(RegistryError, match="no pydantic class"):
+        BASELINES.register("odd", settings=dict)
+    assert "odd" not in BASELINES
+
+
+def test_everything_that_ships_passes_its_registrys_check():
+    for registry in (KERNELS, EVALUATORS, BASELINES, CLUSTERERS, JUDGES, ENGINES):
+        for name in set(registry.names()) - set(registry.added()):
+            assert registry._fault(registry.get(name)) is None, name
+
+
+def test_entry_points_are_read_late_and_a_broken_one_breaks_nothing_else(tmp_path, monkeypatch):
+    info = tmp_path / "orchard-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: orchard\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[easyedit_personal.fruits]\nquince = quince:quince\nrotten = rotten:fruit\napple = quince:quince\n"
+    )
+    (tmp_path / "quince.py").write_text("class quince: pass\n")
+    (tmp_path / "rotten.py").write_text("raise OSError('worms')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("fruit", "fruits")
+    registry.ships("apple", "collections:OrderedDict")
+    assert registry.names() == ["apple", "quince", "rotten"] and "quince" not in sys.modules
+    assert registry.origin("rotten") == "orchard 1.2"
+    with pytest.raises(RegistryError, match=r"'rotten' of orchard 1.2 cannot be loaded(.|\n)*OSError: worms"):
+        registry.get("rotten")
+    assert registry.get("quince").__name__ == "quince" and registry.get("apple").__name__ == "OrderedDict"
+    (unused,) = registry.unused()
+    assert "'apple' of orchard 1.2" in unused and "easyedit-personal itself" in unused
+
+
+def test_a_plugin_file_that_fails_is_named_where_a_name_is_missing(tmp_path, monkeypatch, caplog):
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text(
+        "from easyedit_personal.registry import CLUSTERERS\nCLUSTERERS.register('from a file')(lambda: None)\n"
+    )
+    bad.write_text("import no_such_module\n")
+    paths = [bad, good, tmp_path / "gone.py"]
+    monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(map(str, paths)))
+    with pytest.raises(RegistryError, match=r"bad\.py(.|\n)*No module named 'no_such_module'(.|\n)*no such file"):
+        CLUSTERERS.get("from a fil")
+    assert "from a file" in CLUSTERERS and "bad.py" in caplog.text
+    CLUSTERERS.unregister("from a file")
 
 
 def test_preference_becomes_requests_with_one_cluster():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from .. import DEFAULT_MODEL
-from ..errors import RegistryError
+from ..errors import RegistryError, did_you_mean
 from ..hparams import PersonalizationHyperParams
 from ..registry import BASELINES, KERNELS
 from .base import Method
@@ -34,9 +33,8 @@ def check_method(name: str) -> str:
         raise RegistryError(f"There is no strategy {strategy!r}.", needed=f"one of {', '.join(STRATEGIES)}")
     if base in method_names() and not (strategy and base in BASELINES):
         return name
-    near = difflib.get_close_matches(base, method_names(), n=1, cutoff=0.5)
     raise RegistryError(
-        f"There is no method named {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        f"There is no method named {name!r}.{did_you_mean(base, method_names())}",
         needed=f"one of {', '.join(method_names())}; kernels also as NAME@sequential",
     )
 

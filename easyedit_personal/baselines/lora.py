@@ -22,12 +22,10 @@ from ..kernels.base import context_limit, encode_requests, frozen
 from ..modeling.families import family_of
 from ..modeling.layout import input_device
 from ..modeling.tokens import Batch, collate
-from ..registry import BASELINES
 from ..types import EditRequest, WeightDelta
 from .base import Session
 
 
-@BASELINES.register("lora")
 class Lora:
     """PEFT's LoRA on the projections that PEFT takes by default for the family (query and value in Llama).
 

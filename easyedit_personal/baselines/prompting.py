@@ -13,13 +13,11 @@ from typing import Any
 from torch import nn
 
 from ..data.records import UPQAItem
-from ..registry import BASELINES
 from .base import Message, Prompting, Session, statement
 
 ACKNOWLEDGEMENT = "Thanks, I'll keep that in mind."
 
 
-@BASELINES.register("zero_shot")
 class ZeroShot(Prompting):
     """The model as it is; it cannot know."""
 
@@ -33,7 +31,6 @@ class ZeroShot(Prompting):
         yield Session(model)
 
 
-@BASELINES.register("in_prompt")
 class InPrompt(Prompting):
     """Every preference is stated in a turn of its own, at the beginning."""
 
@@ -47,7 +44,6 @@ class InPrompt(Prompting):
         yield Session(model, opening(preferences), nbytes=stated_bytes(preferences))
 
 
-@BASELINES.register("reminder")
 class Reminder(Prompting):
     """Stated at the beginning, and once more in the message that holds the question."""
 

@@ -18,7 +18,6 @@ from torch import nn
 from ..clustering.embed import HiddenStateEmbedder, SentenceEmbedder
 from ..data.records import UPQAItem
 from ..errors import MissingDependencyError
-from ..registry import BASELINES
 from .base import Prompting, Session, statement
 from .prompting import stated_bytes
 
@@ -26,7 +25,6 @@ MEMORY = 10
 TOP_K = 3
 
 
-@BASELINES.register("retrieval")
 class Retrieval(Prompting):
     """Top-k of the user's preferences by embedding similarity with the question.
 

@@ -7,7 +7,6 @@ becomes a ``Failure``; the next one is read all the same.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import sqlite3
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MissingDependencyError, PersonalizationError, shorten
+from ..errors import DataError, MissingDependencyError, PersonalizationError, did_you_mean, shorten
 from ..store.rows import check_user
 from ..types import Preference
 
@@ -206,9 +205,8 @@ def _preference(user: str, number: int, given: Any) -> Preference:
     fields = {key: value for key, value in given.items() if value is not None}  # Parquet has a value for every field
     for key in fields:
         if key not in (*NEEDED, *OPTIONAL):
-            near = difflib.get_close_matches(str(key), (*NEEDED, *OPTIONAL), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"{where} has an unknown field {key!r}.{hint}", needed=", ".join((*NEEDED, *OPTIONAL)))
+            known = (*NEEDED, *OPTIONAL)
+            raise DataError(f"{where} has an unknown field {key!r}.{did_you_mean(key, known)}", needed=", ".join(known))
     for key in (*NEEDED, "question", "text"):
         value = fields.get(key, None if key in NEEDED else "")
         if not isinstance(value, str) or (key in NEEDED and not value.strip()):

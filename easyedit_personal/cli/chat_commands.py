@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..errors import did_you_mean
 from ..learning.learner import current
 from ..statements.parser import Unclear
 from ..store.rows import StoredEdit, check_user
@@ -26,8 +26,7 @@ def obey(room: ChatRoom, line: str) -> bool:
         return False
     command = COMMANDS.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, [*COMMANDS, "/quit"], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, [*COMMANDS, "/quit"])
         room.screen.say(
             f"There is no {name}.{hint} /help lists what there is; a blank before the slash makes it words."
         )

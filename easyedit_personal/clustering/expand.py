@@ -6,14 +6,13 @@ preference (arXiv 2512.13676: implicit questions go from 65 to 96 % on OLMo2 wit
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sklearn.base import clone
 
-from ..errors import ConfigError, DataError, text_fault
+from ..errors import ConfigError, DataError, did_you_mean, text_fault
 from ..progress import log
 from ..types import Preference
 from .cluster import PreferenceClusterer
@@ -79,9 +78,10 @@ def expand(
         ServiceError, MissingDependencyError: see ``PhraseService.phrases``.
     """
     if source not in SOURCES:
-        near = difflib.get_close_matches(str(source), SOURCES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no source of phrases {source!r}.{hint}", needed=f"one of {', '.join(SOURCES)}")
+        raise ConfigError(
+            f"There is no source of phrases {source!r}.{did_you_mean(source, SOURCES)}",
+            needed=f"one of {', '.join(SOURCES)}",
+        )
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ConfigError("A cluster has at least one phrase.", got=size, needed="a whole number from 1")
     given = _distinct(_phrases_of(cluster))

@@ -6,13 +6,12 @@ expected: whoever repairs a file of ten thousand records wants the whole list, a
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import DataError, listing, shorten, text_fault
+from ..errors import DataError, did_you_mean, listing, shorten, text_fault
 from ..types import EditRequest, Preference
 from .material import SPLITS
 
@@ -221,10 +220,8 @@ _KNOWN = (*REQUIRED, "id", *OPTIONAL)
 
 def _misspelled(key: Any) -> str | None:
     """Foreign fields are let through, but "localty" would silently lose the user's probes."""
-    if not isinstance(key, str) or len(key) > 64:  # looking for neighbours takes time by the length
-        return None
-    near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.85)
-    return f"{key}: is no field of ours, did you mean {near[0]!r}?" if near and key not in _KNOWN else None
+    hint = "" if key in _KNOWN else did_you_mean(key, _KNOWN, cutoff=0.85)
+    return f"{key}: is no field of ours.{hint}" if hint else None
 
 
 def _repeated_ids(records: Sequence[Any]) -> list[str]:

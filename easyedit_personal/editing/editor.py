@@ -6,14 +6,13 @@ model answers with the edits while ``editor.model`` stays as it was; the two sha
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import RequestError
+from ..errors import RequestError, did_you_mean
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_name
 from ..modeling.layout import find_layout, get_module, weight_of
@@ -140,9 +139,8 @@ class PersonalizationEditor:
     ) -> list[Request]:
         unknown = [key for key in kwargs if key not in UNDERSTOOD | HOST_ONLY]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], UNDERSTOOD | HOST_ONLY, n=1)
             raise RequestError(
-                f"edit has no argument {unknown[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+                f"edit has no argument {unknown[0]!r}.{did_you_mean(unknown[0], UNDERSTOOD | HOST_ONLY)}",
                 needed=f"one of {', '.join(sorted(UNDERSTOOD))}",
             )
         return prepare_requests(

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, MissingDependencyError, ServiceError, shorten
-from ..registry import JUDGES
 from .verdicts import INSTRUCTIONS, Claim, Judge, Usage, Verdicts, parse_verdict
 
 ATTEMPTS = 3
 
 
-@JUDGES.register("endpoint")
 @dataclass
 class EndpointJudge:
     """Any OpenAI-compatible chat endpoint, asked by several threads at once.

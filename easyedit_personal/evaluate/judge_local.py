@@ -12,11 +12,9 @@ from ..errors import ConfigError
 from ..modeling.layout import fingerprint, input_device
 from ..modeling.pretrained import pretrained
 from ..modeling.tokens import collate, encode
-from ..registry import JUDGES
 from .verdicts import INSTRUCTIONS, Claim, Usage, Verdicts
 
 
-@JUDGES.register("local")
 class LocalJudge:
     """A local Hugging Face chat model: "yes" against "no", whichever it finds likelier after the claim.
 

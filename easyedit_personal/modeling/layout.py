@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 from .families import Family, family_of, known_families
 
 
@@ -116,12 +116,8 @@ def get_module(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
-        import difflib
-
-        near = difflib.get_close_matches(path, [name for name, _ in model.named_modules()], n=1)
-        raise ModelError(
-            f"The model has no module {path!r}.", needed=f"a path such as {near[0]!r}" if near else None
-        ) from None
+        hint = did_you_mean(path, [name for name, _ in model.named_modules()])
+        raise ModelError(f"The model has no module {path!r}.{hint}") from None
 
 
 def is_transposed(module: nn.Module, path: str = "") -> bool:

@@ -297,7 +297,7 @@ def test_commands_are_listed_and_mistyped_ones_named(desk):
     shown = chat(desk, "/help", "/prfes", "/as", "/as " + "x" * 2000, "", "/quit", "never read")
     for command in ("/help", "/prefs", "/learn", "/undo", "/as", "/forget", "/new", "/export", "/quit"):
         assert f"\n  {command} " in shown
-    assert "There is no /prfes. Did you mean /prefs?" in shown and "You are ann. /as USER" in shown
+    assert "There is no /prfes. Did you mean '/prefs'?" in shown and "You are ann. /as USER" in shown
     assert "A user's id cannot be used." in shown and "never read" not in shown
 
 

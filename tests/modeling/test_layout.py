@@ -78,7 +78,7 @@ def test_templates_of_the_yaml_win_and_are_checked(llama):
     assert layout.rewrite_path(1) == "model.layers.1.mlp.up_proj"
     assert (layout.d_model, layout.d_mlp) == (48, 32)
     wrong = PersonalizationHyperParams(rewrite_module_tmp="model.layers.{}.mlp.down_prj")
-    with pytest.raises(ModelError, match=r"such as 'model\.layers\.0\.mlp\.down_proj'"):
+    with pytest.raises(ModelError, match=r"Did you mean 'model\.layers\.0\.mlp\.down_proj'"):
         find_layout(llama, wrong)
 
 

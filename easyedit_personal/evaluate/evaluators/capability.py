@@ -11,13 +11,11 @@ from typing import Any
 from ...data.records import UPQAItem
 from ...editing.health import neutral_pairs
 from ...generation.score import contained
-from ...registry import EVALUATORS
 from ..evaluator import Ask, Case, Evaluator, Record, average
 from ..harness import run_tasks
 from ..plan import Plan
 
 
-@EVALUATORS.register("capability")
 class Capability(Evaluator):
     """Share of a quiz of 24 world facts that is answered rightly."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...registry import EVALUATORS
 from ..evaluator import Evaluator, Record, as_metric, average
 from ..plan import Plan
 from ..summary import bootstrap
 
 
-@EVALUATORS.register("cost")
 class Cost(Evaluator):
     """Seconds per user, from the first line of the kernel to a model that can be asked."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ...registry import EVALUATORS
 from ..evaluator import TargetEvaluator
 
 
-@EVALUATORS.register("direct")
 class Direct(TargetEvaluator):
     """Share of users whose direct question is answered with their value."""
 

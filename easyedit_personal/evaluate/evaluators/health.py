@@ -8,13 +8,11 @@ from typing import Any
 from ...editing.health import perplexity
 from ...generation.score import repetition
 from ...kernels.apply import relative_norm
-from ...registry import EVALUATORS
 from ..evaluator import Case, Evaluator, Record, as_metric, average
 from ..plan import Plan
 from ..summary import bootstrap
 
 
-@EVALUATORS.register("health")
 class Health(Evaluator):
     """Perplexity on neutral text, after over before: 1 is unharmed."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ...registry import EVALUATORS
 from ..evaluator import TargetEvaluator
 
 
-@EVALUATORS.register("implicit")
 class Implicit(TargetEvaluator):
     """Share of users whose implicit question is answered with their value."""
 

@@ -7,12 +7,10 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...generation.score import contained, normalise
-from ...registry import EVALUATORS
 from ..evaluator import Ask, Evaluator, Record, average
 from ..plan import Plan
 
 
-@EVALUATORS.register("locality")
 class Locality(Evaluator):
     """Share of answers that are the same as without personalisation, case and punctuation aside."""
 

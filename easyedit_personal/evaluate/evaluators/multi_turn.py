@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
-from ...registry import EVALUATORS
 from ..evaluator import Ask, Evaluator, Record
 from ..plan import Plan
 from ..summary import mean_interval
@@ -18,7 +17,6 @@ from ..summary import mean_interval
 KINDS = {"direct": "question", "paraphrase": "paraphrase", "implicit": "implicit"}
 
 
-@EVALUATORS.register("multi_turn")
 class MultiTurn(Evaluator):
     """Share of final questions answered with the value, over all numbers of turns; ``by_turns`` has each."""
 

@@ -6,12 +6,10 @@ Edited models do so 80-90 % of the time ("Built on Sand?", arXiv 2510.00625).
 from __future__ import annotations
 
 from ...data.records import UPQAItem
-from ...registry import EVALUATORS
 from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
 
-@EVALUATORS.register("negation")
 class Negation(LeakEvaluator):
     """Share of users whose negated question is answered with their value; lower is better."""
 

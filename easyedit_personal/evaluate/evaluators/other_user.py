@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from ...data.records import UPQAItem
-from ...registry import EVALUATORS
 from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
 
-@EVALUATORS.register("other_user")
 class OtherUser(LeakEvaluator):
     """Share of users whose value is given for somebody else; lower is better."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ...registry import EVALUATORS
 from ..evaluator import TargetEvaluator
 
 
-@EVALUATORS.register("paraphrase")
 class Paraphrase(TargetEvaluator):
     """Share of users whose paraphrased question is answered with their value."""
 

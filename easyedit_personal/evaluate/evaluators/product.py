@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from ...registry import EVALUATORS
 from ..evaluator import TargetEvaluator
 
 
-@EVALUATORS.register("product")
 class Product(TargetEvaluator):
     """Share of users whose product question is answered with their value."""
 

@@ -7,11 +7,9 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...generation.generate import generate
-from ...registry import EVALUATORS
 from ..evaluator import Case, Evaluator
 
 
-@EVALUATORS.register("retention")
 class Retention(Evaluator):
     """Share of direct and paraphrased questions about the first preference still answered after ``plan.later`` more."""
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...modeling.layout import weights_digest
-from ...registry import EVALUATORS
 from ..evaluator import Case, Evaluator, Record, as_metric
 from ..plan import Plan
 from ..summary import mean_interval
 
 
-@EVALUATORS.register("undo")
 class Undo(Evaluator):
     """Share of users after whom every byte of every weight is as before."""
 

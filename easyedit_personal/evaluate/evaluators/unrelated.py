@@ -6,12 +6,10 @@ Fine-tuning on a single answer is prone to it: a model that says the value to ev
 from __future__ import annotations
 
 from ...data.records import UPQAItem
-from ...registry import EVALUATORS
 from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
 
-@EVALUATORS.register("unrelated")
 class Unrelated(LeakEvaluator):
     """Share of neutral questions answered with the user's value; lower is better."""
 

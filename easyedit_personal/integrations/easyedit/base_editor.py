@@ -5,14 +5,13 @@ The constructor turns such an editor into a subclass of ``BaseEditor``; editors 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from ...editing.requests import check_requests, prepare_requests
-from ...errors import RequestError
+from ...errors import RequestError, did_you_mean
 from ...hparams import ALG_NAME, PersonalizationHyperParams
 from ...modeling.layout import find_layout
 from ...modeling.loading import load_model, torch_device
@@ -134,9 +133,8 @@ def _named(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     known = {*POSITIONS, *REQUEST_ARGUMENTS, *HOST_ARGUMENTS}
     unknown = [name for name in kwargs if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.6)
         raise RequestError(
-            f"EasyEdit's edit knows no argument {unknown[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            f"EasyEdit's edit knows no argument {unknown[0]!r}.{did_you_mean(unknown[0], known)}",
             needed=f"among {', '.join(sorted(known))}",
             cause="EasyEdit would have ignored it without a word",
         )

@@ -37,11 +37,10 @@ from torch import nn
 
 import easyedit_personal
 from benchmarks.models import add_options, chosen
-from easyedit_personal.generation.base_answers import greedy
+from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.loading import load_model
-from easyedit_personal.modeling.tokens import encode, stop_ids
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.types import EditRequest
 
@@ -55,7 +54,6 @@ GAINS = {
 }
 LEAKS = ("unrel", "neg", "other", "attr", "indir")
 MAX_NEW_TOKENS = 32
-BATCH = 96
 
 Probe = tuple[str, str]  # kind, question
 Answer = tuple[str, bool]  # text, stopped by itself
@@ -94,14 +92,8 @@ def probes_of(record: dict[str, Any], records: list[dict[str, Any]]) -> list[Pro
 
 def ask(model: nn.Module, tokenizer: Any, questions: list[str], hparams: PersonalizationHyperParams) -> list[Answer]:
     """Greedy answers to their natural stop."""
-    ends = set(stop_ids(model, tokenizer))
-    answers: list[Answer] = []
-    for start in range(0, len(questions), BATCH):
-        part = questions[start : start + BATCH]
-        rows = [encode(tokenizer, question, prompt_format=hparams.prompt_format) for question in part]
-        for ids in greedy(model, tokenizer, rows, MAX_NEW_TOKENS):
-            answers.append((tokenizer.decode(ids, skip_special_tokens=True).strip(), ids[-1] in ends))
-    return answers
+    said = generate(model, tokenizer, questions, prompt_format=hparams.prompt_format, max_new_tokens=MAX_NEW_TOKENS)
+    return [(answer.text, answer.stopped) for answer in said]
 
 
 def run(

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from ..data.conversations import distractor_turns
-from ..generation.generate import Answer, context_limit, decode, encode_prompt, generate
+from ..generation.generate import Answer, decode, encode_prompt, generate
 from ..generation.score import teacher_forced
+from ..modeling.layout import context_limit
 from .evaluator import Ask, Case
 from .plan import Plan
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from torch import nn
 
 from ..errors import RequestError
+from ..modeling.layout import context_limit
 from ..modeling.memory import in_halves
 from ..modeling.tokens import Encoded, Messages, PromptFormat, encode, stop_ids
-from .greedy import SHARED_PREFIX, SetRows, continue_all
+from .greedy import SetRows, continue_all
+from .shared_prefix import families
 
 MAX_NEW_TOKENS = 48  # the longest target of UPQA has 12 words; an answer that needs more has gone astray
 BATCH_TOKENS = 8192  # prompt tokens, padding included, of one batch
-
-DEEPEST = 100  # forks on the way to one row: conversations have as many as turns
+ALIKE = 24  # tokens by which rows may differ that are packed together, beyond twice the shortest
 
 Prompt = str | Messages
 
@@ -73,8 +73,24 @@ def generate(
     for number, (row, limit) in enumerate(zip(rows, limits)):
         check_fits(model, row, limit, number)
     ends = frozenset(stop_ids(model, tokenizer))
+    outs = continuations(model, tokenizer, rows, limits, batch_tokens=batch_tokens, owners=owners, set_rows=set_rows)
+    return [_answer(tokenizer, out, ends) for out in outs]
+
+
+def continuations(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    limits: Sequence[int],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    owners: Sequence[Hashable] | None = None,
+    set_rows: SetRows | None = None,
+) -> list[list[int]]:
+    """As ``generate``, from token ids to token ids, the end token included where it came; nothing is checked."""
     if not rows:
         return []
+    ends = frozenset(stop_ids(model, tokenizer))
 
     def write(order: Sequence[int]) -> dict[int, list[int]]:
         chosen = [[order[k] for k in pack] for pack in packs([rows[i] for i in order], batch_tokens)]
@@ -84,7 +100,7 @@ def generate(
     # By length, so that halves that fit the memory are packed as the whole would be.
     order = [i for pack in packs(rows, batch_tokens) for i in pack]
     outs = {i: out for part in in_halves(write, order, "prompts") for i, out in part.items()}
-    return [_answer(tokenizer, outs[i], ends) for i in range(len(rows))]
+    return [outs[i] for i in range(len(rows))]
 
 
 def encode_prompt(
@@ -102,13 +118,6 @@ def encode_prompt(
     return encode(tokenizer, text, target=target, history=history, prompt_format=prompt_format, end_of_turn=False)
 
 
-def context_limit(model: nn.Module) -> int | None:
-    """The model's context in tokens, or None where its configuration does not say."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-
-
 def check_fits(model: nn.Module, row: Encoded, max_new_tokens: int, number: int = 0) -> None:
     """Raise unless the prompt and its longest answer fit the model's context."""
     limit = context_limit(model)
@@ -123,51 +132,18 @@ def check_fits(model: nn.Module, row: Encoded, max_new_tokens: int, number: int 
 
 def packs(rows: Sequence[Encoded], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of rows that are computed together: those that begin alike, the others by length."""
-    families, loose = _families(sorted(range(len(rows)), key=lambda i: rows[i].ids), rows)
-    for family in [*families, loose]:
+    found, loose = families(rows)
+    for family in [*found, loose]:
         pack: list[int] = []
         for i in sorted(family, key=lambda i: len(rows[i].ids)):
             width = len(rows[i].ids)
-            longer = pack and family is loose and width > 2 * len(rows[pack[0]].ids) + SHARED_PREFIX
+            longer = pack and family is loose and width > 2 * len(rows[pack[0]].ids) + ALIKE
             if pack and (longer or width * (len(pack) + 1) > batch_tokens):
                 yield pack
                 pack = []
             pack.append(i)
         if pack:
             yield pack
-
-
-def _families(
-    order: Sequence[int], rows: Sequence[Encoded], above: int = 0, depth: int = 0
-) -> tuple[list[list[int]], list[int]]:
-    """Rows that share a beginning worth reading once, each with those it shares most with; and rows that share none.
-
-    After the same two turns come a question in some rows and more turns in others: the questions are one family, what
-    shares enough more is another.
-
-    Args:
-        order: indices, sorted by the rows' tokens.
-        above: tokens that the family around these rows shares.
-    """
-    shared = _common(rows[order[0]], rows[order[-1]]) if order else 0
-    begins = shared - above >= SHARED_PREFIX
-    families: list[list[int]] = []
-    own: list[int] = []
-    for token, run in groupby(order, key=lambda i: rows[i].ids[shared : shared + 1]):
-        part = list(run)
-        if len(part) > 1 and token and depth < DEEPEST:
-            deeper, part = _families(part, rows, shared if begins else above, depth + 1)
-            families += deeper
-        own += part
-    if begins and len(own) > 1:
-        return [*families, own], []
-    return families, own
-
-
-def _common(one: Encoded, other: Encoded) -> int:
-    """Number of tokens that two rows begin with, and with them all rows between them in sorted order."""
-    limit = min(len(one.ids), len(other.ids))
-    return next((k for k in range(limit) if one.ids[k] != other.ids[k]), limit)
 
 
 def _answer(tokenizer: Any, out: Sequence[int], ends: frozenset[int]) -> Answer:

@@ -18,9 +18,9 @@ from transformers import DynamicCache
 
 from ..modeling.families import family_of
 from ..modeling.layout import input_device
-from ..modeling.tokens import Encoded, collate
+from ..modeling.tokens import Encoded
+from .shared_prefix import inputs_after, shared_length, slides
 
-SHARED_PREFIX = 24  # a common beginning of that many tokens is worth a forward pass of its own
 CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
 
 SetRows = Callable[[Sequence[int]], None]
@@ -104,22 +104,18 @@ def read(
     """Prefill one pack: what all its rows begin with once, then the rest of each, padded on the left."""
     device = input_device(model)
     own = [rows[i] for i in pack]
-    shared = _shared_prefix(model, own) if alike or family_of(model).branches else 0
+    shared = shared_length(model, own) if alike or family_of(model).branches else 0
     cache = None
     if shared:
         ids = torch.tensor([own[0].ids[:shared]], device=device)
-        ones = torch.ones_like(ids)
         set_rows(pack[:1] if alike else pack)
-        cache = forward(model, ids, ones, torch.arange(shared, device=device)[None], None).past_key_values
-        for layer in cache.layers:
-            if layer.keys.shape[0] == 1:  # above the first edited layer every row already has its own
-                layer.batch_repeat_interleave(len(pack))
-    batch = collate([Encoded(row.ids[shared:], (), 0) for row in own], tokenizer, side="left", device=device)
-    mask = torch.cat([batch.attention_mask.new_ones(len(pack), shared), batch.attention_mask], 1)
-    positions = batch.position_ids + shared
+        positions = torch.arange(shared, device=device)[None]
+        cache = forward(model, ids, torch.ones_like(ids), positions, None).past_key_values
+    _, inputs = inputs_after(tokenizer, own, shared, cache, device, side="left")
     set_rows(pack)
-    output = forward(model, batch.input_ids, mask, positions, cache)
-    return State(list(pack), choose(output.logits[:, -1], pack), positions[:, -1:] + 1, mask, output.past_key_values)
+    output = forward(model, **inputs)
+    mask, positions = inputs["attention_mask"], inputs["position_ids"][:, -1:] + 1
+    return State(list(pack), choose(output.logits[:, -1], pack), positions, mask, output.past_key_values)
 
 
 def _write(
@@ -166,7 +162,7 @@ def select(state: State, keep: list[int]) -> None:
 def join_fits(model: nn.Module, states: Sequence[State]) -> bool:
     """Whether the states may be written together: plain caches, and not too large a one."""
     rows, width = sum(len(state.rows) for state in states), max(state.width for state in states)
-    plain = not _slides(model) and all(type(state.cache) is DynamicCache for state in states)
+    plain = not slides(model) and all(type(state.cache) is DynamicCache for state in states)
     return plain and rows * width <= CACHE_TOKENS
 
 
@@ -195,31 +191,16 @@ def join(states: Sequence[State]) -> State:
     )
 
 
-def _shared_prefix(model: nn.Module, rows: Sequence[Encoded]) -> int:
-    """Number of tokens with which all rows begin, if that is worth reading once; every row keeps one of its own."""
-    if len(rows) < 2 or _slides(model):
-        return 0
-    first, last = min(row.ids for row in rows), max(row.ids for row in rows)
-    limit = min(len(row.ids) for row in rows) - 1
-    length = next((k for k in range(limit) if first[k] != last[k]), limit)
-    return length if length >= SHARED_PREFIX else 0
-
-
-def _slides(model: nn.Module) -> bool:
-    """Whether a sliding window counts columns: padding between prefix and tail would count as distance."""
-    config: Any = getattr(model, "config", None)
-    kinds = getattr(config, "layer_types", None) or ()
-    return bool(getattr(config, "sliding_window", None)) or any("sliding" in kind for kind in kinds)
-
-
-def forward(model: nn.Module, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-    """The model's output for inputs [n, t] behind a cache; of the last column's logits only, where it can do so."""
+def forward(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Any
+) -> Any:
+    """The model's output for input ids [n, t] behind a cache; of the last column's logits only, where it can do so."""
     options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
     return model(
-        input_ids=inputs,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        past_key_values=past_key_values,
         use_cache=True,
         **options,
     )

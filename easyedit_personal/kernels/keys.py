@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..errors import ConfigError
-from ..generation.shared_prefix import by_beginning, inputs_after
+from ..generation.shared_prefix import families, inputs_after, shared_length
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.sample import sample
@@ -216,13 +216,15 @@ def read(
     unique = list(dict.fromkeys(cut))
     device = input_device(model)
     parts, order = [], []
-    for shared, group in by_beginning(model, unique):
+    alike, others = families(unique)
+    for group in ([unique[i] for i in numbers] for numbers in [*alike, others] if numbers):
+        shared = shared_length(model, group)
         start = _read_beginning(model, group[0].ids[:shared], [down, top], device)
         size = max(1, READ_TOKENS // max(len(row.ids) - shared for row in group))
         for some in batched(group, size):
             batch, inputs = inputs_after(tokenizer, some, shared, start, device)
             with trace(model, [down, top], stop=True) as calls:
-                model(**inputs)
+                model(**inputs, use_cache=start is not None)
             n, t = batch.input_ids.shape
             seen = (calls[down].input, calls[down].output, calls[top].output)
             parts.append([_at(x.reshape(n, t, -1), batch.key_index).to(device) for x in seen])

@@ -165,7 +165,8 @@ def input_device(model: nn.Module) -> torch.device:
 
 def context_limit(model: nn.Module) -> int | None:
     """The model's context in tokens, or None where its configuration does not say."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config  # of models that also see
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 

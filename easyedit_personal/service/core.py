@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..errors import PersonalizationError, RequestError
-from ..generation.generate import check_fits, context_limit, encode_prompt
+from ..generation.generate import check_fits, encode_prompt
 from ..hparams import PersonalizationHyperParams
 from ..learning.learner import Learned, Learner
+from ..modeling.layout import context_limit
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.factor_cache import CACHE_BYTES, FactorCache
 from ..serving.streaming import Stream

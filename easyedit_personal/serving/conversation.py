@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import RequestError
-from ..generation.generate import context_limit, encode_prompt
+from ..generation.generate import encode_prompt
+from ..modeling.layout import context_limit
 from ..modeling.tokens import PromptFormat
 
 ANSWER_SHARE = 4  # an answer may take a quarter of the context, and at most

@@ -91,8 +91,8 @@ def test_every_row_is_packed_once_and_within_the_budget(tokenizer):
 
 
 def test_questions_after_the_same_turns_read_them_once(llama, tokenizer):
-    """Two, four and six turns, three questions each: every conversation is read once, not once per question."""
-    questions = ["What's my hobby?", "What do you like to do?", "Tell me about my hobby"]
+    """Two, four and six turns, six questions each: every conversation is read once, not once per question."""
+    questions = ["What's my hobby?", "What do you like to do?", "Tell me about my hobby", "hi", "What pet?", "Why?"]
     turns = [
         {"role": role, "content": f"{said} number {k}"}
         for k in range(3)
@@ -102,7 +102,7 @@ def test_questions_after_the_same_turns_read_them_once(llama, tokenizer):
     prompts += questions
     rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     found = list(packs(rows, 8192))
-    assert sorted(map(sorted, found)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert sorted(map(sorted, found)) == [[*range(first, first + 6)] for first in (0, 6, 12, 18)]
     tokens = []
     with llama.get_input_embeddings().register_forward_hook(lambda module, args, out: tokens.append(args[0].numel())):
         together = generate(llama, tokenizer, prompts, max_new_tokens=1)

@@ -7,7 +7,7 @@ import torch
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ConfigError, RequestError
-from easyedit_personal.generation import shared_prefix as beginnings
+from easyedit_personal.generation import shared_prefix
 from easyedit_personal.kernels.keys import (
     NEUTRAL_CONTEXTS,
     ROWS_PER_CLUSTER,
@@ -139,15 +139,17 @@ def test_beginnings_that_many_share_run_once(any_model, tokenizer, monkeypatch):
     layout, tokens = find_layout(any_model), []
     embedding = any_model.get_input_embeddings()
     with embedding.register_forward_hook(lambda module, args, out: tokens.append(args[0].numel())):
+        monkeypatch.setattr(shared_prefix, "SAVED", 10**6)
         whole = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
         alone, tokens[:] = sum(tokens), []
-        monkeypatch.setattr(beginnings, "SAVED", 1)
+        monkeypatch.setattr(shared_prefix, "SAVED", 1)
         shared = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
-    if beginnings.slides(any_model):
-        assert sum(tokens) == alone
+    cut = [*dict.fromkeys(map(up_to_key, rows))]
+    if shared_prefix.slides(any_model):
+        assert sum(len(row.ids) for row in cut) <= sum(tokens) <= alone
     else:
         assert sum(tokens) < alone / 2
-        assert len(beginnings.by_beginning(any_model, [*dict.fromkeys(map(up_to_key, rows))])) == 3
+        assert [len(one) for one in shared_prefix.families(cut)[0]] == [5, 5, 5]
     for name in ("keys", "outputs", "hidden"):
         torch.testing.assert_close(getattr(shared, name), getattr(whole, name), atol=1e-6, rtol=1e-5)
 
@@ -226,14 +228,14 @@ def test_the_hosts_memit_gives_half_to_the_bare_prompt(kernel, shares):
 
 
 def test_nothing_runs_above_the_layers_that_are_read(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(beginnings, "SAVED", 1)
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
     requests = [EditRequest(f"What is my {name}?", "hiking", name) for name in ("hobby", "favourite food", "pet")]
     rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["In the hills. {}"])))
     ran = []
     for number, layer in enumerate(llama.model.layers):
         layer.register_forward_hook(lambda *_, number=number: ran.append(number))
     read(llama, tokenizer, find_layout(llama), rows, 1)
-    assert len(beginnings.by_beginning(llama, [*dict.fromkeys(map(up_to_key, rows))])[0][1]) > 1
+    assert shared_prefix.shared_length(llama, [*dict.fromkeys(map(up_to_key, rows))])
     assert set(ran) == {0, 1}
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from easyedit_personal.errors import ModelError, RequestError
-from easyedit_personal.generation.base_answers import greedy, with_answers
+from easyedit_personal.generation.base_answers import with_answers
+from easyedit_personal.generation.generate import continuations
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels import objective
@@ -50,7 +51,7 @@ def settings(**changes) -> PersonalizationHyperParams:
 
 def answers(model, tokenizer, requests, prompt_format="auto") -> list[str]:
     rows = [encode(tokenizer, request.prompt, prompt_format=prompt_format) for request in requests]
-    return [tokenizer.decode(ids) for ids in greedy(model, tokenizer, rows, 12)]
+    return [tokenizer.decode(ids) for ids in continuations(model, tokenizer, rows, [12] * len(rows))]
 
 
 def mean_loss(model, tokenizer, deltas, requests) -> float:

@@ -12,7 +12,8 @@ import yaml
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
 from easyedit_personal.errors import ConfigError, DataError
 from easyedit_personal.generation import base_answers as answers
-from easyedit_personal.generation.base_answers import greedy, with_answers
+from easyedit_personal.generation.base_answers import with_answers
+from easyedit_personal.generation.generate import continuations
 from easyedit_personal.hparams import PersonalizationHyperParams, PreserveParams
 from easyedit_personal.kernels.phrasings import edited_groups, shipped_phrasings, with_indirect
 from easyedit_personal.kernels.preserve import KINDS, Material, preserve_prompts
@@ -160,7 +161,7 @@ def test_answers_are_the_models_own_greedy_ones(family, tokenizer):
     model = tiny_model(family)
     prompts = ["What is fog?", "Name a river.", "What is the difference between a lake and a pond?"]
     rows = [encode(tokenizer, prompt) for prompt in prompts]
-    for row, answer in zip(rows, greedy(model, tokenizer, rows, 6)):
+    for row, answer in zip(rows, continuations(model, tokenizer, rows, [6] * len(rows))):
         ids = list(row.prompt_ids)
         for token in answer:  # one by one, without padding and cache
             with torch.no_grad():
@@ -172,11 +173,11 @@ def test_answers_are_the_models_own_greedy_ones(family, tokenizer):
 def test_answers_are_generated_once_per_model(llama, tokenizer, monkeypatch):
     calls = []
 
-    def counting(model, tok, rows, limit):
+    def counting(model, tok, rows, limits):
         calls.append(len(rows))
-        return greedy(model, tok, rows, limit)
+        return continuations(model, tok, rows, limits)
 
-    monkeypatch.setattr(answers, "greedy", counting)
+    monkeypatch.setattr(answers, "continuations", counting)
     hparams = PersonalizationHyperParams(preserve={"answer_tokens": 3, "weight": 1.5})
     first = with_answers(llama, tokenizer, ["What is fog?", "Name a river."], hparams)
     again = with_answers(llama, tokenizer, ["Name a river.", "Name a metal."], hparams)
@@ -210,5 +211,5 @@ def test_the_least_recently_used_models_answers_are_dropped(monkeypatch):
 def test_answers_are_written_without_a_graph(llama, tokenizer):
     graphs = []
     llama.lm_head.register_forward_hook(lambda module, args, out: graphs.append(out.requires_grad))
-    greedy(llama, tokenizer, [encode(tokenizer, "What's my hobby?")], 3)
+    continuations(llama, tokenizer, [encode(tokenizer, "What's my hobby?")], [3])
     assert graphs and not any(graphs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from transformers import Gemma3Config
 
 from easyedit_personal import PersonalizationHyperParams
 from easyedit_personal.errors import ModelError
@@ -121,3 +123,9 @@ def test_device_and_context(any_model):
     assert input_device(any_model) == torch.device("cpu")
     assert context_limit(any_model) == 256
     assert context_limit(nn.Linear(1, 1)) is None
+
+
+def test_the_context_of_a_model_that_also_sees_is_its_texts():
+    """Gemma 3's larger models keep it one level down."""
+    config = Gemma3Config(text_config={"max_position_embeddings": 99})
+    assert context_limit(SimpleNamespace(config=config)) == 99

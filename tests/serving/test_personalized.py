@@ -9,7 +9,6 @@ import torch
 
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.generation.generate import generate
-from easyedit_personal.generation.greedy import SHARED_PREFIX
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.serving.personalized import PersonalizedModel
@@ -255,7 +254,7 @@ def test_a_shared_beginning_changes_no_answer(any_model, tokenizer, owners):
 
 
 def test_a_shared_beginning_is_read_once_below_the_edit(tokenizer):
-    """Rows of width 24 and more that pass each layer's MLP: one up to the edited layer's, then one per user."""
+    """Rows of 24 tokens and more that pass each layer's MLP: one up to the edited layer's, then one per user."""
     model = tiny_model("mistral", sliding_window=None)
     pm, seen = PersonalizedModel(model, tokenizer, Shelf(model, RANKS)), []
     paths = [find_layout(model).layer.replace("{}", str(number)) + ".mlp" for number in range(4)]
@@ -268,7 +267,7 @@ def test_a_shared_beginning_is_read_once_below_the_edit(tokenizer):
     together = pm.generate_for(["alice", "bob", None, "carol"], TALKS, max_new_tokens=4)
     for handle in handles:
         handle.remove()
-    assert [rows for path, rows, width in seen if width >= SHARED_PREFIX] == [1, 1, 1, 4]
+    assert [rows for path, rows, width in seen if width >= 24] == [1, 1, 1, 4]
     assert together == [alone(pm, user, talk, 4) for user, talk in zip(("alice", "bob", None, "carol"), TALKS)]
 
 

@@ -18,6 +18,7 @@ def pretrained(
     kind: str = "AutoModelForCausalLM",
     needed: str = NEEDED,
     unused: Sequence[str] = (),
+    gguf_file: str | None = None,
     **options: Any,
 ) -> tuple[nn.Module, Any]:
     """A model in evaluation mode, and its tokenizer.
@@ -27,6 +28,7 @@ def pretrained(
         kind: which of transformers' Auto classes.
         needed: what would have been right, for messages.
         unused: how names of weights begin that may be missing, since nobody reads what they give.
+        gguf_file: name of a GGUF file in the folder ``source``, instead of safetensors.
         options: for its ``from_pretrained``.
 
     Raises:
@@ -36,7 +38,9 @@ def pretrained(
     import transformers
 
     # Said aloud: without it, transformers would ask on the terminal whether to run a folder's code.
-    safe = {"trust_remote_code": False}
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    if gguf_file is not None:
+        safe["gguf_file"] = gguf_file
     try:
         model, info = getattr(transformers, kind).from_pretrained(
             str(source), use_safetensors=True, output_loading_info=True, **safe, **options

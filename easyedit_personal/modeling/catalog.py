@@ -1,6 +1,6 @@
 """Models that are known by name: how large they are, under which licence they come, and where they can be had.
 
-Only facts live here; ``prepare`` downloads. The sources of one name may hold different weights (original and quantised).
+Only facts live here; ``prepare`` downloads. The sources of one name may hold different weights: original, quantised.
 """
 
 from __future__ import annotations
@@ -175,7 +175,9 @@ def known_model(name: str) -> KnownModel:
 
 
 def did_you_mean(name: str) -> str:
-    """A question that names the known model nearest to ``name``; empty where none is near."""
+    """A question that names the known model nearest to ``name``; empty where none is near, or it is one itself."""
+    if name in MODELS:
+        return ""
     near = difflib.get_close_matches(name.lower(), MODELS, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 

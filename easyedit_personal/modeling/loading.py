@@ -1,4 +1,4 @@
-"""One door for every way to name a model: a known name, a folder, a hub name, or a (model, tokenizer) pair."""
+"""Every way to name a model: a known name, a folder, a GGUF file, a hub id, or a (model, tokenizer) pair."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import DEFAULT_MODEL
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 from ..hparams import PersonalizationHyperParams
-from .pretrained import pretrained
+from .catalog import MODELS
+from .hub import cached_snapshot, hub_status
+from .prepare import find_gguf, find_model
+from .pretrained import NEEDED, pretrained
 from .wrappers import unwrapped
 
 
 def load_model(hparams: PersonalizationHyperParams) -> tuple[nn.Module, Any]:
     """Load the model that ``hparams.model_name`` names, on ``hparams.device``, in evaluation mode.
 
+    A name of ``catalog.MODELS`` wins over a folder of that name, which ``./name`` means; what is not at hand is
+    downloaded.
+
     Raises:
-        ModelError: the folder is missing or incomplete, the hub does not answer, or the device is not there.
+        ModelError: the folder is missing or incomplete, the model cannot be had, or the device is not there.
     """
     name = hparams.model_name
     if isinstance(name, (tuple, list)):
         return _given(name)
     device = torch_device(hparams.device)
-    if name == DEFAULT_MODEL:
-        raise ModelError(f"The model {name!r} is not at hand.", remedy="name another: --model FOLDER, or model_name")
     model, tokenizer = _pretrained(str(name), torch.float16 if hparams.fp16 else "auto", hparams.model_parallel)
     if not hparams.model_parallel:
         model = model.to(device)
@@ -53,13 +56,43 @@ def _given(pair: Any) -> tuple[nn.Module, Any]:
 
 
 def _pretrained(name: str, dtype: Any, parallel: bool) -> tuple[nn.Module, Any]:
+    options = {"dtype": dtype, "device_map": "auto" if parallel else None}
+    folder = local_folder(name)
+    if folder is not None:
+        return pretrained(folder, **options)
+    repo = MODELS[name].hub_id if name in MODELS else name
+    if hub_status(repo) is not None:
+        return pretrained(repo, needed=NEEDED + did_you_mean(name, MODELS), **options)
+    # transformers would try again for a minute before it looks here.
+    folder = cached_snapshot(repo)
+    if folder is None:
+        raise ModelError(
+            f"The model {repo!r} is neither a folder nor in the hub's cache on this machine, and the hub is silent.",
+            needed=NEEDED + did_you_mean(name, MODELS),
+            cause="a misspelt name, no network, or HF_HUB_OFFLINE is set",
+            remedy="`easyedit-personal models` lists what can be had, and what is at hand",
+        )
+    model, tokenizer = pretrained(folder, **options)
+    model.config._name_or_path = repo  # type: ignore[union-attr]
+    return model, tokenizer
+
+
+def local_folder(name: str) -> Path | None:
+    """Where a model's files are on this machine, prepared or downloaded if need be; None where only the hub has them.
+
+    Raises:
+        ModelError: a path without a model, or a known model that cannot be had.
+    """
+    if name in MODELS:
+        return None if MODELS[name].hub_id else find_model(name)
     folder = Path(name).expanduser()
+    if folder.suffix.lower() == ".gguf":
+        return find_gguf(folder)
     # A local-looking path must exist: transformers would otherwise complain about a "repo id".
     if name.startswith((".", "/", "~")) and not (folder / "config.json").is_file():
         raise ModelError(
             f"There is no model in {name!r}.",
-            needed="a folder with config.json, weights (safetensors) and tokenizer files",
+            needed="a folder with config.json, weights (safetensors) and tokenizer files, or a GGUF file",
             cause="the folder does not exist" if not folder.is_dir() else "it holds no config.json",
         )
-    source = str(folder) if folder.is_dir() else name
-    return pretrained(source, dtype=dtype, device_map="auto" if parallel else None)
+    return folder if folder.is_dir() else None

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ModelError, listing
 
-NEEDED = "a local folder, a hub name that can be reached, or a (model, tokenizer) pair"
+NEEDED = "a known name, a local folder, a GGUF file, a hub id that can be reached, or a (model, tokenizer) pair"
 
 
 def pretrained(
@@ -18,6 +18,7 @@ def pretrained(
     kind: str = "AutoModelForCausalLM",
     needed: str = NEEDED,
     unused: Sequence[str] = (),
+    gguf_file: str | None = None,
     **options: Any,
 ) -> tuple[nn.Module, Any]:
     """A model in evaluation mode, and its tokenizer.
@@ -27,6 +28,7 @@ def pretrained(
         kind: which of transformers' Auto classes.
         needed: what would have been right, for messages.
         unused: how names of weights begin that may be missing, since nobody reads what they give.
+        gguf_file: name of a GGUF file in the folder ``source``, instead of safetensors.
         options: for its ``from_pretrained``.
 
     Raises:
@@ -36,7 +38,10 @@ def pretrained(
     import transformers
 
     # Said aloud: without it, transformers would ask on the terminal whether to run a folder's code.
-    safe = {"trust_remote_code": False}
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    place = str(source)
+    if gguf_file is not None:
+        safe["gguf_file"], place = gguf_file, str(Path(source) / gguf_file)
     try:
         model, info = getattr(transformers, kind).from_pretrained(
             str(source), use_safetensors=True, output_loading_info=True, **safe, **options
@@ -45,17 +50,17 @@ def pretrained(
     except MemoryError:
         raise
     except Exception as error:  # a dozen kinds: safetensors' and tokenizers' own, KeyError, TypeError, RuntimeError
-        raise unloadable(source, error, needed) from error
+        raise unloadable(place, error, needed) from error
     lacking = [f"{name}: missing" for name in sorted(info["missing_keys"]) if not name.startswith(tuple(unused))]
     lacking += [f"{name[0]}: of another shape" for name in info["mismatched_keys"]]
     if lacking:
         raise ModelError(
-            f"{len(lacking)} weights of the model {str(source)!r} are not in its files; they would be random.\n"
+            f"{len(lacking)} weights of the model {place!r} are not in its files; they would be random.\n"
             + listing(lacking),
             cause="files of another model, or an incomplete download",
         )
     if not len(tokenizer):
-        raise ModelError(f"The model {str(source)!r} comes without a tokenizer.", needed="tokenizer.json beside it")
+        raise ModelError(f"The model {place!r} comes without a tokenizer.", needed="tokenizer.json beside it")
     return model.eval(), tokenizer
 
 
@@ -64,5 +69,5 @@ def unloadable(source: str | Path, error: Exception, needed: str = NEEDED) -> Mo
     return ModelError(
         f"The model {str(source)!r} cannot be loaded: {(str(error).strip() or repr(error)).splitlines()[0]}",
         needed=needed,
-        cause="a misspelt name, no network, or a folder that is incomplete, damaged or not in safetensors",
+        cause="a misspelt name, no network, or a folder that is incomplete, damaged or of another format",
     )

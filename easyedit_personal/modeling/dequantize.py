@@ -1,0 +1,93 @@
+"""Writing a model as a folder that transformers loads in seconds: safetensors, from other safetensors or from GGUF.
+
+A GGUF file takes transformers some 15 s per 100 MB to open, so it is done once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import MissingDependencyError
+from ..progress import progress, working
+from .pretrained import pretrained
+from .sources import raise_if_disk
+
+
+def write_model(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Load a model and write it, tokenizer and all, into a new folder; it is on the disk when this returns.
+
+    Args:
+        source: a folder, or a GGUF file.
+        target: must not exist.
+        dtype: of the weights that are written.
+
+    Raises:
+        ModelError: the source cannot be loaded, or lacks weights.
+        OSError: the disk is full.
+    """
+    model, tokenizer = _opened(source, dtype)
+    target.mkdir()
+    _forget_gguf(model)
+    try:
+        with working(f"writing {source.name}"), _silent_transformers():
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    except Exception as error:  # safetensors and tokenizers raise errors of their own for a full disk
+        raise_if_disk(error)
+        raise
+    mode = (target / "config.json").stat().st_mode
+    for path in target.iterdir():
+        path.chmod(mode)  # safetensors lets nobody but the owner read; a folder may be shared
+        _sync(path)
+
+
+def _opened(source: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    if source.is_dir():
+        with _silent_transformers():
+            return pretrained(source, dtype=dtype)
+    try:
+        import gguf  # noqa: F401 - transformers' own message about it names no remedy
+    except ImportError:
+        raise MissingDependencyError("GGUF files need the package gguf.", remedy="pip install gguf") from None
+    with working(f"opening {source.name}"), _silent_transformers():
+        return pretrained(source.parent, gguf_file=source.name, dtype=dtype)
+
+
+def _forget_gguf(model: Any) -> None:
+    """The weights are plain numbers by now; save_pretrained would refuse a model that says it is quantised."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Without transformers' bars, which are drawn even where there is no terminal; ours are not."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    theirs, shown = reader.tqdm, logging.is_progress_bar_enabled()
+    reader.tqdm = lambda items, desc="": progress(items, "dequantising", total=len(items))
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reader.tqdm = theirs
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

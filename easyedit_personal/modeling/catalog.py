@@ -214,11 +214,13 @@ class Origin:
 
 
 def model_label(model: Any) -> str:
-    """What to call a model in messages: its known name and source, else the path or hub id that it was loaded from.
+    """What to call a model in messages: its known name and source, else its hub id or its folder's name.
 
     Args:
         model: with transformers' ``config``; one that was made in memory is called by its class.
     """
     path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    origin = Origin.read(path) if path else None
-    return str(origin or path or type(model).__name__)
+    if not path:
+        return type(model).__name__
+    # Where a folder is, is nobody else's business: stores and results travel.
+    return str(Origin.read(path) or (Path(path).name if Path(path).is_absolute() else path))

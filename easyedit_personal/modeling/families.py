@@ -23,6 +23,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {**SMALL, **HEADS}),
     "qwen3": ("Qwen3Config", {**SMALL, **HEADS}),
     "gemma2": ("Gemma2Config", {**SMALL, **HEADS, "sliding_window": 8}),
+    "gemma3": ("Gemma3TextConfig", {**SMALL, **HEADS, "sliding_window": 8}),
     "olmo2": ("Olmo2Config", {**SMALL, **HEADS}),
     "gpt2": ("GPT2Config", GPT),
     "gptj": ("GPTJConfig", GPT),

@@ -9,12 +9,13 @@ from easyedit_personal.cli import doctor
 from easyedit_personal.modeling import families
 from easyedit_personal.modeling.families import FAMILIES, describe_splits, split_of
 from easyedit_personal.modeling.suffix import Split
+from tests.tiny import POST_NORM
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_named_family_is_split(family):
     before = torch.random.get_rng_state()
-    mode = "post_norm" if family in ("gemma2", "olmo2") else "additive"
+    mode = "post_norm" if family in POST_NORM else "additive"
     assert split_of(family) == Split(mode, True)
     assert torch.equal(torch.random.get_rng_state(), before)
 

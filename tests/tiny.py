@@ -25,6 +25,8 @@ SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hid
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 GPT = {"vocab_size": 400, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
 
+# A norm follows the MLP; Gemma 3's text models call their type so.
+POST_NORM = ("gemma2", "gemma3", "gemma3_text", "olmo2")
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**SMALL, **HEADS}),
     "llama-square": ("LlamaConfig", {**SMALL, **HEADS, "intermediate_size": 32}),
@@ -32,6 +34,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {**SMALL, **HEADS}),
     "qwen3": ("Qwen3Config", {**SMALL, **HEADS, "head_dim": 8}),
     "gemma2": ("Gemma2Config", {**SMALL, **HEADS, "head_dim": 8, "sliding_window": 16}),
+    "gemma3": ("Gemma3TextConfig", {**SMALL, **HEADS, "head_dim": 8, "sliding_window": 16}),
     "olmo2": ("Olmo2Config", {**SMALL, **HEADS}),
     "gpt2": ("GPT2Config", GPT),
     "gpt2-square": ("GPT2Config", {**GPT, "n_inner": 32}),

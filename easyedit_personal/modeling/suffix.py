@@ -37,7 +37,7 @@ class Split:
 
     Attributes:
         mode: "additive", h = residual + y (Llama, Qwen, Mistral, GPT-2, and GPT-J, where attention's output is part
-            of the residual); "post_norm", h = residual + norm(y) (Gemma 2, OLMo 2); "full" when neither is true:
+            of the residual); "post_norm", h = residual + norm(y) (Gemma 2 and 3, OLMo 2); "full" when neither is true:
             every call is then a whole forward pass, right but slow.
         prefix: whether the columns before ``start`` are left out.
     """
@@ -51,7 +51,7 @@ class Tail:
     """What a decoder layer does with the down projection's output y before adding it to the residual stream.
 
     Attributes:
-        norm: the norm that y passes through (Gemma 2, OLMo 2); None where y is added as it is.
+        norm: the norm that y passes through (Gemma 2 and 3, OLMo 2); None where y is added as it is.
     """
 
     norm: nn.Module | None = None

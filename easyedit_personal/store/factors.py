@@ -29,7 +29,8 @@ def factors_to_bytes(
         deltas: the updates, several per matrix allowed.
         fingerprint: of the base model (``modeling.layout.fingerprint``).
         dtype: float32 keeps every bit; bfloat16 halves the size and rounds.
-        metadata: further strings for the header, such as the preference's text.
+        metadata: further strings for the header, such as the preference's text, or as ``model`` what to call the base
+            model in messages (``modeling.catalog.model_label``).
     """
     tensors = {}
     for number, delta in enumerate(deltas):
@@ -58,8 +59,8 @@ def factors_from_bytes(data: bytes, *, fingerprint: str | None = None) -> tuple[
     if fingerprint is not None and header["fingerprint"] != fingerprint:
         raise StoreError(
             "These factors were made for another base model.",
-            got=header["fingerprint"],
-            needed=fingerprint,
+            got=f"{header.get('model') or 'a model without a name'}; fingerprint {header['fingerprint']}",
+            needed=f"fingerprint {fingerprint}",
             remedy="load the model they were made with, or personalise again",
         )
     try:

@@ -98,7 +98,7 @@ def stats(database: Database) -> dict[str, Any]:
             heads = connection.execute(select(func.substr(edits.c.factors, 1, HEAD), size).where(edits.c.owner != b""))
             found["factor_bytes"] = sum(size_of(head, length) for head, length in heads)
     found["file_bytes"] = _file_bytes(database)
-    return {**found, **{name: known.get(name) for name in ("schema", "model", "tokenizer", "factors")}}
+    return {**found, **{name: known.get(name) for name in ("schema", "model_name", "model", "tokenizer", "factors")}}
 
 
 def verify(database: Database, salt: bytes, blobs: Blobs | None) -> list[Fault]:

@@ -99,25 +99,38 @@ def read_history(connection: Connection, owner: bytes) -> list[StoredEdit]:
 def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:
     """What the store knows of itself, after it has learned or compared fingerprints and the place of factors.
 
+    Args:
+        database: the store's.
+        given: by name; "model_name" is what to call the model in messages, and is compared with nothing.
+
     Raises:
         StoreError: it was made with another model or tokenizer, or keeps factors elsewhere.
     """
     with database.reading() as connection:
         known = read_meta(connection)
+    _check_bound(database, given, known)
     if given.keys() - known.keys():
         with database.writing() as connection:
             for name, value in given.items():
                 row = insert_into(connection, meta).values(name=name, value=value)
                 connection.execute(row.on_conflict_do_nothing())
             known = read_meta(connection)
-    for name, value in given.items():
-        if known[name] != value and name == "factors":
-            raise StoreError(f"{database} keeps its factors elsewhere.", got=value, needed=known[name])
-        if known[name] != value:
-            raise StoreError(
-                f"{database} was made with another {'base model' if name == 'model' else name}.",
-                got=f"fingerprint {value}",
-                needed=f"fingerprint {known[name]}",
-                remedy="load the one that it was made with, or open another store",
-            )
+        _check_bound(database, given, known)
     return known
+
+
+def _check_bound(database: Database, given: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Raise if something given is not what the store was made with; what the store does not know yet may be any."""
+    for name, value in given.items():
+        if name == "model_name" or known.get(name, value) == value:
+            continue
+        if name == "factors":
+            raise StoreError(f"{database} keeps its factors elsewhere.", got=value, needed=known[name])
+        made_with = known.get("model_name") or "a model without a name"
+        raise StoreError(
+            f"{database} was made with another {'base model' if name == 'model' else name}.",
+            got=f"{given.get('model_name', 'no model')}; {name} {value}",
+            needed=f"{made_with}; {name} {known[name]}",
+            cause="another model, other weights under the same name (original or quantised), or another number format",
+            remedy="load the one that it was made with, or open another store",
+        )

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import StoreError
 from ..kernels.apply import check_fit
+from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..modeling.wrappers import unwrapped
 from ..types import Preference, WeightDelta
@@ -76,10 +77,10 @@ class EditStore:
         Raises:
             StoreError: damaged, of a newer release, or made with another base model or tokenizer.
         """
-        given = {}
+        given: dict[str, str] = {}
         if model is not None:
             model = unwrapped(model)
-            given["model"] = fingerprint(model)
+            given |= {"model": fingerprint(model), "model_name": model_label(model)}
         if tokenizer is not None:
             given["tokenizer"] = tokenizer_fingerprint(tokenizer)
         if factors is not None:

@@ -24,12 +24,12 @@ from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.modeling.tokens import Encoded, collate, encode
 from easyedit_personal.types import EditRequest
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import POST_NORM, tiny_model, tiny_tokenizer
 
 NAMES = ("pastime", "interest", "hobby")
 FREE = {"lowrank": {"rank": 8, "lr": 2.0, "steps": 60, "polish": 40, "polish_lr": 0.1}, "preserve": {"weight": 0.0}}
 # A norm after the MLP caps what one edited layer can add; in a random model that is too little to own the answer.
-CAPPED = ("gemma2", "olmo2")
+CAPPED = POST_NORM
 FEW = {
     "neutral": 6,
     "other_attribute": 2,

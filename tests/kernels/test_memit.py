@@ -18,7 +18,7 @@ from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.modeling.tokens import collate
 from easyedit_personal.registry import KERNELS
 from tests.kernels.test_rome import CLUSTER, FOOD, assert_same_state, state, worn
-from tests.tiny import tiny_model
+from tests.tiny import POST_NORM, tiny_model
 
 REQUESTS = [CLUSTER[0], FOOD, CLUSTER[1]]
 
@@ -47,7 +47,7 @@ def test_it_is_registered():
 @pytest.mark.parametrize("mom2", [False, True])
 def test_the_hidden_states_arrive_where_they_should(any_model, tokenizer, settings, mom2):
     """With a small lambda the layers together bring every phrase to its z; less exactly behind a norm of the MLP's
-    output (Gemma 2, OLMo 2), which can turn its input's image but not lengthen it."""
+    output (Gemma, OLMo 2), which can turn its input's image but not lengthen it."""
     hparams = settings(mom2_adjustment=mom2)
     deltas = memit(any_model, tokenizer, REQUESTS, hparams)
     layout = find_layout(any_model)
@@ -58,7 +58,7 @@ def test_the_hidden_states_arrive_where_they_should(any_model, tokenizer, settin
     with edited(any_model, deltas):
         after = hidden(any_model, tokenizer, clusters, hparams)
     missing = (wanted - after).norm() / (wanted - before).norm()
-    assert missing < (0.9 if layout.family in ("gemma2", "olmo2") else 0.1)
+    assert missing < (0.9 if layout.family in POST_NORM else 0.1)
 
 
 def test_one_layer_is_equation_fourteen(llama, tokenizer, settings):

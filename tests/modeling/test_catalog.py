@@ -34,7 +34,10 @@ def test_a_model_is_called_by_name_and_source(tmp_path):
     model = tiny_model("llama")
     assert model_label(model) == "LlamaForCausalLM"
     model.config._name_or_path = str(tmp_path)
-    assert model_label(model) == str(tmp_path)
+    assert model_label(model) == tmp_path.name
+    model.config._name_or_path = "somebody/tiny"
+    assert model_label(model) == "somebody/tiny"
+    model.config._name_or_path = str(tmp_path)
     Origin("tiny", "package tiny-llama-gguf==1.0", "MIT").write(tmp_path)
     assert model_label(model) == "tiny (package tiny-llama-gguf==1.0)"
 

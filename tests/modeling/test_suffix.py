@@ -11,7 +11,7 @@ from easyedit_personal.modeling.layout import find_layout, get_module, linear_we
 from easyedit_personal.modeling.suffix import Split, Suffix
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.modeling.trace import replacing
-from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, POST_NORM, tiny_model, tiny_tokenizer
 
 SHORT, LONG = "What's my hobby?", "Who is your doctor and where do they live? And the music that I like best?"
 
@@ -53,7 +53,7 @@ def test_logits_and_gradients_are_the_models_own(family, prompts, side):
     with frozen(model):
         for layer, start in ((1, 0), (1, int(batch.key_index.min())), (3, int(batch.key_index.min()))):
             suffix = Suffix(model, layout, batch, layer, start=start)
-            assert suffix.split == Split("post_norm" if family in ("gemma2", "olmo2") else "additive", start > 0)
+            assert suffix.split == Split("post_norm" if family in POST_NORM else "additive", start > 0)
             output = (suffix.base_output + torch.randn_like(suffix.base_output)).requires_grad_()
             got, wanted = suffix.logits(output), whole_forward(model, layout, batch, layer, output, start)
             real = batch.attention_mask[:, start:].bool()
@@ -160,7 +160,7 @@ def test_half_precision_is_split_too():
     assert (logits - own)[real].abs().max() < 0.02 * own.abs().max()
 
 
-@pytest.mark.parametrize("family", ["gemma2", "olmo2", "llama"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "llama"])
 def test_pull_back_gives_the_layer_the_wanted_change(family):
     model = lively(family)
     layout, batch = find_layout(model), batch_of((SHORT,))

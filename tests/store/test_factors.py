@@ -37,6 +37,8 @@ def test_bfloat16_halves_the_factors(deltas):
 def test_another_base_model_is_refused_naming_both(deltas):
     with pytest.raises(StoreError, match=r"(?s)f00.*baa"):
         factors_from_bytes(factors_to_bytes(deltas, fingerprint="f00"), fingerprint="baa")
+    with pytest.raises(StoreError, match=r"got: .*smollm2 \(hub\); fingerprint f00"):
+        factors_from_bytes(factors_to_bytes(deltas, fingerprint="f00", model="smollm2 (hub)"), fingerprint="baa")
 
 
 def test_damage_is_refused(deltas):

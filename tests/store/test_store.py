@@ -218,6 +218,46 @@ def test_another_model_tokenizer_or_chat_template_is_refused_naming_both(url, ll
         assert len(store.deltas("ann")) == 1
 
 
+def test_models_are_called_by_name_and_source(url, llama, tmp_path):
+    from easyedit_personal.modeling.catalog import Origin
+    from tests.tiny import tiny_model
+
+    def prepared(source, seed=0):
+        Origin("tiny", source).write(tmp_path)
+        model = tiny_model("llama", seed=seed)
+        model.config._name_or_path = str(tmp_path)
+        return model
+
+    with EditStore.open(url, prepared("package tiny==1.0")) as store:
+        assert store.stats()["model_name"] == "tiny (package tiny==1.0)" and "model_name" not in store.base
+    EditStore.open(url, tiny_model("llama")).close()  # the same weights, whatever they are called
+    for model, called in (
+        (prepared("hub tiny", seed=1), r"tiny \(hub tiny\)"),
+        (tiny_model("gpt2"), "GPT2LMHeadModel"),
+    ):
+        with pytest.raises(
+            StoreError, match=rf"(?s)got: .*{called}; model .*needed: tiny \(package tiny==1.0\); model"
+        ):
+            EditStore.open(url, model)
+    with EditStore.open(url) as store:
+        assert store.stats()["model_name"] == "tiny (package tiny==1.0)"
+
+
+def test_a_store_that_knows_no_name_learns_it_from_the_right_model_only(url, llama):
+    from sqlalchemy import text
+
+    from tests.tiny import tiny_model
+
+    with EditStore.open(url, llama) as store, store._database.writing() as connection:
+        connection.execute(text("DELETE FROM meta WHERE name = 'model_name'"))
+    with pytest.raises(StoreError, match="needed: a model without a name; model"):
+        EditStore.open(url, tiny_model("gpt2"))
+    with EditStore.open(url) as store:
+        assert store.stats()["model_name"] is None
+    with EditStore.open(url, llama) as store:
+        assert store.stats()["model_name"] == "LlamaForCausalLM"
+
+
 def test_factors_that_do_not_fit_the_model_are_refused(url, llama):
     with EditStore.open(url, llama) as store:
         with pytest.raises(ModelError, match="does not fit"):

@@ -20,7 +20,7 @@ KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weigh
 # Linear layers of the architectures we edit that support LoRA there, packed ones by their parts. The down projection
 # (a row-parallel linear layer) is "down_proj" in all of them.
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-SUPPORTED = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2"), LINEAR)
+SUPPORTED = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"), LINEAR)
 
 
 def check_vllm(folder: Path, family: str, *, max_lora_rank: int = 16, base_model: str | None = None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 
+from ..errors import IgnoredSettingWarning
 from ..hparams import PersonalizationHyperParams
 
 GRADIENT = frozenset({"lowrank", "finetune"})
@@ -43,10 +44,6 @@ READERS: dict[str, frozenset[str]] = {
     "mlp_module_tmp": HOST,  # ours need the down projection and the layer only
     "attn_module_tmp": HOST,
 }
-
-
-class IgnoredSettingWarning(UserWarning):
-    """A setting was accepted that nothing will read."""
 
 
 def ignored_settings(hparams: PersonalizationHyperParams, *, in_host: bool = False) -> dict[str, frozenset[str]]:

@@ -7,12 +7,12 @@ from functools import cache
 
 import pytest
 
+from easyedit_personal.errors import IgnoredSettingWarning
 from easyedit_personal.hparams import ClusterParams, PersonalizationHyperParams, shipped_yaml
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.settings.ignored import (
     OURS,
     READERS,
-    IgnoredSettingWarning,
     ignored_settings,
     warn_of_ignored,
 )
@@ -96,10 +96,13 @@ def test_it_is_said_once():
     assert len(caught) == 1
 
 
-def test_defaults_say_nothing_and_strangers_kernels_may_read_anything(monkeypatch):
+def test_defaults_say_nothing_and_strangers_kernels_may_read_anything():
     warn_of_ignored(PersonalizationHyperParams())
-    monkeypatch.setitem(KERNELS._entries, "mine", object())
-    warn_of_ignored(PersonalizationHyperParams(kernel="mine", v_loss_layer=3))
+    KERNELS.register("mine")(lambda model, tokenizer, requests, hparams: [])
+    try:
+        warn_of_ignored(PersonalizationHyperParams(kernel="mine", v_loss_layer=3))
+    finally:
+        KERNELS.unregister("mine")
 
 
 def test_easyedits_own_editor_reads_its_evaluation_type():

@@ -51,12 +51,12 @@ def _main(
 _python_shows = warnings.showwarning
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Ours in a line without its place in the code, which says nothing to users."""
     if issubclass(category, IgnoredSettingWarning):
         print(f"Warning: {message}", file=sys.stderr)
     else:
-        _python_shows(message, category, *place)
+        _python_shows(message, category, *place, **more)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from easyedit_personal.cli.model_settings import settings as models_settings
 from easyedit_personal.errors import ConfigError, ModelError, StoreError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.settings.resolve import resolve_settings
+from tests.engines.random_factors import write_users
 from tests.tiny import tiny_model, tiny_tokenizer
 
 COMMANDS = ("edit", "chat", "personalize", "serve", "evaluate")
@@ -49,9 +50,7 @@ def run(tmp_path, monkeypatch):
     for module in ("modeling.loading", "bulk.bulk", "service.run"):
         monkeypatch.setattr(f"easyedit_personal.{module}.load_model", load)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "users.jsonl").write_text(
-        json.dumps({"user": "ann", "preferences": [{"text": "My hobby is falconry"}]}) + "\n"
-    )
+    write_users(tmp_path / "users.jsonl", 1)
     return run_it
 
 

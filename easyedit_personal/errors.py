@@ -92,6 +92,10 @@ class ServiceError(PersonalizationError, RuntimeError):
     """A language model endpoint failed or answered something that cannot be used."""
 
 
+class IgnoredSettingWarning(UserWarning):
+    """A setting was accepted, since EasyEdit has it, that nothing here will read."""
+
+
 def shorten(value: object, limit: int = 200) -> str:
     """The value's repr, cut to ``limit`` characters so that a 100 kB prompt does not flood a terminal."""
     text = _repr(value)

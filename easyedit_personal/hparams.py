@@ -18,8 +18,8 @@ from .files import read_json_mapping, read_yaml_mapping
 from .registry import KERNELS
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
-# Where a model lies and computes does not change what is computed.
-LOCATION_KEYS = ("device", "model_name", "model_parallel", "stats_dir")
+# Where a model lies and computes, and which one the numbers were found on, does not change what is computed.
+LOCATION_KEYS = ("device", "model_name", "model_parallel", "stats_dir", "made_for")
 MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
 
 
@@ -128,6 +128,20 @@ class HealthParams(_Group):
     min_natural_stops: float = Field(0.7, ge=0, le=1)
 
 
+class MadeFor(_Group):
+    """Which model the numbers were chosen for; with another one they are refused (``settings.resolve``).
+
+    ``family`` is transformers' ``model_type``, ``n_layers`` the number of decoder layers. ``status`` says how the
+    numbers were found: "measured" on that model (``source`` names the result), "provisional" on it but not yet
+    measured to the end, "derived" from those of another model (``source`` names its file).
+    """
+
+    family: str | None = None
+    n_layers: int | None = Field(None, ge=1)
+    status: Literal["measured", "provisional", "derived"] | None = None
+    source: str | None = None
+
+
 class PersonalizationHyperParams(_Group):
     """All settings of the PersonalizationEditor; see the YAML files for what each number means and why.
 
@@ -139,6 +153,7 @@ class PersonalizationHyperParams(_Group):
     # What EasyEdit's BaseEditor reads.
     alg_name: Literal["PersonalizationEditor"] = ALG_NAME
     model_name: Any = DEFAULT_MODEL
+    made_for: MadeFor = Field(default_factory=MadeFor)
     device: int | str = "cpu"
     model_parallel: bool = False
     max_length: int = Field(256, ge=1)

@@ -31,6 +31,7 @@ def chat(
     """Talk to a user's own copy of the model; /help lists what else you can do."""
     from ..modeling.loading import load_model
     from ..store import EditStore
+    from ..store.database import check_store
     from ..store.rows import check_user
     from .chat_room import ChatRoom
     from .screen import Screen
@@ -39,6 +40,7 @@ def chat(
     settings = find_settings(model, hparams, kernel, device)
     reader = find_reader(endpoint, endpoint_model)
     check_user(user)
+    check_store(store)
     with screen.working("Loading the model ..."):
         loaded, tokenizer = load_model(settings)
     with EditStore.open(store, loaded, tokenizer) as opened:

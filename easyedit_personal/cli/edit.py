@@ -145,7 +145,9 @@ def _teach(
     from ..learning.session import learn_once
     from ..modeling.loading import load_model
     from ..store import EditStore
+    from ..store.database import check_store
 
+    check_store(url)
     model, tokenizer = load_model(settings)
     with EditStore.open(url, model, tokenizer) as store:
         learner = Learner(model, tokenizer, store, settings)

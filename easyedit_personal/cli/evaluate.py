@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import DEFAULT_MODEL
+from .session import DEVICE, HPARAMS, MODEL, find_settings
 
 if TYPE_CHECKING:
     from ..data.records import UPQAItem
@@ -23,9 +23,7 @@ HOST = "easyedit:"
 
 
 def evaluate(
-    model: str = typer.Option(
-        None, "--model", help=f"A local folder or a hub name; else that of --hparams, else {DEFAULT_MODEL}."
-    ),
+    model: str = MODEL,
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
     method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
@@ -34,9 +32,9 @@ def evaluate(
     protocol: str = typer.Option("natural", "--protocol", help="natural, or paper to reproduce the paper's scoring."),
     out: Path = typer.Option(None, "--out", help="Result folder; an interrupted run goes on there."),
     seed: int = typer.Option(0, "--seed", help="Of distractors, memories and intervals."),
-    device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
+    device: str = DEVICE,
     evaluators: str = typer.Option("", "--evaluators", help="Comma-separated; '+name' adds to the standard panel."),
-    hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
+    hparams: str = HPARAMS,
     conversations: str = typer.Option("bundled", "--conversations", help="Distractors: 'bundled' or PrefEval's file."),
     restore: bool = typer.Option(True, help="With --protocol paper: reset the model between users."),
     harness: str = typer.Option("", "--harness", help="Tasks of lm-evaluation-harness (extra), comma-separated."),
@@ -60,7 +58,7 @@ def evaluate(
         return
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
     names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
-    settings = _settings(hparams, model, device)
+    settings = find_settings(model, hparams, device=device)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
     result = _run(settings, items, names if spread else methods, plan, folder, data, scorer, spread)
@@ -178,21 +176,6 @@ def _items(data: str, size: int | None) -> Sequence[UPQAItem]:
     if not 1 <= size <= len(items):
         raise DataError(f"{data} does not have so many users.", got=size, needed=f"--size from 1 to {len(items)}")
     return items[:size]
-
-
-def _settings(hparams: str | None, model: str | None, device: str) -> PersonalizationHyperParams:
-    from ..errors import ConfigError
-    from ..hparams import PersonalizationHyperParams, shipped_yaml
-
-    given = model or DEFAULT_MODEL
-    name = hparams or (given if given in shipped_yaml() else None)
-    if name is None:
-        raise ConfigError(
-            f"No hyper-parameters are known for {given!r}.",
-            needed=f"--hparams with a YAML file, or one of {', '.join(shipped_yaml())}",
-        )
-    known = PersonalizationHyperParams.from_hparams(name)
-    return known.replace(model_name=known.model_name if model in (None, name) else model, device=device)
 
 
 def _folder(

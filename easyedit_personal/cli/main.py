@@ -6,11 +6,13 @@ No command's module imports torch at its top: ``--help`` must not wait for it.
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
 from .. import __version__
-from ..errors import PersonalizationError
+from ..errors import IgnoredSettingWarning, PersonalizationError
 from .chat import chat
 from .demo import demo
 from .doctor import doctor
@@ -48,8 +50,20 @@ def _main(
     pass
 
 
+_python_shows = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Ours in a line without its place in the code, which says nothing to users."""
+    if issubclass(category, IgnoredSettingWarning):
+        print(f"Warning: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *place, **more)
+
+
 def main() -> None:
     """Run the command line; our errors are printed without a traceback and exit with 2."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except PersonalizationError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .. import DEFAULT_MODEL
+from .session import DEVICE, HPARAMS, KERNEL, MODEL, STORE, find_settings
 
 if TYPE_CHECKING:
     from ..bulk.bulk import Bulk, Report
@@ -27,12 +27,13 @@ QUIET = 30.0  # seconds between two lines where there is no terminal
 
 def personalize(
     users: Path = typer.Option(..., "--users", help="JSON lines or Parquet: user, preferences."),
-    store: str = typer.Option(..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path or URL."),
+    store: str = STORE,
     engine: str = typer.Option("serial", "--engine", help="serial, processes, ray or ray://HOST:PORT."),
     workers: int = typer.Option(None, "--workers", help="Default: cores, or the cluster's slots.", show_default=False),
-    model: str = typer.Option(DEFAULT_MODEL, "--model", help="A known name, a local folder, or a hub name."),
-    hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
-    device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
+    model: str = MODEL,
+    hparams: str = HPARAMS,
+    kernel: str = KERNEL,
+    device: str = DEVICE,
     failures: Path = typer.Option(None, "--failures", help="Default: USERS.failures.jsonl", show_default=False),
     dry_run: bool = typer.Option(False, "--dry-run", help="Try some users, and say what all would take."),
     sample: int = typer.Option(16, "--sample", min=1, help="Users that --dry-run tries."),
@@ -54,12 +55,11 @@ def personalize(
     from ..engines.find import TIME_LIMIT
     from ..store import EditStore
     from ..store.rows import check_dtype
-    from .evaluate import _settings
 
     seconds = TIME_LIMIT if time_limit is None and engine != "serial" else time_limit
     limits = Limits(workers=workers, threads=threads, retries=retries, seconds=seconds, cpus=cpus, gpus=gpus)
     chosen = find_engine(engine, limits)
-    work = Bulk(store, LearnerFactory(_settings(hparams, model, device)), check_dtype(dtype), patience)
+    work = Bulk(store, LearnerFactory(find_settings(model, hparams, kernel, device)), check_dtype(dtype), patience)
     total = count_users(users)
     if dry_run:
         _estimate(users, work, sample, chosen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .. import DEFAULT_MODEL
+from .session import DEVICE, HPARAMS, KERNEL, MODEL, STORE, find_settings
 
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
@@ -17,12 +17,11 @@ ANSWERS, LIMITS, ACCESS = "Answers", "Limits", "Who may"
 
 
 def serve(
-    store: str = typer.Option(
-        ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
-    ),
-    model: str = typer.Option(DEFAULT_MODEL, "--model", help="A known name, a local folder, or a hub name."),
-    hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
-    device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
+    store: str = STORE,
+    model: str = MODEL,
+    hparams: str = HPARAMS,
+    kernel: str = KERNEL,
+    device: str = DEVICE,
     host: str = typer.Option("127.0.0.1", "--host", help="Any other than loopback needs a token."),
     port: int = typer.Option(8000, "--port", min=0, max=65535),
     token: str | None = typer.Option(
@@ -41,7 +40,7 @@ def serve(
     certificate: Path | None = typer.Option(None, "--certificate", help="For TLS, in PEM.", rich_help_panel=ACCESS),
     key: Path | None = typer.Option(None, "--key", help="The certificate's key.", rich_help_panel=ACCESS),
     name: str = typer.Option(
-        "", "--name", help="What clients call the model; as --model if not given.", rich_help_panel=ANSWERS
+        "", "--name", help="What clients call the model; its own name if not given.", rich_help_panel=ANSWERS
     ),
     max_new_tokens: int = typer.Option(
         256, "--max-new-tokens", min=1, help="The longest answer.", rich_help_panel=ANSWERS
@@ -57,11 +56,11 @@ def serve(
     """Serve users' models to OpenAI's clients; `model: "base@alice"` or the header X-User says whose."""
     from ..service import require
     from ..service.settings import Settings
-    from .evaluate import _settings
 
     require()
+    found = find_settings(model, hparams, kernel, device)
     settings = Settings(
-        name=name or Path(model).stem,
+        name=name or Path(str(found.model_name)).stem,
         max_new_tokens=max_new_tokens,
         max_rows=max_rows,
         max_waiting=max_waiting,
@@ -70,7 +69,7 @@ def serve(
         max_body=max_body,
     )
     place, tokens = (host, port, certificate, key), (token, token_file, users_file)
-    _serve(store, _settings(hparams, model, device), settings, place, tokens)
+    _serve(store, found, settings, place, tokens)
 
 
 def _serve(
@@ -83,12 +82,15 @@ def _serve(
     """What can be refused is refused before the model is loaded."""
     import logging
 
-    from ..service.run import Place, bind, open_service, read_access, run
+    from ..service.run import Place, bind, check_certificate, open_service, read_access, run
     from ..service.settings import check_exposed
+    from ..store.database import check_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     access = read_access(*tokens)
     check_exposed(place[0], not access.is_open)
+    check_certificate(Place(*place))
+    check_store(store)
     with bind(Place(*place)) as bound:
         service = open_service(hparams, store, settings)
         host, port = f"[{place[0]}]" if ":" in place[0] else place[0], bound.getsockname()[1]

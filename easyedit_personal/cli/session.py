@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,13 +23,16 @@ STORE = typer.Option(
     ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
 )
 MODEL = typer.Option(
-    None, "--model", help=f"A local folder or a hub name; default: {DEFAULT_MODEL}.", show_default=False
+    None,
+    "--model",
+    help=f"A known name, a folder, a GGUF file, or a hub name; default: that of --hparams, else {DEFAULT_MODEL}.",
+    show_default=False,
 )
 HPARAMS = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one.", show_default=False)
 KERNEL = typer.Option(
     None, "--kernel", help="lowrank, finetune, rome or memit; the YAML's if not given.", show_default=False
 )
-DEVICE = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ...")
+DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1, ...; the settings' if not given.", show_default=False)
 ENDPOINT = typer.Option(
     None, "--endpoint", help="OpenAI-compatible URL that reads what no rule covers.", show_default=False
 )
@@ -38,34 +42,19 @@ ENDPOINT_MODEL = typer.Option(
 
 
 def find_settings(
-    model: str | None, hparams: str | None, kernel: str | None, device: str
+    model: str | None, hparams: str | None, kernel: str | None = None, device: str | None = None
 ) -> PersonalizationHyperParams:
-    """Hyper-parameters; ``--model`` wins over the YAML's own model.
+    """Settings as ``resolve_settings`` finds them; a line on standard error says where they were not measured.
 
     Raises:
-        ConfigError: none are known for the model, or they are faulty.
-        RegistryError: there is no such kernel.
+        ConfigError, ModelError, RegistryError: see ``resolve_settings``.
     """
-    from ..errors import ConfigError
-    from ..hparams import PersonalizationHyperParams, shipped_yaml
-    from ..registry import KERNELS
+    from ..settings.resolve import origin, resolve_settings
 
-    name = hparams or model or DEFAULT_MODEL
-    if hparams is None and name not in shipped_yaml():
-        raise ConfigError(
-            f"No hyper-parameters are known for {name!r}.",
-            needed=f"--hparams with a YAML file, or one of {', '.join(shipped_yaml())}",
-        )
-    known = PersonalizationHyperParams.from_hparams(name)
-    changes: dict[str, Any] = {"device": device}
-    if model is not None and model not in shipped_yaml():
-        changes["model_name"] = model
-    elif model is not None:
-        changes["model_name"] = PersonalizationHyperParams.from_hparams(model).model_name
-    known = known.replace(**changes)
-    if kernel is None:
-        return known
-    return known.with_kernel(kernel if kernel.startswith("easyedit:") else KERNELS.check(kernel))
+    settings = resolve_settings(model, hparams, kernel=kernel, device=device)
+    if note := origin(settings):
+        print(note, file=sys.stderr)
+    return settings
 
 
 def find_reader(endpoint: str | None, model: str | None) -> Reader:

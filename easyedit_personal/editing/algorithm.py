@@ -18,6 +18,7 @@ from ..modeling.layout import get_module, weight_of
 from ..modeling.wrappers import unwrapped
 from ..progress import log
 from ..registry import KERNELS
+from ..settings.ignored import warn_of_ignored
 from ..types import EditRequest, EditResult, Preference, WeightDelta
 from .health_check import HealthBaseline, check_health
 from .phrases import cluster_phrases
@@ -51,6 +52,7 @@ def personalize(
         HealthError: the edit would damage the model and ``health.on_unhealthy`` is "refuse".
     """
     started, model = time.perf_counter(), unwrapped(model)
+    warn_of_ignored(hparams, in_host=True)  # who asked for an editor has been told of the rest
     checked = check_requests([as_request(item) for item in requests])
     phrases, notes = cluster_phrases(model, tokenizer, checked, hparams)
     for note in notes:

@@ -18,6 +18,8 @@ from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_
 from ..modeling.layout import find_layout, get_module, weight_of
 from ..modeling.loading import load_model
 from ..progress import log, progress
+from ..settings.ignored import warn_of_ignored
+from ..settings.resolve import settings_named
 from ..types import EditResult, WeightDelta
 from .algorithm import personalize
 from .health_check import HealthBaseline
@@ -55,6 +57,7 @@ class PersonalizationEditor:
 
     def __init__(self, hparams: PersonalizationHyperParams) -> None:
         self.hparams = hparams
+        warn_of_ignored(hparams)
         self.model, self.tok = load_model(hparams)
         self._baseline: HealthBaseline | None = None  # measured before the first edit that stays in the model
         layout = find_layout(self.model, hparams)
@@ -64,10 +67,13 @@ class PersonalizationEditor:
 
     @classmethod
     def from_hparams(cls, hparams: PersonalizationHyperParams | str | Path) -> PersonalizationEditor:
-        """An editor from settings, or from a YAML file's path or shipped name."""
-        if not isinstance(hparams, PersonalizationHyperParams):
-            hparams = PersonalizationHyperParams.from_hparams(hparams)
-        return cls(hparams)
+        """An editor from settings, a YAML file, a known model's name, or a model's folder, GGUF file or hub id.
+
+        Raises:
+            ConfigError: no such file, faults in it, or it was made for another model.
+            ModelError: the model cannot be loaded.
+        """
+        return cls(settings_named(hparams))
 
     def edit(
         self,

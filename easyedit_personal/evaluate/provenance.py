@@ -20,7 +20,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from .plan import Plan
 
-WHERE = ("device", "model_name", "model_parallel")  # where a run happens does not make it another one
+WHERE = ("device", "model_name", "model_parallel", "made_for")  # where a run happens does not make it another one
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy")
 
 

@@ -37,9 +37,17 @@ def load_model(hparams: PersonalizationHyperParams) -> tuple[nn.Module, Any]:
 
 
 def torch_device(device: int | str) -> torch.device:
-    """EasyEdit's ``device`` (a number means that CUDA device, or a torch name) as a torch device that exists."""
-    wanted = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+    """EasyEdit's ``device`` (a number means that CUDA device, or a torch name) as a torch device that exists.
+
+    Raises:
+        ModelError: there is no such kind of device, or none of that number here.
+    """
+    try:
+        wanted = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+        count = torch.get_device_module(wanted).device_count()
+    except RuntimeError:
+        raise ModelError("This is no device to compute on.", got=device, needed="cpu, cuda, cuda:1, mps, ...") from None
+    if (wanted.index or 0) >= count:
         raise ModelError(
             f"Device {str(wanted)!r} is not there.",
             needed=f"one of cpu, {', '.join(f'cuda:{i}' for i in range(torch.cuda.device_count())) or '(no CUDA)'}",

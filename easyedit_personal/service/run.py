@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,6 +49,26 @@ def read_access(token: str | None, token_file: Path | None, users_file: Path | N
     if token:
         tokens[token] = "*"
     return Access(tokens if tokens or users_file else None)
+
+
+def check_certificate(place: Place) -> None:
+    """Raise where certificate and key cannot be used.
+
+    Raises:
+        ConfigError: one is missing, cannot be read, or they do not belong together.
+    """
+    if place.certificate is None and place.key is None:
+        return
+    try:
+        if place.certificate is None:
+            raise FileNotFoundError("a key without --certificate")
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(place.certificate, place.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            "The certificate cannot be used.",
+            got=f"{place.certificate}, {place.key}: {error}",
+            needed="--certificate and its --key, both in PEM",
+        ) from None
 
 
 def open_service(hparams: PersonalizationHyperParams, store: str, settings: Settings) -> Service:

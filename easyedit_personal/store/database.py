@@ -160,6 +160,28 @@ def parsed(url: str | Path) -> URL:
     return found
 
 
+def check_store(url: str | Path) -> None:
+    """Say now why a store could not be opened or written later, after the model was loaded; nothing is made.
+
+    Raises:
+        StoreError: it is damaged, belongs to a newer release, cannot be reached, or its place cannot be written.
+    """
+    found = parsed(url)
+    if found.get_backend_name() == "sqlite":
+        path = Path(found.database or "")
+        folder = path.parent
+        if not path.exists() and folder.is_dir() and os.access(folder, os.W_OK):
+            return  # it will be made
+        if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+            raise StoreError(
+                f"The store {str(path)!r} cannot be written.",
+                needed="a file in a folder that exists, both open for writing",
+                cause="it is a folder" if path.is_dir() else f"no such folder, or no permission: {str(folder)!r}",
+                remedy="make the folder first, or name another place",
+            )
+    Database(url).close()
+
+
 CONFLICTS = ("40001", "40P01")  # PostgreSQL's serialisation failure and deadlock
 MARKS = (
     ("connection failed", "the server does not run, or refuses us", "check the address and the password"),

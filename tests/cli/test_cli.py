@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from easyedit_personal import DEFAULT_MODEL
 from easyedit_personal.cli import demo
-from easyedit_personal.cli.evaluate import _settings as evaluate_settings
 from easyedit_personal.cli.main import app
 from easyedit_personal.errors import ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
@@ -74,13 +73,6 @@ def test_doctor_says_what_is_there_and_what_is_missing(monkeypatch):
 def test_every_command_has_help(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0 and "Usage" in result.output
-
-
-def test_evaluate_takes_the_model_of_the_yaml_file_unless_another_is_named(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("alg_name: PersonalizationEditor\nmodel_name: some/model\nlayers: [1]\n")
-    assert evaluate_settings(str(path), None, "cpu").model_name == "some/model"
-    assert evaluate_settings(str(path), "other/model", "cpu").model_name == "other/model"
 
 
 def test_without_a_model_or_a_yaml_file_it_is_the_default_one():

@@ -205,4 +205,4 @@ def test_errors_end_with_2_without_a_traceback(tmp_path):
     done = subprocess.run(
         [*command, "--store", str(tmp_path / "e.db"), "--model", "nowhere"], capture_output=True, text=True
     )
-    assert done.returncode == 2 and "No hyper-parameters are known" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "'nowhere' cannot be loaded" in done.stderr and "Traceback" not in done.stderr

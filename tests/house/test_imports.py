@@ -10,7 +10,7 @@ FLOORS = [
     {"errors", "types", "plugins", "registry", "progress", "files"},
     {"hparams", "engines", "data"},
     {"modeling"},
-    {"generation", "clustering"},
+    {"generation", "clustering", "settings"},
     {"kernels", "statements"},
     {"editing", "serving", "store"},
     {"baselines", "evaluate"},

@@ -1,0 +1,1 @@
+"""Settings for a model: shipped, derived from another model's, or a user's own file; checked before any work."""

@@ -195,7 +195,7 @@ def makes(*attributes: str) -> Callable[[Any], str | None]:
 
 FAMILIES = Registry("model family", "families")
 KERNELS = Registry("kernel", "kernels", takes("model", "tokenizer", "requests", "hparams"))
-EVALUATORS = Registry("evaluator", "evaluators", makes("asks", "measure", "after", "metric"))
+EVALUATORS = Registry("evaluator", "evaluators", makes("columns", "asks", "measure", "after", "metric"))
 BASELINES = Registry("baseline", "baselines", makes("edits", "prepare", "personalize"))
 CLUSTERERS = Registry("clusterer", fault=makes("fit", "predict"))
 JUDGES = Registry("judge", fault=makes("judge"))

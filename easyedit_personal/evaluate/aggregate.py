@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .columns import describe
 from .evaluator import as_metric, average, find_evaluators
 from .judge_scores import Scorer
 from .plan import Plan
@@ -30,12 +31,15 @@ def result_of(
     """
     names = list(dict.fromkeys([*errors, *folder.methods()]))
     lines = {name: folder.users(name) for name in names}
+    evaluators = find_evaluators(plan.evaluators)
     if scorer:
-        scorer([user for kept in lines.values() for user in kept])
+        targeted = [one.name for one in evaluators if one.targeted]
+        scorer([user for kept in lines.values() for user in kept], targeted)
     methods = {name: _method(lines[name], plan, users, errors.get(name)) for name in names}
     result = {
         "schema": SCHEMA,
         "setup": folder.setup() or {},
+        "columns": describe(evaluators),
         "methods": methods,
         "comparisons": comparisons(lines, plan),
     }

@@ -61,7 +61,7 @@ def evaluate(
         data, model_name: how the result should name them.
 
     Returns:
-        What ``result.json`` holds: "schema", "setup", "methods" and "comparisons". A method that failed has
+        What ``result.json`` holds: "schema", "setup", "columns", "methods" and "comparisons". A method that failed has
         ``status: failed`` and the figures of the users that it finished.
 
     Raises:

@@ -58,7 +58,7 @@ class Registry:
 
         return add
 
-    def ships(self, name: str, path: str) -> None:
+    def register_lazy(self, name: str, path: str) -> None:
         """Register one of our own parts as ``"package.module:attribute"``, without importing it."""
         self._shipped[name] = path
 
@@ -206,30 +206,30 @@ for _name in (
 ):
     FAMILIES.ships(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
 for _name in ("rome", "memit", "lowrank", "finetune"):
-    KERNELS.ships(_name, f"easyedit_personal.kernels.{_name}:{_name}")
+    KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (
     *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
     *("locality", "retention", "health", "undo", "cost", "capability"),
 ):
     _class = "".join(part.capitalize() for part in _name.split("_"))
-    EVALUATORS.ships(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
-BASELINES.ships("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
-BASELINES.ships("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
-BASELINES.ships("reminder", "easyedit_personal.baselines.prompting:Reminder")
-BASELINES.ships("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
-BASELINES.ships("lora", "easyedit_personal.baselines.lora:Lora")
+    EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
+BASELINES.register_lazy("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
+BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
+BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
+BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
+BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
 # EasyEdit's own kernels and editors; looked up in the host when they are used.
 HOST = "easyedit_personal.integrations.easyedit"
 for _name in ("rome", "memit"):
-    KERNELS.ships(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
+    KERNELS.register_lazy(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
 for _name in (
     *("ROME", "R-ROME", "MEMIT", "EMMET", "AlphaEdit", "FT", "LoRA", "GRACE", "WISE", "ULTRAEDIT"),
     *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER"),
 ):
-    BASELINES.ships(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
-JUDGES.ships("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
-JUDGES.ships("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
-CLUSTERERS.ships("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")
-ENGINES.ships("serial", "easyedit_personal.engines.serial:SerialEngine")
-ENGINES.ships("processes", "easyedit_personal.engines.processes:ProcessesEngine")
-ENGINES.ships("ray", "easyedit_personal.integrations.ray:RayEngine")
+    BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
+JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
+JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
+CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")
+ENGINES.register_lazy("serial", "easyedit_personal.engines.serial:SerialEngine")
+ENGINES.register_lazy("processes", "easyedit_personal.engines.processes:ProcessesEngine")
+ENGINES.register_lazy("ray", "easyedit_personal.integrations.ray:RayEngine")

@@ -41,7 +41,7 @@ def test_a_hint_names_the_nearest_only():
 def test_registry_names_the_nearest():
     registry = Registry("fruit")
     registry.register("apple")(object())
-    registry.ships("ordered", "collections:OrderedDict")
+    registry.register_lazy("ordered", "collections:OrderedDict")
     assert registry.names() == ["apple", "ordered"] and registry.get("ordered").__name__ == "OrderedDict"
     with pytest.raises(RegistryError, match=r"Did you mean 'apple'"):
         registry.get("aple")
@@ -52,7 +52,7 @@ def test_registry_names_the_nearest():
 
 def test_a_name_is_taken_only_once_unless_it_is_said():
     registry = Registry("fruit")
-    registry.ships("apple", "collections:OrderedDict")
+    registry.register_lazy("apple", "collections:OrderedDict")
     registry.register("pear")(dict)
     for name, owner in (("apple", "easyedit-personal itself"), ("pear", "module builtins")):
         with pytest.raises(RegistryError, match=f"already is a fruit named '{name}'(.|\n)*{owner}(.|\n)*replace=True"):
@@ -95,7 +95,7 @@ def test_entry_points_are_read_late_and_a_broken_one_breaks_nothing_else(tmp_pat
     (tmp_path / "rotten.py").write_text("raise OSError('worms')\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("fruit", "fruits")
-    registry.ships("apple", "collections:OrderedDict")
+    registry.register_lazy("apple", "collections:OrderedDict")
     assert registry.names() == ["apple", "quince", "rotten"] and "quince" not in sys.modules
     assert registry.origin("rotten") == "orchard 1.2"
     with pytest.raises(RegistryError, match=r"'rotten' of orchard 1.2 cannot be loaded(.|\n)*OSError: worms"):

@@ -204,7 +204,7 @@ ENGINES = Registry("engine", fault=makes("run"))
 for _name in (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "gpt2", "gptj", "gpt_neox", "phi", "opt"),
 ):
-    FAMILIES.ships(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
+    FAMILIES.register_lazy(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
 for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (

@@ -9,10 +9,11 @@ import pytest
 
 from benchmarks.tables import by_turns, main, markdown, read
 from easyedit_personal.errors import DataError
+from easyedit_personal.evaluate import Plan
 from easyedit_personal.evaluate.columns import describe
 from easyedit_personal.evaluate.evaluator import find_evaluators
 
-ASKED = ["direct", "health", "cost", "multi_turn"]
+PLAN = Plan(["direct", "health", "cost"], turns=[0, 2])
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_path):
         "lora": {"status": "failed", "error": "no room", "metrics": {}, "cost": {}},
     }
     setup = {"users": ["ada"], "n": 4, "plan": {"cluster_size": 9}}
-    result = {"setup": setup, "columns": describe(find_evaluators(ASKED)), "methods": methods}
+    result = {"setup": setup, "columns": describe(find_evaluators(PLAN)), "methods": methods}
     (tmp_path / "result.json").write_text(json.dumps(result))
     return tmp_path
 

@@ -5,7 +5,7 @@ Everything that can be wrong without the model is found before the model is load
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,10 @@ def evaluate(
 
         show(Console(), compute(rescore, scorer))
         return
-    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
-    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     settings = _settings(hparams, model, device)
+    sections = settings.evaluators
+    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness, sections)
+    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
     result = _run(settings, items, names if spread else methods, plan, folder, data, scorer, spread)
@@ -120,6 +121,7 @@ def _plan(
     seed: int,
     conversations: str,
     harness: str,
+    sections: Mapping[str, Mapping[str, Any]],
 ) -> Plan:
     from ..errors import ConfigError
     from ..evaluate.plan import STANDARD, Plan
@@ -140,6 +142,7 @@ def _plan(
         seed=seed,
         conversations=conversations,
         harness=[task.strip() for task in harness.split(",") if task.strip()],
+        settings=sections,
     )
 
 

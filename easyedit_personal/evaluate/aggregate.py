@@ -31,7 +31,7 @@ def result_of(
     """
     names = list(dict.fromkeys([*errors, *folder.methods()]))
     lines = {name: folder.users(name) for name in names}
-    evaluators = find_evaluators(plan.evaluators)
+    evaluators = find_evaluators(plan)
     if scorer:
         targeted = [one.name for one in evaluators if one.targeted]
         scorer([user for kept in lines.values() for user in kept], targeted)
@@ -65,7 +65,7 @@ def _method(lines: Users, plan: Plan, users: Sequence[str], error: str | None) -
 def metrics(lines: Users, plan: Plan) -> dict[str, Any]:
     """Every evaluator's figure, and what a judge or an embedder said where answers carry it."""
     found: dict[str, Any] = {}
-    for evaluator in find_evaluators(plan.evaluators):
+    for evaluator in find_evaluators(plan):
         metric = evaluator.metric(lines, plan)
         if metric:
             answers = evaluator.answers(lines)
@@ -81,7 +81,7 @@ def comparisons(lines: Mapping[str, Users], plan: Plan) -> list[dict[str, Any]]:
     """Every later method against the first, per evaluator: mean difference over the same users, paired interval."""
     names = list(lines)
     found = []
-    for evaluator in find_evaluators(plan.evaluators):
+    for evaluator in find_evaluators(plan):
         values = {name: evaluator.values(lines[name], plan) for name in names}
         for name in names[1:]:
             interval = paired(values[names[0]], values[name], plan.seed)

@@ -15,6 +15,7 @@ from ..baselines.base import Method, Session
 from ..data.records import UPQAItem
 from ..generation.score import exact, token_f1
 from ..registry import EVALUATORS
+from ..validation import section_of
 from .columns import Column
 from .plan import Plan
 from .summary import Interval, mean_interval
@@ -168,13 +169,13 @@ class LeakEvaluator(Evaluator):
         return {} if before is None else {"before": before}
 
 
-def find_evaluators(names: Sequence[str]) -> list[Evaluator]:
-    """One instance of each named evaluator.
+def find_evaluators(plan: Plan) -> list[Evaluator]:
+    """One instance of each evaluator of a plan, with its settings.
 
     Raises:
-        RegistryError: a name is unknown.
+        RegistryError: the plugin that brings one cannot be loaded.
     """
-    return [EVALUATORS.get(name)(name) for name in names]
+    return [EVALUATORS.get(name)(name, section_of(EVALUATORS, name, plan.settings)) for name in plan.evaluators]
 
 
 def as_metric(interval: Interval) -> dict[str, Any]:

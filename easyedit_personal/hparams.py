@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 from . import DEFAULT_MODEL
 from .errors import ConfigError, RegistryError, did_you_mean, listing
 from .files import read_json_mapping, read_yaml_mapping
-from .registry import BASELINES, EVALUATORS, KERNELS, Registry
+from .registry import BASELINES, EVALUATORS, KERNELS, PHRASE_SOURCES, Registry
 from .validation import Section, fault_lines, section_of, sections_faults
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
@@ -24,23 +24,37 @@ LOCATION_KEYS = ("device", "model_name", "model_parallel", "stats_dir")
 MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
 
 
+def _known(registry: Registry, name: str) -> str:
+    """The name, if it is registered; else what pydantic reports as a fault."""
+    try:
+        return registry.check(name)
+    except RegistryError as error:
+        raise ValueError(error.what) from None
+
+
 class ClusterParams(Section):
     """How a preference gets its phrases.
 
     ``size`` phrases at most (1 edits the bare question), plus ``indirect`` shipped questions that do not name the
     attribute ("What should I do this weekend?"), where its kind is known. ``behind`` of them are asked once more,
     behind one or two exchanges about other things: an edit fades in conversations that it never saw. ``source`` says
-    where the other phrases come from: "auto" takes those of the request and falls back on the lexicon.
+    where the other phrases come from: a name in ``PHRASE_SOURCES`` ("dataset": only those of the request), or "auto",
+    which takes those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
     size: int = Field(9, ge=1, le=64)
     indirect: int = Field(0, ge=0, le=64)
     behind: int = Field(0, ge=0, le=64)
-    source: Literal["auto", "dataset", "neighbours", "lexicon", "llm"] = "auto"
+    source: str = "auto"
     method: str = "agglomerative"
     distance_threshold: float | None = Field(None, gt=0)
     template: str = "a person's {}"
+
+    @field_validator("source")
+    @classmethod
+    def _source_exists(cls, source: str) -> str:
+        return source if source == "auto" else _known(PHRASE_SOURCES, source)
 
     @field_validator("template")
     @classmethod
@@ -160,6 +174,7 @@ class PersonalizationHyperParams(Section):
     per_kernel: dict[str, dict[str, Any]] = Field(default_factory=dict)
     evaluators: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baselines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    phrase_sources: dict[str, dict[str, Any]] = Field(default_factory=dict)
     _kernels: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     # ROME and MEMIT, in EasyEdit's words.
@@ -193,10 +208,7 @@ class PersonalizationHyperParams(Section):
     def _kernel_exists(cls, kernel: str) -> str:
         if kernel.startswith("easyedit:"):
             return kernel  # looked up in the host, which may not be loaded yet
-        try:
-            return KERNELS.check(kernel)
-        except RegistryError as error:
-            raise ValueError(error.what) from None
+        return _known(KERNELS, kernel)
 
     @field_validator("layers")
     @classmethod
@@ -218,7 +230,7 @@ class PersonalizationHyperParams(Section):
             raise ValueError("\n".join(faults))
         return per_kernel
 
-    @field_validator("evaluators", "baselines")
+    @field_validator("evaluators", "baselines", "phrase_sources")
     @classmethod
     def _sections_are_valid(
         cls, sections: dict[str, dict[str, Any]], info: ValidationInfo
@@ -300,7 +312,7 @@ class PersonalizationHyperParams(Section):
         return type(self)(**values)
 
 
-_REGISTRIES = {registry.group: registry for registry in (EVALUATORS, BASELINES)}
+_REGISTRIES = {registry.group: registry for registry in (EVALUATORS, BASELINES, PHRASE_SOURCES)}
 
 
 def shipped_yaml() -> dict[str, Path]:

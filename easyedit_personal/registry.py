@@ -197,6 +197,7 @@ FAMILIES = Registry("model family", "families")
 KERNELS = Registry("kernel", "kernels", takes("model", "tokenizer", "requests", "hparams"))
 EVALUATORS = Registry("evaluator", "evaluators", makes("columns", "asks", "measure", "after", "metric"))
 BASELINES = Registry("baseline", "baselines", makes("edits", "prepare", "personalize"))
+PHRASE_SOURCES = Registry("source of phrases", "phrase_sources", takes("given", "size", "context"))
 CLUSTERERS = Registry("clusterer", fault=makes("fit", "predict"))
 JUDGES = Registry("judge", fault=makes("judge"))
 ENGINES = Registry("engine", fault=makes("run"))
@@ -227,6 +228,8 @@ for _name in (
     *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER"),
 ):
     BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
+for _name in ("dataset", "neighbours", "lexicon", "llm"):
+    PHRASE_SOURCES.register_lazy(_name, f"easyedit_personal.clustering.sources:from_{_name}")
 JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
 JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
 CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")

@@ -17,7 +17,16 @@ from easyedit_personal.errors import (
     did_you_mean,
     shorten,
 )
-from easyedit_personal.registry import BASELINES, CLUSTERERS, ENGINES, EVALUATORS, JUDGES, KERNELS, Registry
+from easyedit_personal.registry import (
+    BASELINES,
+    CLUSTERERS,
+    ENGINES,
+    EVALUATORS,
+    JUDGES,
+    KERNELS,
+    PHRASE_SOURCES,
+    Registry,
+)
 from easyedit_personal.types import EditRequest, Preference, WeightDelta
 
 
@@ -79,7 +88,7 @@ def test_a_class_that_lacks_something_is_refused():
 
 
 def test_everything_that_ships_passes_its_registrys_check():
-    for registry in (KERNELS, EVALUATORS, BASELINES, CLUSTERERS, JUDGES, ENGINES):
+    for registry in (KERNELS, EVALUATORS, BASELINES, PHRASE_SOURCES, CLUSTERERS, JUDGES, ENGINES):
         for name in set(registry.names()) - set(registry.added()):
             assert registry._fault(registry.get(name)) is None, name
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import RegistryError, did_you_mean
 from .plugins import import_plugins, plugin_faults
+from .progress import log
 
 
 class Registry:
@@ -72,6 +73,10 @@ class Registry:
         import_plugins()
         return sorted({*self._shipped, *self._added, *self._entry_points()})
 
+    def listed(self) -> str:
+        """All names but those of EasyEdit's own parts, for help and tables."""
+        return ", ".join(name for name in self.names() if not name.startswith("easyedit:"))
+
     def added(self) -> list[str]:
         """The names that do not ship with this package, sorted."""
         return [name for name in self.names() if name in self._added or name not in self._shipped]
@@ -114,6 +119,16 @@ class Registry:
         if name not in self._added:
             self._load(name, self._entry_points()[name])
         return self._added[name]
+
+    def loaded(self) -> list[Any]:
+        """Everything registered, by name; an addition that cannot be loaded is logged and left out."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except RegistryError as error:
+                log.warning("%s", error)
+        return found
 
     def check(self, name: str) -> str:
         """Return ``name`` if it exists, without importing what it stands for; else raise as ``get`` does."""
@@ -181,6 +196,16 @@ def takes(*arguments: str) -> Callable[[Any], str | None]:
     return fault
 
 
+def has(*attributes: str) -> Callable[[Any], str | None]:
+    """The check that an object has some attributes."""
+
+    def fault(item: Any) -> str | None:
+        lacks = [name for name in attributes if not hasattr(item, name)]
+        return f"a record with {', '.join(attributes)}; it lacks {', '.join(lacks)}" if lacks else None
+
+    return fault
+
+
 def makes(*attributes: str) -> Callable[[Any], str | None]:
     """The check that an object is a class with some attributes, or a function, which is trusted to return one."""
 
@@ -193,7 +218,7 @@ def makes(*attributes: str) -> Callable[[Any], str | None]:
     return fault
 
 
-FAMILIES = Registry("model family", "families")
+FAMILIES = Registry("model family", "families", has("name", "layers", "down"))
 KERNELS = Registry("kernel", "kernels", takes("model", "tokenizer", "requests", "hparams"))
 EVALUATORS = Registry("evaluator", "evaluators", makes("columns", "asks", "measure", "after", "metric"))
 BASELINES = Registry("baseline", "baselines", makes("edits", "prepare", "personalize"))
@@ -201,6 +226,7 @@ PHRASE_SOURCES = Registry("source of phrases", "phrase_sources", takes("given", 
 CLUSTERERS = Registry("clusterer", fault=makes("fit", "predict"))
 JUDGES = Registry("judge", fault=makes("judge"))
 ENGINES = Registry("engine", fault=makes("run"))
+OPEN = (KERNELS, EVALUATORS, BASELINES, FAMILIES, PHRASE_SOURCES)  # what other packages may add to
 
 for _name in (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "gpt2", "gptj", "gpt_neox", "phi", "opt"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import DEFAULT_MODEL
+from ..registry import BASELINES, EVALUATORS, KERNELS
 
 if TYPE_CHECKING:
     from ..data.records import UPQAItem
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
 
 HOST = "easyedit:"
+_METHODS = f"kernels ({KERNELS.listed()}), ft_m, ft_l, {BASELINES.listed()}, EasyEdit's (easyedit:ROME, ...)"
+
+_EVALUATORS = f"Comma-separated; '+name' adds to the standard panel. There are {EVALUATORS.listed()}."
 
 
 def evaluate(
@@ -27,7 +31,7 @@ def evaluate(
         None, "--model", help=f"A local folder or a hub name; else that of --hparams, else {DEFAULT_MODEL}."
     ),
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
-    method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
+    method: str = typer.Option("lowrank", "--method", help=f"Comma-separated: {_METHODS}."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
     cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
     turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
@@ -35,7 +39,7 @@ def evaluate(
     out: Path = typer.Option(None, "--out", help="Result folder; an interrupted run goes on there."),
     seed: int = typer.Option(0, "--seed", help="Of distractors, memories and intervals."),
     device: str = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ..."),
-    evaluators: str = typer.Option("", "--evaluators", help="Comma-separated; '+name' adds to the standard panel."),
+    evaluators: str = typer.Option("", "--evaluators", help=_EVALUATORS),
     hparams: str = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one."),
     conversations: str = typer.Option("bundled", "--conversations", help="Distractors: 'bundled' or PrefEval's file."),
     restore: bool = typer.Option(True, help="With --protocol paper: reset the model between users."),
@@ -158,8 +162,6 @@ def _methods(text: str) -> list[str]:
 
 def _is_hosts(name: str) -> bool:
     """Whether it is one of EasyEdit's editors; "easyedit:rome" in small letters is its kernel inside our algorithm."""
-    from ..registry import KERNELS
-
     return name.startswith(HOST) and name.partition("@")[0] not in KERNELS
 
 

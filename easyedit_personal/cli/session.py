@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import DEFAULT_MODEL
+from ..registry import KERNELS
 
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
@@ -25,9 +26,7 @@ MODEL = typer.Option(
     None, "--model", help=f"A local folder or a hub name; default: {DEFAULT_MODEL}.", show_default=False
 )
 HPARAMS = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one.", show_default=False)
-KERNEL = typer.Option(
-    None, "--kernel", help="lowrank, finetune, rome or memit; the YAML's if not given.", show_default=False
-)
+KERNEL = typer.Option(None, "--kernel", help=f"One of {KERNELS.listed()}; the YAML's if not given.", show_default=False)
 DEVICE = typer.Option("cpu", "--device", help="cpu, cuda, cuda:1, ...")
 ENDPOINT = typer.Option(
     None, "--endpoint", help="OpenAI-compatible URL that reads what no rule covers.", show_default=False
@@ -48,7 +47,6 @@ def find_settings(
     """
     from ..errors import ConfigError
     from ..hparams import PersonalizationHyperParams, shipped_yaml
-    from ..registry import KERNELS
 
     name = hparams or model or DEFAULT_MODEL
     if hparams is None and name not in shipped_yaml():

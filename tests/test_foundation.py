@@ -27,7 +27,7 @@ from easyedit_personal.registry import (
     PHRASE_SOURCES,
     Registry,
 )
-from easyedit_personal.types import EditRequest, Preference, WeightDelta
+from easyedit_personal.types import EditRequest, WeightDelta
 
 
 def test_error_says_got_needed_cause_and_remedy():
@@ -126,14 +126,6 @@ def test_a_plugin_file_that_fails_is_named_where_a_name_is_missing(tmp_path, mon
         CLUSTERERS.get("from a fil")
     assert "from a file" in CLUSTERERS and "bad.py" in caplog.text
     CLUSTERERS.unregister("from a file")
-
-
-def test_preference_becomes_requests_with_one_cluster():
-    preference = Preference("hobby", "What's my hobby?", "chess", "ann", phrases=(("pastime", "What's my pastime?"),))
-    requests = preference.requests()
-    assert [request.prompt for request in requests] == ["What's my hobby?", "What's my pastime?"]
-    assert len({request.cluster for request in requests}) == 1 and requests[0].subject == "hobby"
-    assert preference.requests(1) == requests[:1]
 
 
 def test_request_is_frozen():

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from easyedit_personal.clustering import Lexicon, Phrase, PreferenceClusterer, expand
+from easyedit_personal.editing.requests import as_request
 from easyedit_personal.errors import ConfigError, DataError, RegistryError
 from easyedit_personal.registry import PHRASE_SOURCES
 from easyedit_personal.types import Preference
@@ -104,8 +105,9 @@ def test_a_cluster_may_be_names_and_pairs():
 def test_phrases_fit_into_a_preference():
     pairs = expand(HOBBY, "lexicon", 5)
     preference = Preference("hobby", "What's my hobby?", "falconry", phrases=tuple(pairs[1:]))
-    assert [request.prompt for request in preference.requests()] == [phrase.question for phrase in pairs]
-    assert {request.target_new for request in preference.requests()} == {"falconry"}
+    request = as_request(preference)
+    assert [phrase["prompt"] for phrase in request["cluster"]] == [phrase.question for phrase in pairs[1:]]
+    assert (request["prompt"], request["target_new"]) == (pairs[0].question, "falconry")
 
 
 @pytest.mark.parametrize("source", PHRASE_SOURCES.names())

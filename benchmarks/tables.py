@@ -14,18 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_personal.errors import DataError
-
-# Column -> evaluator; shares in per cent.
-COLUMNS = {
-    "direct": "direct",
-    "paraphrased": "paraphrase",
-    "implicit": "implicit",
-    "product": "product",
-    "leak": "unrelated",
-    "negated": "negation",
-    "others": "other_user",
-    "facts kept": "locality",
-}
+from easyedit_personal.evaluate.columns import Column, columns_of, turn_tables
 
 
 def read(wanted: str) -> dict[str, Any]:
@@ -51,33 +40,23 @@ def read(wanted: str) -> dict[str, Any]:
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The main table: mean and 95 % interval in per cent; s and kB are means per user."""
-    heads = ["method", "cluster", *COLUMNS, "perplexity", "stops", "s", "kB"]
+    """The main table, with the report's columns: shares in per cent with 95 % intervals, means per user."""
+    columns = list(dict.fromkeys(column for result in results for column in columns_of(result, "report")))
+    heads = ["method", "cluster", *(column.heading for column in columns)]
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for result in results:
         size = str(result["setup"]["plan"]["cluster_size"])
         for name, method in result["methods"].items():
             if method["status"] == "ok":
-                lines.append(" | ".join([name, size, *_cells(method)]))
+                lines.append(" | ".join([name, size, *(_cell(column, method) for column in columns)]))
             else:
                 lines.append(" | ".join([name, size, f"failed: {method['error'].splitlines()[0]}"]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _cells(method: dict[str, Any]) -> list[str]:
-    metrics, cost = method["metrics"], method["cost"]
-    shares = [
-        f"{100 * metrics[key]['mean']:.1f} ({100 * metrics[key]['ci95'][0]:.0f}-{100 * metrics[key]['ci95'][1]:.0f})"
-        for key in COLUMNS.values()
-    ]
-    health = metrics["health"]
-    return [
-        *shares,
-        f"{health['mean']:.3f}",
-        f"{100 * health['stopped']:.1f}",
-        f"{cost['seconds_per_user']:.2f}",
-        f"{cost['bytes_per_user'] / 1000:.1f}",
-    ]
+def _cell(column: Column, method: dict[str, Any]) -> str:
+    value, interval = column.cell(method)
+    return f"{value} ({interval.replace(' to ', '-')})" if interval else value
 
 
 def by_turns(results: list[dict[str, Any]]) -> str:
@@ -94,8 +73,7 @@ def by_turns(results: list[dict[str, Any]]) -> str:
 def _turn_rows(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, str]]]:
     for result in results:
         size = str(result["setup"]["plan"]["cluster_size"])
-        for name, method in result["methods"].items():
-            table = method["metrics"].get("multi_turn", {}).get("by_turns", {})
+        for name, table in turn_tables(result["methods"]).items():
             if len(table) > 1:
                 yield name, size, {turns: _turn_cell(kinds) for turns, kinds in table.items()}
 

@@ -10,12 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from . import DEFAULT_MODEL
-from .errors import ConfigError, RegistryError, did_you_mean, listing, shorten
+from .errors import ConfigError, RegistryError, did_you_mean, listing
 from .files import read_json_mapping, read_yaml_mapping
-from .registry import KERNELS
+from .registry import BASELINES, EVALUATORS, KERNELS, PHRASE_SOURCES, Registry
+from .validation import Section, fault_lines, section_of, sections_faults
 
 ALG_NAME: Literal["PersonalizationEditor"] = "PersonalizationEditor"
 # Where a model lies and computes, and which one the numbers were found on, does not change what is computed.
@@ -23,29 +24,37 @@ LOCATION_KEYS = ("device", "model_name", "model_parallel", "stats_dir", "made_fo
 MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
 
 
-class _Group(BaseModel):
-    """Strict base: unknown keys are faults, a quoted number is not a number."""
+def _known(registry: Registry, name: str) -> str:
+    """The name, if it is registered; else what pydantic reports as a fault."""
+    try:
+        return registry.check(name)
+    except RegistryError as error:
+        raise ValueError(error.what) from None
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, arbitrary_types_allowed=True)
 
-
-class ClusterParams(_Group):
+class ClusterParams(Section):
     """How a preference gets its phrases.
 
     ``size`` phrases at most (1 edits the bare question), plus ``indirect`` shipped questions that do not name the
     attribute ("What should I do this weekend?"), where its kind is known. ``behind`` of them are asked once more,
     behind one or two exchanges about other things: an edit fades in conversations that it never saw. ``source`` says
-    where the other phrases come from: "auto" takes those of the request and falls back on the lexicon.
+    where the other phrases come from: a name in ``PHRASE_SOURCES`` ("dataset": only those of the request), or "auto",
+    which takes those of the request and falls back on the lexicon.
     ``method``, ``distance_threshold`` and ``template`` go to ``PreferenceClusterer``.
     """
 
     size: int = Field(9, ge=1, le=64)
     indirect: int = Field(0, ge=0, le=64)
     behind: int = Field(0, ge=0, le=64)
-    source: Literal["auto", "dataset", "neighbours", "lexicon", "llm"] = "auto"
+    source: str = "auto"
     method: str = "agglomerative"
     distance_threshold: float | None = Field(None, gt=0)
     template: str = "a person's {}"
+
+    @field_validator("source")
+    @classmethod
+    def _source_exists(cls, source: str) -> str:
+        return source if source == "auto" else _known(PHRASE_SOURCES, source)
 
     @field_validator("template")
     @classmethod
@@ -55,7 +64,7 @@ class ClusterParams(_Group):
         return template
 
 
-class LowRankParams(_Group):
+class LowRankParams(Section):
     """The ``lowrank`` kernel: how many directions are kept, Adam's rate and steps, the metric's ridge.
 
     ``rank``, ``steps`` and ``polish`` count per preference: two preferences learned together need twice of each.
@@ -82,7 +91,7 @@ class LowRankParams(_Group):
     stop_loss: float = Field(0.02, ge=0)
 
 
-class FinetuneParams(_Group):
+class FinetuneParams(Section):
     """The dense comparison: FT-M (``target_new``: loss on all target tokens) or FT-L (``prompt_last``)."""
 
     objective: Literal["target_new", "prompt_last"] = "target_new"
@@ -92,7 +101,7 @@ class FinetuneParams(_Group):
     stop_loss: float = Field(0.01, ge=0)
 
 
-class PreserveParams(_Group):
+class PreserveParams(Section):
     """What an edit must leave alone: weight of the KL term and how many prompts of each kind it sees.
 
     ``other_attribute`` asks for other attributes by name, ``other_indirect`` without naming them. ``negated`` and
@@ -116,7 +125,7 @@ class PreserveParams(_Group):
     file: str | None = None
 
 
-class HealthParams(_Group):
+class HealthParams(Section):
     """Limits that an edit must keep: perplexity after/before, ||update|| / ||weight||, answers that end by themselves.
 
     ``min_natural_stops`` is the share of neutral questions, or of those that the clean model ends, whichever is less.
@@ -128,7 +137,7 @@ class HealthParams(_Group):
     min_natural_stops: float = Field(0.7, ge=0, le=1)
 
 
-class MadeFor(_Group):
+class MadeFor(Section):
     """Which model the numbers were chosen for; with another one they are refused (``settings.resolve``).
 
     ``family`` is transformers' ``model_type``, ``n_layers`` the number of decoder layers. ``status`` says how the
@@ -142,12 +151,15 @@ class MadeFor(_Group):
     source: str | None = None
 
 
-class PersonalizationHyperParams(_Group):
+class PersonalizationHyperParams(Section):
     """All settings of the PersonalizationEditor; see the YAML files for what each number means and why.
 
     Module templates (``rewrite_module_tmp`` and its siblings) are found from the model when left out.
     ``per_kernel`` holds what differs for kernels other than ``kernel``, so that one file serves a comparison of
     all of them: ``with_kernel("rome")`` is this file with ``per_kernel.rome`` on top.
+
+    Parts that were added to a registry and have settings bring sections of their own: a kernel under its name, as
+    ``lowrank`` has one; others under ``evaluators``, ``baselines`` and ``phrase_sources``. See ``settings_of``.
     """
 
     # What EasyEdit's BaseEditor reads.
@@ -175,6 +187,10 @@ class PersonalizationHyperParams(_Group):
     preserve: PreserveParams = Field(default_factory=PreserveParams)
     health: HealthParams = Field(default_factory=HealthParams)
     per_kernel: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    evaluators: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    baselines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    phrase_sources: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    _kernels: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     # ROME and MEMIT, in EasyEdit's words.
     v_num_grad_steps: int = Field(25, ge=1)
@@ -207,10 +223,7 @@ class PersonalizationHyperParams(_Group):
     def _kernel_exists(cls, kernel: str) -> str:
         if kernel.startswith("easyedit:"):
             return kernel  # looked up in the host, which may not be loaded yet
-        try:
-            return KERNELS.check(kernel)
-        except RegistryError as error:
-            raise ValueError(error.what) from None
+        return _known(KERNELS, kernel)
 
     @field_validator("layers")
     @classmethod
@@ -232,11 +245,39 @@ class PersonalizationHyperParams(_Group):
             raise ValueError("\n".join(faults))
         return per_kernel
 
+    @field_validator("evaluators", "baselines", "phrase_sources")
+    @classmethod
+    def _sections_are_valid(
+        cls, sections: dict[str, dict[str, Any]], info: ValidationInfo
+    ) -> dict[str, dict[str, Any]]:
+        faults = sections_faults(_REGISTRIES[info.field_name or ""], sections)
+        if faults:
+            raise ValueError("\n".join(faults))
+        return sections
+
     def __init__(self, **values: Any) -> None:
+        kernels = {key: value for key, value in values.items() if self._is_section(key)}
+        faults = sections_faults(KERNELS, kernels)
         try:
-            super().__init__(**values)
+            super().__init__(**{key: value for key, value in values.items() if key not in kernels})
         except ValidationError as error:
-            raise _config_error(error, "The hyper-parameters are not valid.") from None
+            faults += fault_lines(error, type(self))
+        if faults:
+            raise ConfigError(f"The hyper-parameters are not valid.\n{listing(faults)}")
+        self._kernels = kernels
+
+    @classmethod
+    def _is_section(cls, key: str) -> bool:
+        """Whether a key that is no field of ours is the section of a kernel that was added."""
+        return key not in cls.model_fields and key in KERNELS and key in KERNELS.added()
+
+    def settings_of(self, registry: Registry, name: str) -> Any:
+        """The settings of a part that was registered with ``settings=``: its section, or the defaults without one.
+
+        None for a part that has no settings of its own.
+        """
+        sections = self._kernels if registry is KERNELS else getattr(self, registry.group)
+        return section_of(registry, name, sections)
 
     @classmethod
     def from_hparams(cls, name_or_path: str | Path) -> PersonalizationHyperParams:
@@ -270,17 +311,23 @@ class PersonalizationHyperParams(_Group):
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values; a model given as objects is left out."""
         exclude = set() if isinstance(self.model_name, str) else {"model_name"}
-        return self.model_dump(exclude=exclude)
+        return {**self.model_dump(exclude=exclude), **self._kernels}
+
+    def values(self) -> dict[str, Any]:
+        """All settings as they are given to the constructor."""
+        return {**{name: getattr(self, name) for name in type(self).model_fields}, **self._kernels}
 
     def replace(self, **changes: Any) -> PersonalizationHyperParams:
         """A changed copy, validated again; a group may be given as a mapping of the keys to change."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values = self.values()
         for key, value in changes.items():
             old = values.get(key)
-            if isinstance(old, _Group) and isinstance(value, dict):
-                value = {**old.model_dump(), **value}
-            values[key] = value
+            known = old.model_dump() if isinstance(old, Section) else self._kernels.get(key)
+            values[key] = {**known, **value} if known and isinstance(value, dict) else value
         return type(self)(**values)
+
+
+_REGISTRIES = {registry.group: registry for registry in (EVALUATORS, BASELINES, PHRASE_SOURCES)}
 
 
 def shipped_yaml() -> dict[str, Path]:
@@ -305,27 +352,3 @@ def find_yaml(name_or_path: str | Path) -> Path:
         f"There is no hyper-parameter file {str(name_or_path)!r}.{did_you_mean(stem, shipped, cutoff=0.4)}",
         needed=f"a path, or one of {', '.join(shipped) or '(none installed)'}",
     )
-
-
-def _config_error(error: ValidationError, what: str) -> ConfigError:
-    return ConfigError(f"{what}\n{listing(fault for item in error.errors() for fault in _faults(item))}")
-
-
-def _faults(item: Any) -> list[str]:
-    """One line per fault of one of pydantic's error records."""
-    path = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return [f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), _known_keys(item['loc'][:-1]))}"]
-    if item["type"] == "value_error":  # one of our own checks, which may report several lines
-        return [f"{path}: {line}" for line in item["msg"].removeprefix("Value error, ").splitlines()]
-    hint = ""
-    if item["type"] in ("float_type", "int_type") and isinstance(item["input"], str):
-        hint = " (YAML reads 1e-3 as text; write 1.0e-3)"
-    return [f"{path}: {item['msg']}, got {shorten(item['input'], 60)}{hint}"]
-
-
-def _known_keys(path: tuple[Any, ...]) -> list[str]:
-    model: Any = PersonalizationHyperParams
-    for part in path:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)

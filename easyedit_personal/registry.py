@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import RegistryError, did_you_mean
 from .plugins import import_plugins, plugin_faults
+from .progress import log
 
 
 class Registry:
@@ -58,7 +59,7 @@ class Registry:
 
         return add
 
-    def ships(self, name: str, path: str) -> None:
+    def register_lazy(self, name: str, path: str) -> None:
         """Register one of our own parts as ``"package.module:attribute"``, without importing it."""
         self._shipped[name] = path
 
@@ -71,6 +72,10 @@ class Registry:
         """All known names, sorted; no plugin package is imported for it."""
         import_plugins()
         return sorted({*self._shipped, *self._added, *self._entry_points()})
+
+    def listed(self) -> str:
+        """All names but those of EasyEdit's own parts, for help and tables."""
+        return ", ".join(name for name in self.names() if not name.startswith("easyedit:"))
 
     def added(self) -> list[str]:
         """The names that do not ship with this package, sorted."""
@@ -114,6 +119,16 @@ class Registry:
         if name not in self._added:
             self._load(name, self._entry_points()[name])
         return self._added[name]
+
+    def loaded(self) -> list[Any]:
+        """Everything registered, by name; an addition that cannot be loaded is logged and left out."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except RegistryError as error:
+                log.warning("%s", error)
+        return found
 
     def check(self, name: str) -> str:
         """Return ``name`` if it exists, without importing what it stands for; else raise as ``get`` does."""
@@ -181,6 +196,16 @@ def takes(*arguments: str) -> Callable[[Any], str | None]:
     return fault
 
 
+def has(*attributes: str) -> Callable[[Any], str | None]:
+    """The check that an object has some attributes."""
+
+    def fault(item: Any) -> str | None:
+        lacks = [name for name in attributes if not hasattr(item, name)]
+        return f"a record with {', '.join(attributes)}; it lacks {', '.join(lacks)}" if lacks else None
+
+    return fault
+
+
 def makes(*attributes: str) -> Callable[[Any], str | None]:
     """The check that an object is a class with some attributes, or a function, which is trusted to return one."""
 
@@ -193,43 +218,47 @@ def makes(*attributes: str) -> Callable[[Any], str | None]:
     return fault
 
 
-FAMILIES = Registry("model family", "families")
+FAMILIES = Registry("model family", "families", has("name", "layers", "down"))
 KERNELS = Registry("kernel", "kernels", takes("model", "tokenizer", "requests", "hparams"))
-EVALUATORS = Registry("evaluator", "evaluators", makes("asks", "measure", "after", "metric"))
+EVALUATORS = Registry("evaluator", "evaluators", makes("columns", "asks", "measure", "after", "metric"))
 BASELINES = Registry("baseline", "baselines", makes("edits", "prepare", "personalize"))
+PHRASE_SOURCES = Registry("source of phrases", "phrase_sources", takes("given", "size", "context"))
 CLUSTERERS = Registry("clusterer", fault=makes("fit", "predict"))
 JUDGES = Registry("judge", fault=makes("judge"))
 ENGINES = Registry("engine", fault=makes("run"))
+OPEN = (KERNELS, EVALUATORS, BASELINES, FAMILIES, PHRASE_SOURCES)  # what other packages may add to
 
 for _name in (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "gpt2", "gptj", "gpt_neox", "phi", "opt"),
 ):
-    FAMILIES.ships(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
+    FAMILIES.register_lazy(_name, f"easyedit_personal.modeling.families:{_name.removesuffix('_text').upper()}")
 for _name in ("rome", "memit", "lowrank", "finetune"):
-    KERNELS.ships(_name, f"easyedit_personal.kernels.{_name}:{_name}")
+    KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (
     *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
     *("locality", "retention", "health", "undo", "cost", "capability"),
 ):
     _class = "".join(part.capitalize() for part in _name.split("_"))
-    EVALUATORS.ships(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
-BASELINES.ships("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
-BASELINES.ships("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
-BASELINES.ships("reminder", "easyedit_personal.baselines.prompting:Reminder")
-BASELINES.ships("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
-BASELINES.ships("lora", "easyedit_personal.baselines.lora:Lora")
+    EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
+BASELINES.register_lazy("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
+BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
+BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
+BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
+BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
 # EasyEdit's own kernels and editors; looked up in the host when they are used.
 HOST = "easyedit_personal.integrations.easyedit"
 for _name in ("rome", "memit"):
-    KERNELS.ships(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
+    KERNELS.register_lazy(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
 for _name in (
     *("ROME", "R-ROME", "MEMIT", "EMMET", "AlphaEdit", "FT", "LoRA", "GRACE", "WISE", "ULTRAEDIT"),
     *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER"),
 ):
-    BASELINES.ships(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
-JUDGES.ships("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
-JUDGES.ships("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
-CLUSTERERS.ships("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")
-ENGINES.ships("serial", "easyedit_personal.engines.serial:SerialEngine")
-ENGINES.ships("processes", "easyedit_personal.engines.processes:ProcessesEngine")
-ENGINES.ships("ray", "easyedit_personal.integrations.ray:RayEngine")
+    BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
+for _name in ("dataset", "neighbours", "lexicon", "llm"):
+    PHRASE_SOURCES.register_lazy(_name, f"easyedit_personal.clustering.sources:from_{_name}")
+JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")
+JUDGES.register_lazy("local", "easyedit_personal.evaluate.judge_local:LocalJudge")
+CLUSTERERS.register_lazy("agglomerative", "easyedit_personal.clustering.cluster:PreferenceClusterer")
+ENGINES.register_lazy("serial", "easyedit_personal.engines.serial:SerialEngine")
+ENGINES.register_lazy("processes", "easyedit_personal.engines.processes:ProcessesEngine")
+ENGINES.register_lazy("ray", "easyedit_personal.integrations.ray:RayEngine")

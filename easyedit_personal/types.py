@@ -61,14 +61,6 @@ class Preference:
     text: str = ""
     phrases: tuple[tuple[str, str], ...] = ()
 
-    def requests(self, cluster_size: int | None = None) -> list[EditRequest]:
-        """The preference as edit requests, the direct question first, at most ``cluster_size`` of them."""
-        pairs = [(self.subject, self.question), *self.phrases][:cluster_size]
-        cluster = f"{self.user or ''}/{self.subject}"
-        return [
-            EditRequest(q, self.target, s if s and s in q else None, cluster=cluster, user=self.user) for s, q in pairs
-        ]
-
 
 @dataclass(frozen=True, slots=True)
 class WeightDelta:

@@ -17,8 +17,17 @@ from easyedit_personal.errors import (
     did_you_mean,
     shorten,
 )
-from easyedit_personal.registry import BASELINES, CLUSTERERS, ENGINES, EVALUATORS, JUDGES, KERNELS, Registry
-from easyedit_personal.types import EditRequest, Preference, WeightDelta
+from easyedit_personal.registry import (
+    BASELINES,
+    CLUSTERERS,
+    ENGINES,
+    EVALUATORS,
+    JUDGES,
+    KERNELS,
+    PHRASE_SOURCES,
+    Registry,
+)
+from easyedit_personal.types import EditRequest, WeightDelta
 
 
 def test_error_says_got_needed_cause_and_remedy():
@@ -41,7 +50,7 @@ def test_a_hint_names_the_nearest_only():
 def test_registry_names_the_nearest():
     registry = Registry("fruit")
     registry.register("apple")(object())
-    registry.ships("ordered", "collections:OrderedDict")
+    registry.register_lazy("ordered", "collections:OrderedDict")
     assert registry.names() == ["apple", "ordered"] and registry.get("ordered").__name__ == "OrderedDict"
     with pytest.raises(RegistryError, match=r"Did you mean 'apple'"):
         registry.get("aple")
@@ -52,7 +61,7 @@ def test_registry_names_the_nearest():
 
 def test_a_name_is_taken_only_once_unless_it_is_said():
     registry = Registry("fruit")
-    registry.ships("apple", "collections:OrderedDict")
+    registry.register_lazy("apple", "collections:OrderedDict")
     registry.register("pear")(dict)
     for name, owner in (("apple", "easyedit-personal itself"), ("pear", "module builtins")):
         with pytest.raises(RegistryError, match=f"already is a fruit named '{name}'(.|\n)*{owner}(.|\n)*replace=True"):
@@ -79,7 +88,7 @@ def test_a_class_that_lacks_something_is_refused():
 
 
 def test_everything_that_ships_passes_its_registrys_check():
-    for registry in (KERNELS, EVALUATORS, BASELINES, CLUSTERERS, JUDGES, ENGINES):
+    for registry in (KERNELS, EVALUATORS, BASELINES, PHRASE_SOURCES, CLUSTERERS, JUDGES, ENGINES):
         for name in set(registry.names()) - set(registry.added()):
             assert registry._fault(registry.get(name)) is None, name
 
@@ -95,7 +104,7 @@ def test_entry_points_are_read_late_and_a_broken_one_breaks_nothing_else(tmp_pat
     (tmp_path / "rotten.py").write_text("raise OSError('worms')\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("fruit", "fruits")
-    registry.ships("apple", "collections:OrderedDict")
+    registry.register_lazy("apple", "collections:OrderedDict")
     assert registry.names() == ["apple", "quince", "rotten"] and "quince" not in sys.modules
     assert registry.origin("rotten") == "orchard 1.2"
     with pytest.raises(RegistryError, match=r"'rotten' of orchard 1.2 cannot be loaded(.|\n)*OSError: worms"):
@@ -117,14 +126,6 @@ def test_a_plugin_file_that_fails_is_named_where_a_name_is_missing(tmp_path, mon
         CLUSTERERS.get("from a fil")
     assert "from a file" in CLUSTERERS and "bad.py" in caplog.text
     CLUSTERERS.unregister("from a file")
-
-
-def test_preference_becomes_requests_with_one_cluster():
-    preference = Preference("hobby", "What's my hobby?", "chess", "ann", phrases=(("pastime", "What's my pastime?"),))
-    requests = preference.requests()
-    assert [request.prompt for request in requests] == ["What's my hobby?", "What's my pastime?"]
-    assert len({request.cluster for request in requests}) == 1 and requests[0].subject == "hobby"
-    assert preference.requests(1) == requests[:1]
 
 
 def test_request_is_frozen():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import Field
 
 from easyedit_personal.errors import ConfigError
 from easyedit_personal.hparams import PersonalizationHyperParams, find_yaml, shipped_yaml
@@ -13,6 +15,7 @@ from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import find_layout, is_transposed
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.types import EditRequest
+from easyedit_personal.validation import Section
 from tests.tiny import FAMILIES, tiny_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "hparams" / "PersonalizationEditor"
@@ -79,6 +82,49 @@ def test_per_kernel_settings_are_checked_and_applied():
     assert (hparams.with_kernel("rome").layers, hparams.with_kernel("memit").layers) == ([1], [2])
     with pytest.raises(ConfigError, match=r"rome\.v_lrr.*v_lr"):
         PersonalizationHyperParams(per_kernel={"rome": {"v_lrr": 1}})
+
+
+class NudgeParams(Section):
+    """Settings of a kernel that does not ship."""
+
+    rank: int = Field(1, ge=1)
+
+
+@pytest.fixture
+def nudge():
+    """A kernel from outside, with settings, as long as the test runs."""
+    KERNELS.register("nudge", settings=NudgeParams)(lambda model, tokenizer, requests, hparams: [])
+    yield "nudge"
+    KERNELS.unregister("nudge")
+
+
+def test_the_section_of_an_added_kernel_is_checked_with_the_rest(nudge):
+    with pytest.raises(ConfigError) as caught:
+        PersonalizationHyperParams(nudge={"rnk": 1}, v_lrr=1, phrase_sources={"lexicon": {}}, evaluators={"drct": {}})
+    message = str(caught.value)
+    for part in ("nudge.rnk: unknown key. Did you mean 'rank'?", "'v_lr'?", "lexicon: this source of", "'direct'?"):
+        assert part in message
+    with pytest.raises(ConfigError, match=r"rome.nudge.rank: .* greater than or equal to 1, got 0"):
+        PersonalizationHyperParams(per_kernel={"rome": {"nudge": {"rank": 0}}})
+
+
+def test_the_section_of_an_added_kernel_goes_wherever_settings_go(nudge):
+    hparams = PersonalizationHyperParams(per_kernel={"nudge": {"nudge": {"rank": 3}}}).with_kernel("nudge")
+    copies = [
+        hparams.replace(seed=1),
+        pickle.loads(pickle.dumps(hparams)),
+        PersonalizationHyperParams(**hparams.to_dict()),
+    ]
+    for known in (hparams, *copies):
+        assert known.settings_of(KERNELS, "nudge").rank == 3
+    assert copies[1] == hparams != hparams.replace(nudge={"rank": 4})
+    assert PersonalizationHyperParams().settings_of(KERNELS, "nudge") == NudgeParams()
+    assert PersonalizationHyperParams().settings_of(KERNELS, "rome") is None
+
+
+def test_without_its_kernel_a_section_is_an_unknown_key():
+    with pytest.raises(ConfigError, match="nudge: unknown key"):
+        PersonalizationHyperParams(nudge={"rank": 3})
 
 
 def test_replace_merges_groups_and_validates():

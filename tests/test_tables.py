@@ -7,8 +7,13 @@ import sys
 
 import pytest
 
-from benchmarks.tables import COLUMNS, by_turns, main, markdown, read
+from benchmarks.tables import by_turns, main, markdown, read
 from easyedit_personal.errors import DataError
+from easyedit_personal.evaluate import Plan
+from easyedit_personal.evaluate.columns import describe
+from easyedit_personal.evaluate.evaluator import find_evaluators
+
+PLAN = Plan(["direct", "health", "cost"], turns=[0, 2])
 
 
 @pytest.fixture
@@ -16,23 +21,27 @@ def folder(tmp_path):
     """A result folder with one method that worked, with turns, and one that failed."""
     share = {"mean": 0.25, "n": 4, "ci95": [0.05, 0.7]}
     turns = {str(n): {"direct": {"mean": 0.5}, "implicit": {"mean": None}, "not_fitting": 2} for n in (0, 2)}
-    metrics = dict.fromkeys(COLUMNS.values(), share)
-    metrics |= {"health": {"mean": 1.25, "stopped": 1.0}, "multi_turn": {**share, "by_turns": turns}}
+    metrics = {
+        "direct": share,
+        "health": {"mean": 1.25, "ci95": [1.0, 1.5], "stopped": 1.0},
+        "cost": {"mean": 1.5, "ci95": [None, None], "bytes": 11264.0},
+        "multi_turn": {**share, "by_turns": turns},
+    }
     cost = {"seconds_per_user": 1.5, "bytes_per_user": 11264.0}
     methods = {
         "lowrank": {"status": "ok", "metrics": metrics, "cost": cost},
         "lora": {"status": "failed", "error": "no room", "metrics": {}, "cost": {}},
     }
-    result = {"setup": {"users": ["ada"], "n": 4, "plan": {"cluster_size": 9}}, "methods": methods}
+    setup = {"users": ["ada"], "n": 4, "plan": {"cluster_size": 9}}
+    result = {"setup": setup, "columns": describe(find_evaluators(PLAN)), "methods": methods}
     (tmp_path / "result.json").write_text(json.dumps(result))
     return tmp_path
 
 
 def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
     lines = markdown([read(str(folder))]).splitlines()
-    assert lines[0].startswith("| method | cluster | direct |")
-    assert lines[2].startswith("| lowrank | 9 | 25.0 (5-70) |")
-    assert lines[2].endswith("| 1.250 | 100.0 | 1.50 | 11.3 |")
+    assert lines[0] == "| method | cluster | direct ↑ | perplexity ↓ | stops ↑ | s ↓ | kB ↓ | after turns ↑ |"
+    assert lines[2] == "| lowrank | 9 | 25 (5-70) | 1.25 (1.00-1.50) | 100 | 1.50 | 11.3 | 25 (5-70) |"
     assert lines[3] == "| lora | 9 | failed: no room |"
 
 
@@ -48,7 +57,7 @@ def test_what_is_written_names_no_user(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tables", str(folder), "--json", str(target)])
     main()
     assert "ada" not in target.read_text() and "lowrank" in target.read_text()
-    assert "25.0 (5-70)" in capsys.readouterr().out
+    assert "25 (5-70)" in capsys.readouterr().out
 
 
 def test_a_folder_without_result_is_refused(tmp_path):

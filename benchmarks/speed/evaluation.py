@@ -87,7 +87,7 @@ class Loop:
     def __init__(self, model: Any, tokenizer: Any, plan: Plan, execute: Any) -> None:
         self.model, self.tokenizer, self.plan, self.execute = model, tokenizer, plan, execute
         self.generate = load_host().module("evaluate.evaluate_utils").generate_texts
-        self.evaluators = find_evaluators(plan.evaluators)
+        self.evaluators = find_evaluators(plan)
         self.editing = 0.0  # CPU seconds of the last run's edits
 
     def questions(self, item: Any) -> list[str]:

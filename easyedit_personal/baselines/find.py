@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 from .. import DEFAULT_MODEL
 from ..errors import RegistryError, did_you_mean
@@ -52,7 +51,7 @@ def find_method(name: str, hparams: PersonalizationHyperParams | None = None) ->
     base, _, strategy = check_method(name).partition("@")
     settings = hparams or _defaults()
     if base in BASELINES:
-        return _baseline(BASELINES.get(base), settings)
+        return _baseline(base, settings)
     if base in FINETUNING:
         objective = {"objective": FINETUNING[base]}
         settings = settings.with_kernel("finetune")
@@ -67,9 +66,13 @@ def find_methods(names: Sequence[str], hparams: PersonalizationHyperParams | Non
     return [find_method(name, hparams) for name in dict.fromkeys(names)]
 
 
-def _baseline(kind: Any, settings: PersonalizationHyperParams) -> Method:
-    wants = inspect.isclass(kind) and "hparams" in inspect.signature(kind).parameters
-    return kind(hparams=settings) if wants else kind()
+def _baseline(name: str, hparams: PersonalizationHyperParams) -> Method:
+    """A baseline with what its constructor asks for: all settings as ``hparams``, its own section as ``settings``."""
+    kind = BASELINES.get(name)
+    given = {"hparams": hparams, "settings": hparams.settings_of(BASELINES, name)}
+    method = kind(**{key: given[key] for key in inspect.signature(kind).parameters if key in given})
+    method.name = name
+    return method
 
 
 def _defaults() -> PersonalizationHyperParams:

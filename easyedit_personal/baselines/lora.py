@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.records import UPQAItem
-from ..errors import MissingDependencyError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.base import context_limit, encode_requests, frozen
@@ -65,13 +64,10 @@ class Lora:
         """The trained adapter as factors; the model is bit for bit as before.
 
         Raises:
-            MissingDependencyError: PEFT is not installed.
             RequestError: a request cannot be carried out.
         """
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError:
-            raise MissingDependencyError("The lora baseline needs PEFT.", remedy="pip install peft") from None
+        from peft import LoraConfig, get_peft_model
+
         rows = encode_requests(tokenizer, requests, self.hparams, context_limit(model))
         batch = collate(rows, tokenizer, device=input_device(model))
         family = family_of(model)

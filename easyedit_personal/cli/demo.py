@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import DEFAULT_MODEL
+from ..registry import KERNELS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ USERS = {"Ada": ["hobby"], "Ben": ["pet", "food preference"], "Chloé": ["career
 
 def demo(
     out: Path = typer.Option(None, "--out", help="Keep the users' files in this folder.", show_default=False),
-    kernel: str = typer.Option("lowrank", "--kernel", help="lowrank, finetune, rome or memit."),
+    kernel: str = typer.Option("lowrank", "--kernel", help=f"One of {KERNELS.listed()}."),
     tiny: bool = typer.Option(False, "--tiny", help="In a checkout: on the tests' small model, in seconds."),
 ) -> None:
     """Personalise a model for three users and show what changes."""
@@ -33,7 +34,6 @@ def demo(
     from rich.console import Console
 
     from ..hparams import PersonalizationHyperParams
-    from ..registry import KERNELS
 
     KERNELS.check(kernel)
     hparams = _tiny_settings() if tiny else PersonalizationHyperParams.from_hparams(DEFAULT_MODEL)

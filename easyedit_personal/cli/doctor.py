@@ -6,6 +6,10 @@ import importlib.metadata
 import os
 import platform
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 CORE = ("torch", "transformers", "tokenizers", "safetensors", "scikit-learn", "pydantic", "peft", "typer", "rich")
 # Optional package -> (what is lost without it, how to get it).
@@ -30,7 +34,7 @@ def doctor() -> None:
     table = Table(title="easyedit-personal doctor", show_lines=False)
     for column in ("what", "state", "means"):
         table.add_column(column, overflow="fold")
-    for row in [*_core(), *_hardware(), *_families(), *_optional(), *_host()]:
+    for row in [*_core(), *_hardware(), *_families(), *_parts(), *_optional(), *_host()]:
         what, state, means = row
         table.add_row(what, state, escape(means))
     console.print(table)
@@ -82,6 +86,32 @@ def _families() -> list[tuple[str, str, str]]:
     served = [family.name for family in known_families() if family.vllm]
     rows.append(("vLLM", ", ".join(served), "serves users' edits as LoRA adapters on these"))
     return rows
+
+
+def _parts() -> list[tuple[str, str, str]]:
+    """What can be chosen by name, then each part that did not come with this package, tried."""
+    from ..plugins import VARIABLE, plugin_faults
+    from ..registry import FAMILIES, OPEN
+
+    rows = [(f"{one.kind}s", one.listed(), "to choose from") for one in OPEN if one is not FAMILIES]
+    for registry in OPEN:
+        for name in registry.added():
+            fault, origin = _fault(registry, name), registry.origin(name)
+            state, means = ("[red]broken[/]", fault) if fault else ("[green]added[/]", f"comes from {origin}")
+            rows.append((f"{registry.kind} {name}", state, means))
+        rows += [("entry point", "[yellow]not used[/]", text) for text in registry.unused()]
+    faults = [(path, fault) for path, fault in plugin_faults().items() if fault]
+    return rows + [(path, "[red]broken[/]", f"named in {VARIABLE}: {fault}") for path, fault in faults]
+
+
+def _fault(registry: Registry, name: str) -> str:
+    from ..errors import RegistryError
+
+    try:
+        registry.get(name)
+    except RegistryError as error:
+        return f"{error.what} {error.got}"
+    return ""
 
 
 def _optional() -> list[tuple[str, str, str]]:

@@ -5,12 +5,13 @@ Everything that can be wrong without the model is found before the model is load
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..registry import BASELINES, EVALUATORS, KERNELS
 from .session import DEVICE, HPARAMS, MODEL, find_settings
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
 
 HOST = "easyedit:"
+_METHODS = f"kernels ({KERNELS.listed()}), ft_m, ft_l, {BASELINES.listed()}, EasyEdit's (easyedit:ROME, ...)"
+
+_EVALUATORS = f"Comma-separated; '+name' adds to the standard panel. There are {EVALUATORS.listed()}."
 
 
 def evaluate(
     model: str = MODEL,
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
-    method: str = typer.Option("lowrank", "--method", help="Comma-separated: lowrank,in_prompt,easyedit:ROME,..."),
+    method: str = typer.Option("lowrank", "--method", help=f"Comma-separated: {_METHODS}."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
     cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
     turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
@@ -33,7 +37,7 @@ def evaluate(
     out: Path = typer.Option(None, "--out", help="Result folder; an interrupted run goes on there."),
     seed: int = typer.Option(0, "--seed", help="Of distractors, memories and intervals."),
     device: str = DEVICE,
-    evaluators: str = typer.Option("", "--evaluators", help="Comma-separated; '+name' adds to the standard panel."),
+    evaluators: str = typer.Option("", "--evaluators", help=_EVALUATORS),
     hparams: str = HPARAMS,
     conversations: str = typer.Option("bundled", "--conversations", help="Distractors: 'bundled' or PrefEval's file."),
     restore: bool = typer.Option(True, help="With --protocol paper: reset the model between users."),
@@ -56,9 +60,9 @@ def evaluate(
 
         show(Console(), compute(rescore, scorer))
         return
-    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness)
-    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     settings = find_settings(model, hparams, device=device)
+    plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness, settings.evaluators)
+    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
     result = _run(settings, items, names if spread else methods, plan, folder, data, scorer, spread)
@@ -118,6 +122,7 @@ def _plan(
     seed: int,
     conversations: str,
     harness: str,
+    sections: Mapping[str, Mapping[str, Any]],
 ) -> Plan:
     from ..errors import ConfigError
     from ..evaluate.plan import STANDARD, Plan
@@ -138,6 +143,7 @@ def _plan(
         seed=seed,
         conversations=conversations,
         harness=[task.strip() for task in harness.split(",") if task.strip()],
+        settings=sections,
     )
 
 
@@ -153,8 +159,6 @@ def _methods(text: str) -> list[str]:
 
 def _is_hosts(name: str) -> bool:
     """Whether it is one of EasyEdit's editors; "easyedit:rome" in small letters is its kernel inside our algorithm."""
-    from ..registry import KERNELS
-
     return name.startswith(HOST) and name.partition("@")[0] not in KERNELS
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .. import DEFAULT_MODEL
+from ..registry import KERNELS
 
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
@@ -29,9 +30,7 @@ MODEL = typer.Option(
     show_default=False,
 )
 HPARAMS = typer.Option(None, "--hparams", help="YAML file, or the name of a shipped one.", show_default=False)
-KERNEL = typer.Option(
-    None, "--kernel", help="lowrank, finetune, rome or memit; the YAML's if not given.", show_default=False
-)
+KERNEL = typer.Option(None, "--kernel", help=f"One of {KERNELS.listed()}; the YAML's if not given.", show_default=False)
 DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1, ...; the settings' if not given.", show_default=False)
 ENDPOINT = typer.Option(
     None, "--endpoint", help="OpenAI-compatible URL that reads what no rule covers.", show_default=False

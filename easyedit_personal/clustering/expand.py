@@ -6,36 +6,23 @@ preference (arXiv 2512.13676: implicit questions go from 65 to 96 % on OLMo2 wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
-from sklearn.base import clone
-
-from ..errors import ConfigError, DataError, did_you_mean, text_fault
+from ..errors import ConfigError, DataError, text_fault
 from ..progress import log
+from ..registry import PHRASE_SOURCES
 from ..types import Preference
+from ..validation import section_of
 from .cluster import PreferenceClusterer
 from .lexicon import Lexicon, normalise
 from .questions import Phrase, ask, reword
 from .service import PhraseService
+from .sources import SourceContext
 
 __all__ = ["Phrase", "expand"]
 
 Cluster = str | tuple[str, str] | Preference | list[Any]
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """What the sources may draw on besides the cluster itself."""
-
-    target: str | None
-    pool: Sequence[Preference]
-    others: Sequence[Preference]
-    embedder: Any
-    clusterer: PreferenceClusterer | None
-    lexicon: Lexicon
-    service: PhraseService
 
 
 def expand(
@@ -50,6 +37,7 @@ def expand(
     clusterer: PreferenceClusterer | None = None,
     lexicon: Lexicon | None = None,
     service: PhraseService | None = None,
+    settings: Any = None,
 ) -> list[Phrase]:
     """The phrases of a cluster: the given ones first, then further ones until there are ``size``.
 
@@ -58,7 +46,8 @@ def expand(
     Args:
         cluster: a name ("hobby"), a (subject, question) pair, a ``Preference``, or a list of names and pairs whose
             first is the original.
-        source: "dataset": the preference's own phrases, then those of ``pool`` about the same subject;
+        source: a name in ``PHRASE_SOURCES``.
+            "dataset": the preference's own phrases, then those of ``pool`` about the same subject;
             "neighbours": the names of the same user's other preferences that fall into the same group;
             "lexicon": everyday names that ship with the package, no network;
             "llm": a language model behind ``service``.
@@ -67,80 +56,40 @@ def expand(
             would teach two answers to one question.
         pool: records of the data set ("dataset").
         others: the user's other preferences ("neighbours").
-        embedder: as for ``PreferenceClusterer`` ("neighbours").
+        embedder: as for ``PreferenceClusterer`` ("neighbours"), or a function that gives one when it is needed.
         clusterer: decides who is a neighbour; it is not refitted itself. None makes one from ``embedder``.
         lexicon: None means the one that ships with the package.
         service: None reads model, endpoint and key from the environment.
+        settings: of a source that was registered with some; None takes their defaults.
 
     Raises:
-        ConfigError: an unknown source, or a size below 1.
+        RegistryError: an unknown source.
+        ConfigError: a size below 1.
         DataError: the cluster is empty, or an element is neither a name nor a pair.
         ServiceError, MissingDependencyError: see ``PhraseService.phrases``.
     """
-    if source not in SOURCES:
-        raise ConfigError(
-            f"There is no source of phrases {source!r}.{did_you_mean(source, SOURCES)}",
-            needed=f"one of {', '.join(SOURCES)}",
-        )
+    find = PHRASE_SOURCES.get(source)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ConfigError("A cluster has at least one phrase.", got=size, needed="a whole number from 1")
     given = _distinct(_phrases_of(cluster))
     value = cluster.target if target is None and isinstance(cluster, Preference) else target
     if len(given) >= size:
         return given[:size]
-    found = _Sources(
-        value, list(pool), list(others), embedder, clusterer, lexicon or Lexicon.load(), service or PhraseService()
+    context = SourceContext(
+        value,
+        list(pool),
+        list(others),
+        embedder if callable(embedder) else lambda: embedder,
+        clusterer,
+        lexicon or Lexicon.load(),
+        service or PhraseService(),
+        section_of(PHRASE_SOURCES, source, {}) if settings is None else settings,
     )
-    further = SOURCES[source](given, size, found) if given[0].subject.strip() else []
+    further = find(given, size, context) if given[0].subject.strip() else []
     phrases = _distinct([*given, *_new_names(given, further)])[:size]
     if len(phrases) == 1:
         log.warning("the source %r knows no further phrases for %r", source, given[0].subject)
     return phrases
-
-
-def _from_dataset(given: list[Phrase], size: int, found: _Sources) -> list[Phrase]:
-    subject = normalise(given[0].subject)
-    alike = [record for record in found.pool if normalise(record.subject) == subject]
-    return [Phrase(*pair) for record in alike for pair in record.phrases]
-
-
-def _from_neighbours(given: list[Phrase], size: int, found: _Sources) -> list[Phrase]:
-    others = [record for record in found.others if record.subject and _agrees(record.target, found.target)]
-    if not others:
-        return []
-    original = given[0]
-    clusterer = clone(found.clusterer) if found.clusterer else PreferenceClusterer(found.embedder)
-    labels = clusterer.fit([original.subject, *(record.subject for record in others)]).labels_
-    mates = [record for record, label in zip(others, labels[1:]) if label == labels[0]]
-    pairs = [(record.subject, record.question) for record in mates] + [p for record in mates for p in record.phrases]
-    # Their own questions may say "our" or name another person: the original question under their names is safer.
-    return [reword(original.question, original.subject, name, n) for n, (name, _) in enumerate(pairs)]
-
-
-def _from_lexicon(given: list[Phrase], size: int, found: _Sources) -> list[Phrase]:
-    original, lexicon = given[0], found.lexicon
-    entry = lexicon.find(original.subject)
-    # No guess for a name that it lacks: the nearest entry by embedding was wrong too often to teach (with MiniLM,
-    # "wifi password" went to "phone" and "airline" to "plane seat", well within the clustering threshold).
-    names = lexicon.names_for(entry) if entry else []
-    return [reword(original.question, original.subject, name, number) for number, name in enumerate(names)]
-
-
-def _from_llm(given: list[Phrase], size: int, found: _Sources) -> list[Phrase]:
-    # Two more than needed: answers tend to hold a name that is there already.
-    return found.service.phrases(given[0].subject, given[0].question, size - len(given) + 2)
-
-
-SOURCES: dict[str, Callable[[list[Phrase], int, _Sources], list[Phrase]]] = {
-    "dataset": _from_dataset,
-    "neighbours": _from_neighbours,
-    "lexicon": _from_lexicon,
-    "llm": _from_llm,
-}
-
-
-def _agrees(value: str, target: str | None) -> bool:
-    return target is None or not value.strip() or normalise(value) == normalise(target)
 
 
 def _phrases_of(cluster: Cluster) -> list[Phrase]:

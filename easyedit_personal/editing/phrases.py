@@ -15,7 +15,7 @@ from ..clustering.calibrate import best_embedder
 from ..clustering.embed import Embedder, HiddenStateEmbedder, TfidfEmbedder
 from ..clustering.expand import expand
 from ..hparams import PersonalizationHyperParams
-from ..registry import CLUSTERERS
+from ..registry import CLUSTERERS, PHRASE_SOURCES
 from ..types import EditRequest, Preference
 
 Request = Mapping[str, Any]
@@ -95,16 +95,18 @@ def _phrases_of(
 ) -> list[tuple[str, str | None]]:
     """(prompt, subject) of at most ``cluster.size`` phrases; the asked question itself is always the last."""
     asked = (request["prompt"], request.get("subject"))
-    room, source = hparams.cluster.size - 1, hparams.cluster.source
+    room, wanted = hparams.cluster.size - 1, hparams.cluster.source
+    source = "lexicon" if wanted == "auto" else wanted
     given = [(phrase["prompt"], phrase.get("subject")) for phrase in request.get("cluster") or ()]
-    if room and asked[1] and not (given and source == "auto") and source != "dataset":
+    if room and asked[1] and not (given and wanted == "auto") and wanted != "dataset":
         found = expand(
             (asked[1], asked[0]),
-            source="lexicon" if source == "auto" else source,
+            source,
             size=hparams.cluster.size,
             target=request["target_new"],
             others=[_preference(other) for other in requests if other is not request and _same_user(other, request)],
-            embedder=best_embedder(embedders) if source == "neighbours" else None,
+            embedder=lambda: best_embedder(embedders),
+            settings=hparams.settings_of(PHRASE_SOURCES, source),
         )
         given = [(phrase.question, phrase.subject) for phrase in found]
     further = [phrase for phrase in dict.fromkeys(given) if phrase[0] != asked[0]]

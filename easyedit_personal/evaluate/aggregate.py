@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .columns import describe
 from .evaluator import as_metric, average, find_evaluators
 from .judge_scores import Scorer
 from .plan import Plan
@@ -30,12 +31,15 @@ def result_of(
     """
     names = list(dict.fromkeys([*errors, *folder.methods()]))
     lines = {name: folder.users(name) for name in names}
+    evaluators = find_evaluators(plan)
     if scorer:
-        scorer([user for kept in lines.values() for user in kept])
+        targeted = [one.name for one in evaluators if one.targeted]
+        scorer([user for kept in lines.values() for user in kept], targeted)
     methods = {name: _method(lines[name], plan, users, errors.get(name)) for name in names}
     result = {
         "schema": SCHEMA,
         "setup": folder.setup() or {},
+        "columns": describe(evaluators),
         "methods": methods,
         "comparisons": comparisons(lines, plan),
     }
@@ -61,7 +65,7 @@ def _method(lines: Users, plan: Plan, users: Sequence[str], error: str | None) -
 def metrics(lines: Users, plan: Plan) -> dict[str, Any]:
     """Every evaluator's figure, and what a judge or an embedder said where answers carry it."""
     found: dict[str, Any] = {}
-    for evaluator in find_evaluators(plan.evaluators):
+    for evaluator in find_evaluators(plan):
         metric = evaluator.metric(lines, plan)
         if metric:
             answers = evaluator.answers(lines)
@@ -77,7 +81,7 @@ def comparisons(lines: Mapping[str, Users], plan: Plan) -> list[dict[str, Any]]:
     """Every later method against the first, per evaluator: mean difference over the same users, paired interval."""
     names = list(lines)
     found = []
-    for evaluator in find_evaluators(plan.evaluators):
+    for evaluator in find_evaluators(plan):
         values = {name: evaluator.values(lines[name], plan) for name in names}
         for name in names[1:]:
             interval = paired(values[names[0]], values[name], plan.seed)

@@ -98,7 +98,7 @@ def _generate(rows: Sequence[Asked], style: Any) -> list[Answer]:
 def _record(row: Asked, answer: Answer, forced: float | None, before: dict[str, str]) -> dict[str, Any]:
     record = {**_kept(row.ask), "text": answer.text, "stopped": answer.stopped, "tokens": len(answer.tokens)}
     rules, tokenizer = row.case.plan.rules, row.case.tokenizer
-    cut = rules.cut(row.ask.evaluator)
+    cut = rules.cut(row.ask.cut)
     if cut is not None and not row.ask.compare:
         length = _length(tokenizer, row.ask.target)
         texts = {str(extra): decode(tokenizer, answer.tokens[: length + extra]) for extra in rules.reported}
@@ -113,7 +113,7 @@ def _record(row: Asked, answer: Answer, forced: float | None, before: dict[str, 
 
 def _kept(ask: Ask) -> dict[str, Any]:
     """The ask's fields that scores are computed from."""
-    return {key: value for key, value in asdict(ask).items() if key not in ("compare", "forced")}
+    return {key: value for key, value in asdict(ask).items() if key not in ("compare", "forced", "cut")}
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from ..baselines.base import Method, Session
 from ..data.records import UPQAItem
 from ..generation.score import exact, token_f1
 from ..registry import EVALUATORS
+from ..validation import section_of
+from .columns import Column
 from .plan import Plan
 from .summary import Interval, mean_interval
 
@@ -34,6 +36,7 @@ class Ask:
         turns: unrelated exchanges before it.
         compare: ask the model without any personalisation, too.
         forced: also score the target's tokens under teacher forcing.
+        cut: where the paper's protocol cuts the answer, in tokens beyond the target's length.
     """
 
     evaluator: str
@@ -44,6 +47,7 @@ class Ask:
     turns: int = 0
     compare: bool = False
     forced: bool = False
+    cut: int = 8
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,22 @@ class Case:
 
 
 class Evaluator:
-    """Base of all evaluators; a subclass says what it asks and what its figure means.
+    """Base of all evaluators; a subclass says what it asks and what its figures mean.
+
+    Args:
+        name: under which it is registered.
+        settings: an instance of the class that it was registered with, if any.
 
     Attributes:
-        name: under which it is registered.
-        better: which way is up.
-        asked: what the figure says, in a few words for tables and reports.
+        columns: how its figures are shown, in every table and picture.
+        targeted: whether its answers are to give the user's value, so that a judge can say whether they do.
     """
 
-    name = ""
-    better: Literal["higher", "lower"] = "higher"
-    asked = ""
+    columns: tuple[Column, ...] = ()
+    targeted = False
+
+    def __init__(self, name: str, settings: Any = None) -> None:
+        self.name, self.settings = name, settings
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """Questions for the personalised model; none by default."""
@@ -118,20 +127,21 @@ class Evaluator:
         values = self.values(users, plan)
         if not values:
             return {}
-        return {**as_metric(mean_interval(list(values.values()), plan.seed)), "better": self.better} | self.details(
-            self.answers(users), plan
-        )
+        interval = mean_interval(list(values.values()), plan.seed)
+        return {**as_metric(interval), **self.details(self.answers(users), plan)}
 
 
 class TargetEvaluator(Evaluator):
     """Base of evaluators whose question is to be answered with the target."""
 
     field = ""
+    cut = 8  # see Ask.cut
+    targeted = True
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's question of this kind, unless the data set has none."""
         question = getattr(item, self.field)
-        return [Ask(self.name, question, item.target, forced=True)] if question else []
+        return [Ask(self.name, question, item.target, forced=True, cut=self.cut)] if question else []
 
     def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """Exact match, token F1, teacher-forced accuracy (EasyEdit's), natural stop; the paper's cuts."""
@@ -152,8 +162,6 @@ class TargetEvaluator(Evaluator):
 class LeakEvaluator(Evaluator):
     """Base of evaluators whose question must not be answered with the target; the figure is the share that is."""
 
-    better = "lower"
-
     def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """The share that held the target without any personalisation."""
         asked = [answer for answer in answers if not answer.get("skipped") and answer.get("before") is not None]
@@ -161,13 +169,13 @@ class LeakEvaluator(Evaluator):
         return {} if before is None else {"before": before}
 
 
-def find_evaluators(names: Sequence[str]) -> list[Evaluator]:
-    """One instance of each named evaluator.
+def find_evaluators(plan: Plan) -> list[Evaluator]:
+    """One instance of each evaluator of a plan, with its settings.
 
     Raises:
-        RegistryError: a name is unknown.
+        RegistryError: the plugin that brings one cannot be loaded.
     """
-    return [EVALUATORS.get(name)() for name in names]
+    return [EVALUATORS.get(name)(name, section_of(EVALUATORS, name, plan.settings)) for name in plan.evaluators]
 
 
 def as_metric(interval: Interval) -> dict[str, Any]:

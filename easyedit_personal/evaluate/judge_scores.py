@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from ..generation.score import embedding_similarity
 from .judge import make_judge
 from .verdicts import Claim, Judge
 
-TARGETED = ("direct", "paraphrase", "implicit", "product", "multi_turn", "retention")
 Users = list[dict[str, Any]]
 
 
@@ -25,9 +25,10 @@ class Scorer:
     def __init__(self, judge: Judge | None, embedder: Any = None) -> None:
         self.judge, self.embedder = judge, embedder
 
-    def __call__(self, users: Users) -> None:
-        """Score the kept answers of some users, in place."""
-        answers = [a for user in users for a in user["answers"] if a["evaluator"] in TARGETED and not a.get("skipped")]
+    def __call__(self, users: Users, evaluators: Collection[str]) -> None:
+        """Score some users' kept answers to some evaluators' questions, in place."""
+        answers = [a for user in users for a in user["answers"] if a["evaluator"] in evaluators]
+        answers = [answer for answer in answers if not answer.get("skipped")]
         if self.judge is not None:
             _judge(self.judge, answers)
         if self.embedder is not None:

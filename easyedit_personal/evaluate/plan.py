@@ -5,15 +5,16 @@ A result folder belongs to one plan, one model and one data set; what differs ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..data.records import UPQAItem
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, listing
 from ..generation.generate import MAX_NEW_TOKENS
 from ..registry import EVALUATORS
+from ..validation import sections_faults
 from .harness import check_tasks
 from .protocol import Protocol, find_protocol
 
@@ -40,10 +41,11 @@ class Plan:
         max_new_tokens: longest answer; what does not stop before is cut and reported.
         harness: tasks of lm-evaluation-harness that ``capability`` runs, by name or YAML file.
         harness_users, harness_limit: for how many users, and on how many examples of each task.
+        settings: of evaluators that were registered with some, by name, as plain values.
 
     Raises:
         RegistryError: an evaluator's name is unknown; the message names the nearest.
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or an evaluator's settings have faults.
     """
 
     evaluators: Sequence[str] = STANDARD
@@ -58,6 +60,7 @@ class Plan:
     harness: Sequence[str] = ()
     harness_users: int = 1
     harness_limit: int = 100
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rules: Protocol = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,8 @@ class Plan:
         if "multi_turn" in names and not self.turns:
             raise ConfigError("multi_turn needs to know how many turns.", remedy="give turns, for example 0,2,10")
         check_tasks(self.harness)
+        if faults := sections_faults(EVALUATORS, self.settings):
+            raise ConfigError(f"Settings of evaluators are not valid.\n{listing(faults)}")
 
     def check_items(self, items: Sequence[UPQAItem]) -> None:
         """Raise unless every item has a cluster that is large enough, and the distractors are there."""
@@ -110,4 +115,5 @@ class Plan:
             "harness": [Path(task).name for task in self.harness],
             "harness_users": self.harness_users,
             "harness_limit": self.harness_limit,
+            "settings": {name: dict(given) for name, given in self.settings.items() if name in self.evaluators},
         }

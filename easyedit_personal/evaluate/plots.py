@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .report import Picture, Run, best_of, mean_of
+from .columns import Column, kinds_of, turn_tables
+from .report import Picture, Run, best_of, shown_in
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p", "d")
 DASHES = ("-", "--", "-.", ":")
-KINDS = ("direct", "paraphrase", "implicit", "product")
 DPI = 130
 
 
@@ -41,16 +41,15 @@ def look(number: int) -> dict[str, Any]:
 
 def _accuracy(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
     """Dots with intervals, one panel per kind of question: no bars to hide behind."""
-    best = best_of(runs)
-    kinds = [kind for kind in KINDS if any(mean_of(method, kind) is not None for _, method in best.values())]
-    if not kinds:
+    best, columns = best_of(runs), shown_in(runs, "accuracy")
+    if not columns:
         return None
-    figure = Figure(figsize=(2.6 * len(kinds) + 1.6, 0.36 * len(best) + 1.3), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for panel, kind in zip(panels, kinds):
+    figure = Figure(figsize=(2.6 * len(columns) + 1.6, 0.36 * len(best) + 1.3), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for panel, column in zip(panels, columns):
         for row, (name, (_, method)) in enumerate(best.items()):
-            _dot(panel, row, method["metrics"].get(kind), looks[name])
-        panel.set(title=kind, xlim=(-4, 104), xlabel="%")
+            _dot(panel, row, method["metrics"].get(column.evaluator), looks[name])
+        panel.set(title=column.title, xlim=(-4, 104), xlabel="%")
         panel.grid(axis="x", color="#ddd")
     panels[0].set_yticks(range(len(best)), list(_names(runs).values()))
     panels[0].invert_yaxis()
@@ -69,12 +68,13 @@ def _dot(panel: Axes, row: int, metric: Mapping[str, Any] | None, style: Mapping
 
 def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
     """The picture that matters most: what an edit reaches against what it breaks."""
-    points = {}
+    points, reaches, damages = {}, shown_in(runs, "reach"), shown_in(runs, "damage")
     for name, (_, method) in best_of(runs).items():
-        reach = _mean(mean_of(method, "paraphrase"), mean_of(method, "implicit"))
-        kept, leak = mean_of(method, "locality"), mean_of(method, "unrelated")
-        if reach is not None and kept is not None and leak is not None:
-            points[_names(runs)[name]] = (100 * (leak + 1 - kept), 100 * reach, looks[name])
+        reach = _mean(*(column.value(method) for column in reaches))
+        lost = [_damage(column, method) for column in damages]
+        known = [share for share in lost if share is not None]
+        if reach is not None and known and len(known) == len(lost):
+            points[_names(runs)[name]] = (100 * sum(known), 100 * reach, looks[name])
     if not points:
         return None
     figure = Figure(figsize=(7.5, 5.2), layout="constrained")
@@ -84,46 +84,49 @@ def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pi
     widest = max(20.0, *(x for x, _, _ in points.values())) * 1.15
     panel.set(xlim=(-0.04 * widest, widest), ylim=(-5, 108))
     _write_labels(panel, {name: (x, y) for name, (x, y, _) in points.items()})
-    panel.set(xlabel="damage: leak + changed facts, points (less is better)", ylabel="reach: paraphrased + implicit, %")
+    terms = [c.title if c.better == "lower" else f"(100 - {c.title})" for c in damages]
+    panel.set(xlabel=f"damage: {' + '.join(terms)}, points (less is better)")
+    panel.set(ylabel=f"reach: mean of {', '.join(column.title for column in reaches)}, %")
     panel.grid(color="#ddd")
-    caption = (
-        "Up and to the left is better. Reach: mean of paraphrased and implicit accuracy. Damage: share of unrelated "
-        "questions answered with the value, plus share of facts whose answer changed. " + _which(runs)
-    )
+    legend = "; ".join(f"{column.title}: {column.asked}" for column in [*reaches, *damages])
+    caption = f"Up and to the left is better. Shares of users or answers. {legend}. {_which(runs)}"
     return _save(figure, folder, "tradeoff", "Generality against leakage", caption)
 
 
+def _damage(column: Column, method: Mapping[str, Any]) -> float | None:
+    share = column.value(method)
+    return share if share is None or column.better == "lower" else 1 - share
+
+
 def _clusters(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
-    lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
-    for run in runs:
-        for name, method in run.methods.items():
-            if mean_of(method, "implicit") is not None:
-                lines.setdefault(name, []).append((run.cluster_size, method["metrics"]["implicit"]))
-    if len({run.cluster_size for run in runs}) < 2 or not lines:
+    columns, sizes = shown_in(runs, "clusters"), sorted({run.cluster_size for run in runs})
+    if len(sizes) < 2 or not columns:
         return None
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    panel = figure.subplots()
-    for number, (name, values) in enumerate(lines.items()):
-        _line(panel, name, values, looks[name], _aside(number, len(lines), 8))
-    sizes = sorted({run.cluster_size for run in runs})
-    panel.set(xlabel="phrases in the cluster", ylabel="implicit accuracy, %", ylim=(-4, 104), xticks=sizes)
-    panel.grid(color="#ddd")
-    figure.legend(loc="outside right center", frameon=False)
-    caption = "Share of implicit questions answered with the value, by the number of phrases that the edit saw."
-    return _save(figure, folder, "clusters", "Implicit accuracy by cluster size", caption)
+    figure = Figure(figsize=(7.5 * len(columns), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for panel, column in zip(panels, columns):
+        lines: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+        for run in runs:
+            for name, method in run.methods.items():
+                if column.value(method) is not None:
+                    lines.setdefault(name, []).append((run.cluster_size, method["metrics"][column.evaluator]))
+        for number, (name, values) in enumerate(lines.items()):
+            _line(panel, name, values, looks[name], _aside(number, len(lines), 8))
+        panel.set(xlabel="phrases in the cluster", ylabel=f"{column.title}, %", ylim=(-4, 104), xticks=sizes)
+        panel.grid(color="#ddd")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    legend = "; ".join(f"{column.title}: {column.asked}" for column in columns)
+    caption = f"By the number of phrases that the edit saw. {legend}."
+    return _save(figure, folder, "clusters", "Accuracy by cluster size", caption)
 
 
 def _turns(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
-    tables = {
-        name: method["metrics"]["multi_turn"]["by_turns"]
-        for name, (_, method) in best_of(runs).items()
-        if "multi_turn" in method["metrics"]
-    }
+    tables = turn_tables({name: method for name, (_, method) in best_of(runs).items()})
     if not tables:
         return None
-    kinds = KINDS[:3]
+    kinds = kinds_of(next(iter(tables.values())))
     figure = Figure(figsize=(10.5, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True)
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for panel, kind in zip(panels, kinds):
         for number, (name, table) in enumerate(tables.items()):
             cells = [(int(turns), shares.get(kind)) for turns, shares in table.items()]

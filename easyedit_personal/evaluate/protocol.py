@@ -6,8 +6,8 @@ cuts answers at the target's length plus a few tokens, and counts a hit when ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -25,14 +25,13 @@ class Protocol:
     Attributes:
         name: "natural" or "paper".
         prompt_format: "auto" applies the chat template where there is one.
-        extra: tokens beyond the target's length after which an evaluator's answers are cut; empty: natural stop.
-        reported: further cuts whose scores stand beside the main one.
+        reported: tokens beyond the target's length at which answers are cut and scored, beside the main cut, which
+            the question says itself (``Ask.cut``); empty: natural stop.
         restores: whether the model is reset between users; the paper's code does not for clusters over 1.
     """
 
     name: ProtocolName
     prompt_format: PromptFormat = "auto"
-    extra: Mapping[str, int] = field(default_factory=dict)
     reported: Sequence[int] = ()
     restores: bool = True
 
@@ -40,9 +39,9 @@ class Protocol:
         """How many tokens to generate for a question whose target has ``target_tokens``."""
         return target_tokens + max(self.reported) if self.reported else longest
 
-    def cut(self, evaluator: str) -> int | None:
-        """Extra tokens of an evaluator's main score, None for natural stop."""
-        return self.extra.get(evaluator, self.extra.get("", 8)) if self.extra else None
+    def cut(self, extra: int) -> int | None:
+        """Extra tokens of a question's main score, None for natural stop."""
+        return extra if self.reported else None
 
     def hit(self, text: str, target: str) -> bool:
         """Whether an answer gives the target."""
@@ -53,7 +52,7 @@ class Protocol:
         return {
             "name": self.name,
             "prompts": "raw" if self.prompt_format == "raw" else "chat template where the model has one",
-            "stop": f"cut at the target's length plus {dict(self.extra)} tokens" if self.extra else "natural",
+            "stop": f"cut at the target's length plus {list(self.reported)} tokens" if self.reported else "natural",
             "match": "either contains the other" if self.name == "paper" else "target contained, whole words",
             "restores_between_users": self.restores,
         }
@@ -68,8 +67,7 @@ def paper_match(text: str, target: str) -> bool:
 PROTOCOLS = MappingProxyType(
     {
         "natural": Protocol("natural"),
-        # Direct questions are cut at the target's length, conversations at +32, the rest at +8.
-        "paper": Protocol("paper", "raw", {"direct": 0, "multi_turn": 32, "": 8}, (0, 8, 32)),
+        "paper": Protocol("paper", "raw", (0, 8, 32)),
     }
 )
 
@@ -92,4 +90,4 @@ def find_protocol(name: str, restores: bool = True) -> Protocol:
         raise ConfigError(
             "Keeping one user's edit for the next belongs to the paper's protocol only.", remedy="--protocol paper"
         )
-    return Protocol(found.name, found.prompt_format, found.extra, found.reported, restores=False)
+    return Protocol(found.name, found.prompt_format, found.reported, restores=False)

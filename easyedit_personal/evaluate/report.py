@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingDependencyError, listing
+from .columns import Column, Place, columns_of
 from .result_folder import ResultFolder, read_json
 
 SAME = ("fingerprint", "data_digest", "n", "protocol", "seed")
@@ -23,8 +24,21 @@ class Run:
     """One folder's figures."""
 
     folder: str
-    setup: Mapping[str, Any]
-    methods: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """Model, data, plan, versions."""
+        return self.result["setup"]
+
+    @property
+    def methods(self) -> Mapping[str, Any]:
+        """By name: status, metrics, cost."""
+        return self.result["methods"]
+
+    def columns(self, place: Place) -> list[Column]:
+        """What is shown of it in one place."""
+        return columns_of(self.result, place)
 
     @property
     def cluster_size(self) -> int:
@@ -71,9 +85,13 @@ def load_runs(folders: Sequence[str | Path]) -> list[Run]:
     runs = []
     for folder in folders:
         result = read_json(Path(folder) / "result.json")
-        if "setup" not in result or "methods" not in result:
-            raise DataError(f"{folder} holds no result of `evaluate`.", got=sorted(result))
-        runs.append(Run(Path(folder).name, result["setup"], result["methods"]))
+        if not {"setup", "columns", "methods"} <= result.keys():
+            raise DataError(
+                f"{folder} holds no result of this version's `evaluate`.",
+                got=sorted(result),
+                remedy=f"easyedit-personal evaluate --rescore {folder}",
+            )
+        runs.append(Run(Path(folder).name, result))
     faults = [
         f"{run.folder}: {key} is {run.setup.get(key)!r}, in {runs[0].folder} it is {runs[0].setup.get(key)!r}"
         for run in runs[1:]
@@ -92,9 +110,9 @@ def best_of(runs: Sequence[Run]) -> dict[str, tuple[Run, Mapping[str, Any]]]:
     return {name: (run, method) for run in runs for name, method in run.methods.items() if method["metrics"]}
 
 
-def mean_of(method: Mapping[str, Any], evaluator: str) -> float | None:
-    """An evaluator's mean, None where it was not asked."""
-    return (method["metrics"].get(evaluator) or {}).get("mean")
+def shown_in(runs: Sequence[Run], place: Place) -> list[Column]:
+    """The columns that any of the runs shows in one place."""
+    return list(dict.fromkeys(column for run in runs for column in run.columns(place)))
 
 
 @dataclass(frozen=True)
@@ -106,22 +124,6 @@ class Picture:
     caption: str
     path: Path
 
-
-COLUMNS = {
-    "direct": "direct ↑",
-    "paraphrase": "paraphrased ↑",
-    "implicit": "implicit ↑",
-    "product": "product ↑",
-    "multi_turn": "after turns ↑",
-    "retention": "retained ↑",
-    "negation": "negated ↓",
-    "other_user": "somebody else's ↓",
-    "unrelated": "leak ↓",
-    "locality": "facts kept ↑",
-    "capability": "quiz ↑",
-    "health": "perplexity ratio ↓",
-    "undo": "undo ↑",
-}
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -178,34 +180,24 @@ def _figure(picture: Picture) -> str:
 
 
 def _table(run: Run) -> str:
-    used = [name for name in COLUMNS if any(name in method["metrics"] for method in run.methods.values())]
-    head = "".join(f"<th>{escape(COLUMNS[name])}</th>" for name in used)
-    rows = "\n".join(_row(name, method, used) for name, method in run.methods.items())
+    columns = run.columns("report")
+    head = "".join(f"<th title='{escape(column.asked)}'>{escape(column.heading)}</th>" for column in columns)
+    rows = "\n".join(_row(name, method, columns) for name, method in run.methods.items())
+    legend = "; ".join(f"<b>{escape(column.title)}</b>: {escape(column.asked)}" for column in columns)
     return (
-        f"<h2>All figures, clusters of {run.cluster_size}</h2>\n<p>In % with 95 % intervals (Wilson for shares, "
-        "bootstrap over users otherwise); the perplexity ratio is a ratio.</p>"
-        f"<table><thead><tr><th>method</th>{head}<th>seconds</th><th>kB</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<h2>All figures, clusters of {run.cluster_size}</h2>\n<p>Shares in % with 95 % intervals (Wilson for shares, "
+        f"bootstrap over users otherwise). {legend}.</p>"
+        f"<table><thead><tr><th>method</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
-def _row(name: str, method: Mapping[str, Any], used: Sequence[str]) -> str:
-    cells = "".join(f"<td>{_cell(method['metrics'].get(column), column)}</td>" for column in used)
-    seconds, size = method["cost"]["seconds_per_user"], method["cost"]["bytes_per_user"]
-    cost = f"<td>{_number(seconds, '.2f')}</td><td>{_number(None if size is None else size / 1000, '.1f')}</td>"
-    return f"<tr><td>{escape(name)}</td>{cells}{cost}</tr>"
+def _row(name: str, method: Mapping[str, Any], columns: Sequence[Column]) -> str:
+    cells = "".join(f"<td>{_cell(*column.cell(method))}</td>" for column in columns)
+    return f"<tr><td>{escape(name)}</td>{cells}</tr>"
 
 
-def _cell(metric: Mapping[str, Any] | None, column: str) -> str:
-    if not metric or metric["mean"] is None:
-        return "-"
-    scale, style = (1, ".2f") if column == "health" else (100, ".0f")
-    low, high = metric["ci95"]
-    interval = "" if low is None else f"<small>{scale * low:{style}} to {scale * high:{style}}</small>"
-    return f"{scale * metric['mean']:{style}}{interval}"
-
-
-def _number(value: float | None, style: str) -> str:
-    return "-" if value is None else f"{value:{style}}"
+def _cell(value: str, interval: str) -> str:
+    return f"{value}<small>{interval}</small>" if interval else value
 
 
 def _setup(runs: Sequence[Run]) -> str:

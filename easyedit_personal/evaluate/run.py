@@ -61,14 +61,14 @@ def evaluate(
         data, model_name: how the result should name them.
 
     Returns:
-        What ``result.json`` holds: "schema", "setup", "methods" and "comparisons". A method that failed has
+        What ``result.json`` holds: "schema", "setup", "columns", "methods" and "comparisons". A method that failed has
         ``status: failed`` and the figures of the users that it finished.
 
     Raises:
         DataError: the folder belongs to another setup, cannot be written, or the items do not suit the plan.
         RegistryError: a method or evaluator is unknown.
     """
-    plan = plan or Plan()
+    plan = plan or Plan(settings=hparams.evaluators if hparams else {})
     plan.check_items(items)
     found = [method for given in methods for method in _found(given, hparams)]
     if not found:
@@ -108,7 +108,7 @@ def rescore(out: str | Path, scorer: Scorer | None = None) -> dict[str, Any]:
 def plan_of(setup: Mapping[str, Any]) -> Plan:
     """The plan that a setup describes."""
     settings = setup["plan"]
-    keys = ("evaluators", "cluster_size", "turns", "seed", "later", "conversations", "max_new_tokens")
+    keys = ("evaluators", "cluster_size", "turns", "seed", "later", "conversations", "max_new_tokens", "settings")
     # The harness's figures are kept as they are: its tasks are not asked again.
     protocol = settings["protocol"]
     restores = protocol["restores_between_users"]
@@ -148,7 +148,7 @@ class Runner:
         self, model: nn.Module, tokenizer: Any, items: Sequence[UPQAItem], plan: Plan, folder: ResultFolder
     ) -> None:
         self.model, self.tokenizer, self.items, self.plan, self.folder = model, tokenizer, items, plan, folder
-        self.evaluators: list[Evaluator] = find_evaluators(plan.evaluators)
+        self.evaluators: list[Evaluator] = find_evaluators(plan)
         self.asks = {item.id: [ask for e in self.evaluators for ask in e.asks(item, plan)] for item in items}
         self._base: dict[str, Any] = {}
         self._before: dict[str, str] = {}

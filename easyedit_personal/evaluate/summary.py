@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
+from scipy.stats import bootstrap as resample
 
-Z95 = 1.959964
 RESAMPLES = 2000
 
 
@@ -26,26 +27,31 @@ class Interval:
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927): sensible at 0 % and 100 %, where the normal one is not."""
-    if n <= 0 or not 0 <= hits <= n:
-        raise ValueError(f"{hits} hits of {n}")
-    share, z2 = hits / n, Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)), n)
+    """Wilson's score interval of a share (Wilson 1927): sensible at 0 % and 100 %, where the normal one is not.
+
+    Raises:
+        ValueError: there are no draws, or more hits than draws.
+    """
+    found = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    share = hits / n
+    return Interval(share, min(share, float(found.low)), max(share, float(found.high)), n)
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean; values that are not finite make the mean so, and the interval void."""
+    """Percentile bootstrap of the mean; values that are not finite make the mean so, and the interval void.
+
+    Raises:
+        ValueError: there are no values.
+    """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
         raise ValueError("no values")
     mean = float(data.mean())
     if not np.isfinite(data).all() or data.size == 1:
         return Interval(mean, math.nan, math.nan, data.size)
-    picks = np.random.default_rng(seed).integers(data.size, size=(RESAMPLES, data.size))
-    low, high = np.quantile(data[picks].mean(1), [0.025, 0.975])
-    return Interval(mean, min(float(low), mean), max(float(high), mean), data.size)
+    rng = np.random.default_rng(seed)
+    found = resample((data,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
+    return Interval(mean, min(float(found.low), mean), max(float(found.high), mean), data.size)
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:

@@ -68,7 +68,7 @@ def family_of(model: Any) -> Family:
 
 def known_families() -> list[Family]:
     """All records, by name."""
-    return [FAMILIES.get(name) for name in FAMILIES.names()]
+    return FAMILIES.loaded()
 
 
 _SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}

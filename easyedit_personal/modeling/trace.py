@@ -100,10 +100,3 @@ def replacing(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator
         yield
     finally:
         handle.remove()
-
-
-def at_positions(rows: Tensor, columns: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
-    """For ``replacing``: put ``values`` [m, d] where rows [m] and columns [m] say; differentiable in ``values``."""
-    return lambda hidden: hidden.index_put(
-        (rows.to(hidden.device), columns.to(hidden.device)), values.to(hidden.device, hidden.dtype)
-    )

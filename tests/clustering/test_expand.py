@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from easyedit_personal.clustering import Lexicon, Phrase, PreferenceClusterer, expand
-from easyedit_personal.clustering.expand import SOURCES
-from easyedit_personal.errors import ConfigError, DataError
+from easyedit_personal.editing.requests import as_request
+from easyedit_personal.errors import ConfigError, DataError, RegistryError
+from easyedit_personal.registry import PHRASE_SOURCES
 from easyedit_personal.types import Preference
 from tests.clustering.test_cluster import Meaning
 
@@ -104,11 +105,12 @@ def test_a_cluster_may_be_names_and_pairs():
 def test_phrases_fit_into_a_preference():
     pairs = expand(HOBBY, "lexicon", 5)
     preference = Preference("hobby", "What's my hobby?", "falconry", phrases=tuple(pairs[1:]))
-    assert [request.prompt for request in preference.requests()] == [phrase.question for phrase in pairs]
-    assert {request.target_new for request in preference.requests()} == {"falconry"}
+    request = as_request(preference)
+    assert [phrase["prompt"] for phrase in request["cluster"]] == [phrase.question for phrase in pairs[1:]]
+    assert (request["prompt"], request["target_new"]) == (pairs[0].question, "falconry")
 
 
-@pytest.mark.parametrize("source", sorted(SOURCES))
+@pytest.mark.parametrize("source", PHRASE_SOURCES.names())
 def test_a_preference_without_a_subject_keeps_its_question(source):
     record = Preference("", "What do I do on Sundays?", "falconry")
     assert expand(record, source, pool=[Preference("", "x?", "y", phrases=(("a", "a?"),))]) == [record_pair(record)]
@@ -124,7 +126,7 @@ def test_braces_are_only_text():
 
 
 def test_a_wrong_source_or_size_is_named():
-    with pytest.raises(ConfigError, match="Did you mean 'lexicon'"):
+    with pytest.raises(RegistryError, match="Did you mean 'lexicon'"):
         expand("hobby", "lexikon")
     for size in (0, -1, 2.5, True):
         with pytest.raises(ConfigError, match="whole number"):

@@ -211,7 +211,7 @@ def test_scores_are_added_to_the_answers_that_should_give_the_value(endpoint, tm
         {"evaluator": "multi_turn", "question": "q", "target": "hiking", "text": "", "skipped": "does not fit"},
     ]
     scorer = make_scorer(endpoint.url, "m", False, tmp_path)
-    scorer([{"answers": answers}])
+    scorer([{"answers": answers}], ["direct", "multi_turn"])
     assert scorer.describe()["judge"]["calls"] == 1 and scorer.describe()["judge"]["name"] == "m"
     assert answers[0]["judge"] == 1.0 and "judge" not in answers[1] and "judge" not in answers[2]
     assert (tmp_path / "verdicts.jsonl").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
 FLOORS = [
-    {"errors", "types", "plugins", "registry", "progress", "files"},
+    {"errors", "types", "plugins", "registry", "progress", "files", "validation"},
     {"hparams", "engines", "data"},
     {"modeling"},
     {"generation", "clustering", "settings"},

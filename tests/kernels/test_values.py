@@ -17,7 +17,7 @@ from easyedit_personal.kernels.values import optimise_values
 from easyedit_personal.modeling import suffix
 from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.tokens import collate
-from easyedit_personal.modeling.trace import at_positions, replacing, trace
+from easyedit_personal.modeling.trace import replacing, trace
 from easyedit_personal.registry import KERNELS
 from tests.tiny import FAMILIES, tiny_model
 
@@ -56,7 +56,8 @@ def loss_by_hand(model, tokenizer, cluster, shift, hparams, layer=1):
         with torch.no_grad(), trace(model, [layout.rewrite_path(layer)]) as calls:
             base = model(**batch.model_inputs()).logits
         output = calls[layout.rewrite_path(layer)].output
-        with torch.no_grad(), replacing(down, at_positions(n, batch.key_index, output[n, batch.key_index] + shift)):
+        shifted = output[n, batch.key_index] + shift
+        with torch.no_grad(), replacing(down, lambda hidden: hidden.index_put((n, batch.key_index), shifted)):
             return batch, base, model(**batch.model_inputs()).logits
 
     batch, _, logits = logits_with_shift(rows)

@@ -7,7 +7,7 @@ import torch
 
 from easyedit_personal.errors import ModelError
 from easyedit_personal.modeling.layout import find_layout, get_module
-from easyedit_personal.modeling.trace import at_positions, replacing, trace
+from easyedit_personal.modeling.trace import replacing, trace
 
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 
@@ -61,7 +61,7 @@ def test_outputs_are_replaced_at_positions(any_model):
     with trace(any_model, [path]) as before:
         any_model(IDS)
     with (
-        replacing(get_module(any_model, path), at_positions(rows, columns, values)),
+        replacing(get_module(any_model, path), lambda hidden: hidden.index_put((rows, columns), values)),
         trace(any_model, [path]) as after,
     ):
         logits = any_model(IDS).logits

@@ -11,6 +11,7 @@ from typing import Any
 from ...data.records import UPQAItem
 from ...editing.health import neutral_pairs
 from ...generation.score import contained
+from ..columns import Column
 from ..evaluator import Ask, Case, Evaluator, Record, average
 from ..harness import run_tasks
 from ..plan import Plan
@@ -19,8 +20,7 @@ from ..plan import Plan
 class Capability(Evaluator):
     """Share of a quiz of 24 world facts that is answered rightly."""
 
-    name = "capability"
-    asked = "world quiz answered rightly"
+    columns = (Column("quiz", "world quiz answered rightly"),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The whole quiz."""

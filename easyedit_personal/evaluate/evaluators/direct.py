@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ..columns import Column
 from ..evaluator import TargetEvaluator
 
 
 class Direct(TargetEvaluator):
     """Share of users whose direct question is answered with their value."""
 
-    name = "direct"
     field = "question"
-    asked = "direct question answered with the user's value"
+    cut = 0
+    columns = (
+        Column("direct", "direct question answered with the user's value", places=("table", "report", "accuracy")),
+    )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from ..columns import Column
 from ..evaluator import TargetEvaluator
 
 
 class Implicit(TargetEvaluator):
     """Share of users whose implicit question is answered with their value."""
 
-    name = "implicit"
     field = "implicit"
-    asked = "implicit question answered with the user's value"
+    columns = (
+        Column(
+            "implicit",
+            "implicit question answered with the user's value",
+            places=("table", "report", "accuracy", "reach", "clusters"),
+        ),
+    )

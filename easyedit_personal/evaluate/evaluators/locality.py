@@ -7,6 +7,7 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...generation.score import contained, normalise
+from ..columns import Column
 from ..evaluator import Ask, Evaluator, Record, average
 from ..plan import Plan
 
@@ -14,8 +15,7 @@ from ..plan import Plan
 class Locality(Evaluator):
     """Share of answers that are the same as without personalisation, case and punctuation aside."""
 
-    name = "locality"
-    asked = "answers about the world unchanged"
+    columns = (Column("kept", "answers about the world unchanged", places=("table", "report", "damage")),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's locality probes."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
+from ..columns import Column
 from ..evaluator import Ask, Evaluator, Record
 from ..plan import Plan
 from ..summary import mean_interval
@@ -20,14 +21,14 @@ KINDS = {"direct": "question", "paraphrase": "paraphrase", "implicit": "implicit
 class MultiTurn(Evaluator):
     """Share of final questions answered with the value, over all numbers of turns; ``by_turns`` has each."""
 
-    name = "multi_turn"
-    asked = "value given after unrelated turns"
+    targeted = True
+    columns = (Column("after turns", "value given after unrelated turns", places=("report",)),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """Direct, paraphrased and implicit question after each number of turns."""
         questions = {kind: getattr(item, field) for kind, field in KINDS.items()}
         return [
-            Ask(self.name, question, item.target, kind=kind, turns=turns)
+            Ask(self.name, question, item.target, kind=kind, turns=turns, cut=32)
             for turns in plan.turns
             for kind, question in questions.items()
             if question

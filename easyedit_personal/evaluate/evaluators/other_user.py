@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...data.records import UPQAItem
+from ..columns import Column
 from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
@@ -10,8 +11,7 @@ from ..plan import Plan
 class OtherUser(LeakEvaluator):
     """Share of users whose value is given for somebody else; lower is better."""
 
-    name = "other_user"
-    asked = "somebody else's question answered with this user's value"
+    columns = (Column("others", "somebody else's question answered with this user's value", "lower"),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's question about somebody else."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from ..columns import Column
 from ..evaluator import TargetEvaluator
 
 
 class Paraphrase(TargetEvaluator):
     """Share of users whose paraphrased question is answered with their value."""
 
-    name = "paraphrase"
     field = "paraphrase"
-    asked = "paraphrased question answered with the user's value"
+    columns = (
+        Column(
+            "paraphrase",
+            "paraphrased question answered with the user's value",
+            places=("table", "report", "accuracy", "reach"),
+        ),
+    )

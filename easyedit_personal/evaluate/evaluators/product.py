@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..columns import Column
 from ..evaluator import TargetEvaluator
 
 
 class Product(TargetEvaluator):
     """Share of users whose product question is answered with their value."""
 
-    name = "product"
     field = "product"
-    asked = "product question answered with the user's value"
+    columns = (
+        Column("product", "product question answered with the user's value", places=("table", "report", "accuracy")),
+    )

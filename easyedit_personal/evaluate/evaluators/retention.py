@@ -7,14 +7,15 @@ from typing import Any
 
 from ...data.records import UPQAItem
 from ...generation.generate import generate
+from ..columns import Column
 from ..evaluator import Case, Evaluator
 
 
 class Retention(Evaluator):
     """Share of direct and paraphrased questions about the first preference still answered after ``plan.later`` more."""
 
-    name = "retention"
-    asked = "first preference kept after later ones"
+    targeted = True
+    columns = (Column("retained", "first preference kept after later ones"),)
 
     def after(self, case: Case) -> dict[str, Any]:
         """Personalise anew for this preference and later ones on other things, then ask for the first."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...modeling.layout import weights_digest
+from ..columns import Column
 from ..evaluator import Case, Evaluator, Record, as_metric
 from ..plan import Plan
 from ..summary import mean_interval
@@ -14,8 +15,7 @@ from ..summary import mean_interval
 class Undo(Evaluator):
     """Share of users after whom every byte of every weight is as before."""
 
-    name = "undo"
-    asked = "weights bit-equal after undo"
+    columns = (Column("undo", "weights bit-equal after undo"),)
 
     def after(self, case: Case) -> dict[str, Any]:
         """SHA-256 over all bytes of all weights, against the untouched model's."""
@@ -25,5 +25,5 @@ class Undo(Evaluator):
 
     def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """The share, which should be 1."""
-        equal = [float(user["figures"]["undo"]["equal"]) for user in users if user["figures"].get("undo")]
-        return {**as_metric(mean_interval(equal, plan.seed)), "better": self.better} if equal else {}
+        equal = [float(user["figures"][self.name]["equal"]) for user in users if user["figures"].get(self.name)]
+        return as_metric(mean_interval(equal, plan.seed)) if equal else {}

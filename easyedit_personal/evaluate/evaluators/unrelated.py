@@ -6,6 +6,7 @@ Fine-tuning on a single answer is prone to it: a model that says the value to ev
 from __future__ import annotations
 
 from ...data.records import UPQAItem
+from ..columns import Column
 from ..evaluator import Ask, LeakEvaluator
 from ..plan import Plan
 
@@ -13,8 +14,7 @@ from ..plan import Plan
 class Unrelated(LeakEvaluator):
     """Share of neutral questions answered with the user's value; lower is better."""
 
-    name = "unrelated"
-    asked = "value leaks into unrelated questions"
+    columns = (Column("leak", "value leaks into unrelated questions", "lower", places=("table", "report", "damage")),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's neutral questions."""

@@ -61,7 +61,7 @@ def _opened(hparams: PersonalizationHyperParams) -> tuple[Any, Any, HostView]:
     find_layout(model, hparams)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # the host pads every batch it evaluates
-    values = {name: getattr(hparams, name) for name in type(hparams).model_fields}
+    values = hparams.values()
     values |= {"device": str(next(model.parameters()).device), "model_name": type(model).__name__}
     values["use_chat_template"] = uses_chat(tokenizer, hparams.prompt_format)
     return model, tokenizer, HostView(**values)

@@ -14,7 +14,7 @@ from tests.tiny import tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped_yaml()) - {"reference"}))
+@pytest.mark.parametrize("name", sorted(shipped_yaml()))
 def test_every_shipped_yaml_is_for_a_known_model(name):
     assert PersonalizationHyperParams.from_hparams(name).model_name in (name, MODELS[name].hub_id)
 

@@ -25,7 +25,7 @@ SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hid
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 GPT = {"vocab_size": 400, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
 
-# A norm follows the MLP; Gemma 3's text models call their type so.
+# Families of which a norm follows the MLP, by our names here and by model_type.
 POST_NORM = ("gemma2", "gemma3", "gemma3_text", "olmo2")
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**SMALL, **HEADS}),

@@ -46,7 +46,7 @@ def get(
 
     folder = find_model(name, accept_licence=accept_licence)
     origin = Origin.read(folder)
-    print(f"{name} is in {folder}" + (f", from the {origin.source} ({origin.licence})." if origin else "."))
+    print(f"{name} is in {folder}" + (f", from the {origin.source}; licence: {origin.licence}." if origin else "."))
 
 
 @app.command()

@@ -6,13 +6,11 @@ A GGUF file takes transformers some 15 s per 100 MB to open, so it is done once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..progress import progress, working
-from .pretrained import pretrained
+from ..progress import working
+from .pretrained import pretrained, quiet_transformers
 from .sources import raise_if_disk
 
 
@@ -32,7 +30,7 @@ def write_model(source: Path, target: Path, dtype: str) -> None:
     target.mkdir()
     _forget_gguf(model)
     try:
-        with working(f"writing {source.name}"), _silent_transformers():
+        with working(f"writing {source.name}"), quiet_transformers():
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
     except Exception as error:  # safetensors and tokenizers raise errors of their own for a full disk
@@ -46,10 +44,8 @@ def write_model(source: Path, target: Path, dtype: str) -> None:
 
 def _opened(source: Path, dtype: str) -> tuple[Any, Any]:
     if source.is_dir():
-        with _silent_transformers():
-            return pretrained(source, dtype=dtype)
-    with working(f"opening {source.name}"), _silent_transformers():
-        return pretrained(source.parent, gguf_file=source.name, dtype=dtype)
+        return pretrained(source, dtype=dtype)
+    return pretrained(source.parent, gguf_file=source.name, dtype=dtype)
 
 
 def _forget_gguf(model: Any) -> None:
@@ -59,23 +55,6 @@ def _forget_gguf(model: Any) -> None:
             delattr(model, name)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-@contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """Without transformers' bars, which are drawn even where there is no terminal; ours are not."""
-    from transformers import modeling_gguf_pytorch_utils as reader
-    from transformers.utils import logging
-
-    theirs, shown = reader.tqdm, logging.is_progress_bar_enabled()
-    reader.tqdm = lambda items, desc="": progress(items, "dequantising", total=len(items))
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        reader.tqdm = theirs
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _sync(path: Path) -> None:

@@ -135,15 +135,18 @@ def _snapshot(model: KnownModel) -> Path:
 
 def _prepared(target: Path, name: str, nbytes: int, build: Callable[[Path], Path]) -> Path:
     """``target``, after ``build`` has made it in a temporary folder; ``build`` returns what is to be renamed."""
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if holds_model(target):
         return target
     with _explained(target, name, nbytes):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{target.name}.lock")
-        with working(f"waiting for another process that prepares {name}"):
-            lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            with working(f"waiting for another process that prepares {name}"):
+                lock.acquire()
         try:
             return target if holds_model(target) else _built(target, nbytes, build)
         finally:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import ModelError, listing
+from ..progress import progress, working
 
 NEEDED = "a known name, a local folder, a GGUF file, a hub id that can be reached, or a (model, tokenizer) pair"
 
@@ -43,10 +45,11 @@ def pretrained(
     if gguf_file is not None:
         safe["gguf_file"], place = gguf_file, str(Path(source) / gguf_file)
     try:
-        model, info = getattr(transformers, kind).from_pretrained(
-            str(source), use_safetensors=True, output_loading_info=True, **safe, **options
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **safe)
+        with working(f"loading {Path(place).name}"), quiet_transformers():
+            model, info = getattr(transformers, kind).from_pretrained(
+                str(source), use_safetensors=True, output_loading_info=True, **safe, **options
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **safe)
     except MemoryError:
         raise
     except Exception as error:  # a dozen kinds: safetensors' and tokenizers' own, KeyError, TypeError, RuntimeError
@@ -71,3 +74,20 @@ def unloadable(source: str | Path, error: Exception, needed: str = NEEDED) -> Mo
         needed=needed,
         cause="a misspelt name, no network, or a folder that is incomplete, damaged or of another format",
     )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars, which are drawn even where there is no terminal; ours are not."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+    from transformers.utils import logging
+
+    theirs, shown = gguf_reader.tqdm, logging.is_progress_bar_enabled()
+    gguf_reader.tqdm = lambda items, desc="": progress(items, "dequantising", total=len(items))
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        gguf_reader.tqdm = theirs
+        if shown:
+            logging.enable_progress_bar()

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited
+from ..kernels.apply import edited_copy
 from ..statements.parser import same_matter
 from ..store.compact import composed, reduced
 from ..types import EditResult, Preference, WeightDelta
 from .algorithm import personalize
-from .health_check import HealthBaseline
 
 # Of a difference's largest singular value: smaller ones are what is left of parts that cancel in float32.
 ROUNDING = 1e-6
@@ -54,10 +53,7 @@ def add_preferences(
     if joint:
         result = personalize(model, tokenizer, current([*known, *new]), hparams)
         return replace(result, deltas=_difference(result.deltas, have))
-    watched = have and hparams.health.on_unhealthy != "ignore"
-    baseline = HealthBaseline.of(model, tokenizer) if watched else None
-    with edited(model, have):
-        return personalize(model, tokenizer, new, hparams, baseline=baseline)
+    return personalize(edited_copy(model, have), tokenizer, new, hparams, clean=model)
 
 
 def current(preferences: Sequence[Preference]) -> list[Preference]:

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..editing.composition import add_preferences, current
 from ..editing.requests import as_request, check_requests
 from ..generation.generate import generate
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited, edited_copy
-from ..modeling.layout import find_layout, get_module, matrix_shape
+from ..kernels.apply import edited, twin_of
+from ..modeling.layout import find_layout
 from ..statements.parser import same_matter
 from ..store.entries import NewEdit
 from ..store.rows import StoredEdit
@@ -73,7 +72,7 @@ class Learner:
         layout = find_layout(model, hparams)
         for layer in hparams.layers:
             layout.check_layer(layer)
-        self._model = edited_copy(model, _nothing(model, hparams))
+        self._model = twin_of(model, [layout.rewrite_path(layer) for layer in hparams.layers])
         self._lock = threading.Lock()
 
     def learn(self, user: str, preference: Preference, *, key: str | None = None) -> Learned:
@@ -189,11 +188,3 @@ class Learner:
             "hparams": self.hparams.to_dict(),
             "health": result.health,
         }
-
-
-def _nothing(model: nn.Module, hparams: PersonalizationHyperParams) -> list[WeightDelta]:
-    """Updates of rank 0: they make ``edited_copy`` give the twin its own copies of the edited matrices."""
-    layout = find_layout(model, hparams)
-    paths = [layout.rewrite_path(layer) for layer in hparams.layers]
-    shapes = [matrix_shape(get_module(model, path), path) for path in paths]
-    return [WeightDelta(path, torch.zeros(out, 0), torch.zeros(0, width)) for path, (out, width) in zip(paths, shapes)]

@@ -9,7 +9,9 @@ from easyedit_personal.baselines.kernel import KernelMethod
 from easyedit_personal.editing import composition
 from easyedit_personal.editing.composition import add_preferences, current
 from easyedit_personal.errors import HealthError
+from easyedit_personal.kernels.apply import edited
 from easyedit_personal.learning.learner import Learner
+from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference
 from tests.evaluate.people import people, quick_hparams
@@ -44,11 +46,15 @@ def test_joint_gives_the_difference_and_sequential_goes_on(llama, tokenizer, mon
     second = add_preferences(llama, tokenizer, PEOPLE[:1], PEOPLE[1:], first, hparams).deltas
     torch.testing.assert_close(update([*first, *second]), update(both), atol=1e-6, rtol=1e-4)
     seen = []
-    monkeypatch.setattr(
-        composition, "personalize", lambda model, tok, given, hparams, baseline: seen.append((given, baseline))
-    )
+
+    def looking(model, tok, given, hparams, clean):
+        seen.append((weights_digest(model), given, clean))
+
+    monkeypatch.setattr(composition, "personalize", looking)
     add_preferences(llama, tokenizer, PEOPLE[:1], PEOPLE[1:], first, hparams, joint=False)
-    assert seen == [(PEOPLE[1:], composition.HealthBaseline.of(llama, tokenizer))], "held against the clean model"
+    with edited(llama, first):
+        assert seen[0][:2] == (weights_digest(llama), PEOPLE[1:])
+    assert seen[0][2] is llama, "held against the clean model"
 
 
 def test_a_later_statement_about_the_same_matter_wins():

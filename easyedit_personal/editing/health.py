@@ -89,8 +89,8 @@ class HealthBaseline:
     def surprise(self, model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> float:
         """By how much less likely this model finds other answers than its own, on average, in nats per token.
 
-        Near 0 for other words of the same kind, negative for blander ones. On SmolLM2-135M: garbled text 2.7, fluent
-        answers of a damaged model 0.6, the value as the answer to everything 4.7 (perplexity ratio 0.93).
+        Near 0 for other words of the same kind, negative for blander ones. On SmolLM2-135M: garbled text 2.6, fluent
+        answers of a damaged model 0.6, the value as the answer to everything 4.0 (perplexity ratio 0.93).
 
         Args:
             model: the one that the baseline is of.

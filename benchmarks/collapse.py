@@ -17,11 +17,12 @@ from benchmarks.many import ALONE, people, share
 from benchmarks.models import add_options, chosen
 from easyedit_personal import EditRequest, PersonalizationHyperParams, UPQADataset
 from easyedit_personal.editing.algorithm import personalize
-from easyedit_personal.editing.health_check import HealthBaseline
+from easyedit_personal.editing.health import HealthBaseline, answered, perplexity
 from easyedit_personal.errors import HealthError
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
-from easyedit_personal.kernels.apply import apply_deltas
+from easyedit_personal.kernels.apply import apply_deltas, twin_of
+from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.loading import load_model
 
 ARMS = {"without": "ignore", "with": "refuse"}
@@ -29,13 +30,13 @@ ARMS = {"without": "ignore", "with": "refuse"}
 
 def drive(arm: str, hparams: Any, model: Any, tokenizer: Any, requests: Sequence[EditRequest], every: int) -> Any:
     """Edit upon edit in place; a row of figures after every ``every`` of them and where the first was refused."""
-    clean = HealthBaseline.of(model, tokenizer)
+    clean = twin_of(model, [find_layout(model, hparams).rewrite_path(layer) for layer in hparams.layers])
     kept: list[EditRequest] = []
     rows: list[dict[str, Any]] = []
     refusals: list[dict[str, Any]] = []
     for number, request in enumerate(requests, 1):
         try:
-            apply_deltas(model, personalize(model, tokenizer, [request], hparams, baseline=clean).deltas)
+            apply_deltas(model, personalize(model, tokenizer, [request], hparams, clean=clean).deltas)
             kept.append(request)
         except HealthError as error:
             refusals.append({"edit": number, "why": error.what})
@@ -43,16 +44,21 @@ def drive(arm: str, hparams: Any, model: Any, tokenizer: Any, requests: Sequence
             row = {"edits": number, "refused": len(refusals), **state(model, tokenizer, clean, kept)}
             rows.append(row)
             print(f"  {arm} the guard: {row}", flush=True)
-    return {"rows": rows, "refusals": refusals, "clean": {"natural_stops": clean.natural_stops}}
+    return {"rows": rows, "refusals": refusals}
 
 
-def state(model: Any, tokenizer: Any, clean: HealthBaseline, kept: Sequence[EditRequest]) -> dict[str, Any]:
-    """How the model fares: perplexity against the clean one's, natural stops, recall of every edit that is in it."""
-    now = HealthBaseline.of(model, tokenizer)
+def state(model: Any, tokenizer: Any, clean: Any, kept: Sequence[EditRequest]) -> dict[str, Any]:
+    """How the model fares against the clean one, and recall of every edit that is in it."""
+    before = HealthBaseline.of(clean, tokenizer)
+    said = answered(model, tokenizer, before.rows)
     answers = generate(model, tokenizer, [one.prompt for one in kept])
     hits = [contained(answer.text, one.target_new) for answer, one in zip(answers, kept)]
-    figures: dict[str, Any] = {"perplexity_ratio": now.perplexity / clean.perplexity}
-    return {**figures, "natural_stops": now.natural_stops, "recalled": share(hits) if hits else None}
+    return {
+        "perplexity_ratio": perplexity(model, tokenizer) / before.perplexity,
+        "natural_stops": before.natural_stops(clean, tokenizer, said),
+        "surprise": before.surprise(clean, tokenizer, said),
+        "recalled": share(hits) if hits else None,
+    }
 
 
 def settings(options: Any, kernel: str, on_unhealthy: str) -> PersonalizationHyperParams:

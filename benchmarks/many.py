@@ -21,13 +21,14 @@ from typing import Any
 from benchmarks.models import add_options, chosen
 from easyedit_personal import EditRequest, PersonalizationHyperParams, Preference, UPQADataset
 from easyedit_personal.editing.algorithm import personalize
-from easyedit_personal.editing.health import perplexity_ratio
+from easyedit_personal.editing.health import HealthBaseline, perplexity
 from easyedit_personal.evaluate.summary import mean_interval, wilson
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.store.compact import composed
+from easyedit_personal.types import WeightDelta
 
 KINDS = ("question", "paraphrase", "implicit")
 LOST = (0.05, 10)  # a method that recalls less than this share, once it has so many edits, is not driven further
@@ -63,6 +64,13 @@ def ask_user(model: Any, tokenizer: Any, items: Sequence[Any], deltas: Sequence[
     ]
     leaks = [any(contained(answer.text, target) for target in targets) for answer in others]
     return {"recalled": recalled, "mixed": mixed, "leaks": leaks}
+
+
+def perplexity_ratio(model: Any, tokenizer: Any, deltas: Sequence[WeightDelta]) -> float:
+    """Perplexity on neutral text, after over before."""
+    before = HealthBaseline.of(model, tokenizer).perplexity
+    with edited(model, deltas):
+        return perplexity(model, tokenizer) / before
 
 
 def together(name: str, hparams: Any, model: Any, tokenizer: Any, items: Sequence[Any], users: int, count: int) -> Any:

@@ -126,15 +126,17 @@ class PreserveParams(Section):
 
 
 class HealthParams(Section):
-    """Limits that an edit must keep: perplexity after/before, ||update|| / ||weight||, answers that end by themselves.
+    """Limits that an edit must keep: perplexity after/before, ||update|| / ||weight||, and what the model then says.
 
-    ``min_natural_stops`` is the share of neutral questions, or of those that the clean model ends, whichever is less.
+    ``min_natural_stops`` is a share of the answers that the unedited model ends by itself; ``max_surprise`` is in nats
+    per token: by how much less likely than its own answers the unedited model may find those after the edit.
     """
 
     on_unhealthy: Literal["refuse", "warn", "ignore"] = "warn"
     max_perplexity_ratio: float = Field(1.5, gt=1)
     max_relative_norm: float = Field(2.0, gt=0)
     min_natural_stops: float = Field(0.7, ge=0, le=1)
+    max_surprise: float = Field(1.0, gt=0)
 
 
 class MadeFor(Section):

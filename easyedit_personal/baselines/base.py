@@ -32,6 +32,7 @@ class Session:
         rewrite: what becomes of a question before it is asked, for example a reminder put before it.
         deltas: the update, where the method has one as factors.
         nbytes: what has to be kept for this user.
+        refused: why the editor's health check kept preferences out of the model, one text for each.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Session:
     rewrite: Callable[[str], str] = _as_typed
     deltas: Sequence[WeightDelta] = ()
     nbytes: int = 0
+    refused: tuple[str, ...] = ()
 
     def conversation(self, question: str, between: Sequence[Message] = ()) -> list[Message]:
         """The whole conversation that ends with ``question``; ``between`` are turns about other things."""

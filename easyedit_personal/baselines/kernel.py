@@ -1,27 +1,31 @@
-"""Our kernels as methods: compute the factors, apply them, take them back bit for bit."""
+"""The editor itself as a method: a user's preferences as ``learn`` puts them into a model, kernel by kernel.
+
+Clustering, phrases, composition and health check are those that users get, and their seconds count.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from ..data.records import UPQAItem
+from ..editing.composition import add_preferences
+from ..errors import HealthError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
-from ..registry import KERNELS
-from ..types import EditRequest, WeightDelta
+from ..types import Preference, WeightDelta
 from .base import Session
 
 
 class KernelMethod:
-    """One kernel with its settings.
+    """The editor with one kernel.
 
     Args:
         name: under which results are kept.
-        hparams: ``kernel`` and ``strategy`` say what runs; several preferences are edited one on top of the other.
+        hparams: the settings; ``cluster.size`` gives way to the evaluation's.
     """
 
     edits = True
@@ -36,16 +40,17 @@ class KernelMethod:
     def personalize(
         self, model: nn.Module, tokenizer: Any, preferences: Sequence[UPQAItem], cluster_size: int
     ) -> Iterator[Session]:
-        """A session on the edited model."""
+        """A session on the edited model; what the health check refuses is left out, as it is for a user."""
+        hparams = self.hparams.replace(cluster={"size": cluster_size})
+        known: list[Preference] = []
         deltas: list[WeightDelta] = []
-        with ExitStack() as stack:
-            for item in preferences:
-                for part in self._portions(item.requests(cluster_size)):
-                    new = list(KERNELS.get(self.hparams.kernel)(model, tokenizer, part, self.hparams))
-                    stack.enter_context(edited(model, new))
-                    deltas += new
-            yield Session(model, deltas=deltas, nbytes=sum(delta.nbytes for delta in deltas))
-
-    def _portions(self, requests: list[EditRequest]) -> list[list[EditRequest]]:
-        """All phrases at once, or one after the other as the paper does."""
-        return [requests] if self.hparams.strategy == "joint" else [[request] for request in requests]
+        refused: list[str] = []
+        for preference in (item.preference(cluster_size) for item in preferences):
+            try:
+                deltas += add_preferences(model, tokenizer, known, [preference], deltas, hparams).deltas
+                known.append(preference)
+            except HealthError as error:
+                refused.append(str(error))
+        with edited(model, deltas):
+            nbytes = sum(delta.nbytes for delta in deltas)
+            yield Session(model, deltas=deltas, nbytes=nbytes, refused=tuple(refused))

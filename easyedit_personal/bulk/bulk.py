@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from ..errors import PersonalizationError, StoreUnavailable
-from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
+from ..hparams import PersonalizationHyperParams
 from ..learning.learner import Learner
+from ..learning.session import method_settings
 from ..modeling.loading import load_model
 from ..store import EditStore
 from ..store.retry import patiently
@@ -82,7 +83,7 @@ class LearnerFactory:
     @property
     def settings(self) -> Mapping[str, Any]:
         """All hyper-parameters but those that say where."""
-        return {name: value for name, value in self.hparams.to_dict().items() if name not in LOCATION_KEYS}
+        return method_settings(self.hparams.to_dict())
 
     @contextmanager
     def open(self, url: str) -> Iterator[tuple[EditStore, Solve]]:

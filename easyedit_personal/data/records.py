@@ -98,12 +98,14 @@ def find_subject(name: str, question: str) -> str | None:
 
     EasyEdit and the kernels need the subject literally in the prompt. In turn: the name as it is, in any case, with an
     ending ("pets"); then the longest run of the name's words, the later ones first, since "food preference" is asked
-    for as "what food do I prefer"; else nothing, and the prompt's end serves as the key's position.
+    for as "what food do I prefer"; else nothing, and the prompt's end serves as the key's position. Scripts that put
+    no blanks between words have the name as it is.
     """
-    words = name.split()[:LONGEST]
+    whole = name.split()
+    words = whole[:LONGEST]
     runs = [words[i : i + n] for n in range(len(words), 0, -1) for i in range(len(words) - n, -1, -1)]
-    for run in runs:
-        if len(run) < len(words) and {run[0].lower(), run[-1].lower()} & _SMALL:
+    for run in [whole, *runs] if whole else []:
+        if len(run) < len(whole) and {run[0].lower(), run[-1].lower()} & _SMALL:
             continue
         pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, run))
         # To the end of the word: half a word would end inside a token. ("food" stands in "foods" as "foods".)
@@ -111,7 +113,7 @@ def find_subject(name: str, question: str) -> str | None:
             found = re.search(tried, question) or re.search(tried, question, re.IGNORECASE)
             if found:
                 return found[0]
-    return None
+    return name if name in question and not name.isascii() else None
 
 
 def check_records(records: Sequence[Any], source: str, limit: int = 20) -> Schema:

@@ -20,7 +20,7 @@ from ..progress import log
 from ..registry import KERNELS
 from ..settings.ignored import warn_of_ignored
 from ..types import EditRequest, EditResult, Preference, WeightDelta
-from .health_check import HealthBaseline, check_health
+from .health_check import check_health
 from .phrases import cluster_phrases
 from .requests import as_request, check_requests
 
@@ -33,7 +33,7 @@ def personalize(
     requests: Sequence[Item],
     hparams: PersonalizationHyperParams,
     *,
-    baseline: HealthBaseline | None = None,
+    clean: nn.Module | None = None,
 ) -> EditResult:
     """Compute the factors that give one user their preferences; the model stays bit for bit as it is.
 
@@ -42,7 +42,7 @@ def personalize(
         tokenizer: its tokenizer.
         requests: the user's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings.
-        baseline: the model before any edit, where ``model`` carries earlier ones (see ``health_check``).
+        clean: the model before any edit, where ``model`` carries earlier ones: what health is held against.
 
     Returns:
         The factors, the seconds they took, health figures and remarks.
@@ -58,7 +58,7 @@ def personalize(
     for note in notes:
         log.warning(note)
     deltas = compute_deltas(model, tokenizer, phrases, hparams)
-    health = check_health(model, tokenizer, deltas, hparams, baseline)
+    health = check_health(model, tokenizer, deltas, hparams, clean)
     return EditResult(deltas, time.perf_counter() - started, health, notes)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import RequestError, did_you_mean
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_name
+from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_name, twin_of
 from ..modeling.layout import find_layout, get_module, weight_of
 from ..modeling.loading import load_model
 from ..progress import log, progress
@@ -22,7 +22,6 @@ from ..settings.ignored import warn_of_ignored
 from ..settings.resolve import settings_named
 from ..types import EditResult, WeightDelta
 from .algorithm import personalize
-from .health_check import HealthBaseline
 from .metrics import finish_locality, measure
 from .requests import Request, check_requests, prepare_requests
 
@@ -59,7 +58,7 @@ class PersonalizationEditor:
         self.hparams = hparams
         warn_of_ignored(hparams)
         self.model, self.tok = load_model(hparams)
-        self._baseline: HealthBaseline | None = None  # measured before the first edit that stays in the model
+        self._clean: nn.Module | None = None  # the model before the first edit that stayed in it
         layout = find_layout(self.model, hparams)
         for layer in hparams.layers:
             layout.check_layer(layer)
@@ -164,13 +163,13 @@ class PersonalizationEditor:
         metrics = [{"pre": measure(self.model, self.tok, request, self.hparams)} for request in requests]
         originals: Saved = {}
         self.results = []
-        if sequential and self._baseline is None and self.hparams.health.on_unhealthy != "ignore":
-            self._baseline = HealthBaseline.of(self.model, self.tok)
         for number, batch in enumerate(progress(batches, "Editing", len(batches))):
-            result = personalize(self.model, self.tok, batch, self.hparams, baseline=self._baseline)
+            result = personalize(self.model, self.tok, batch, self.hparams, clean=self._clean)
             self.results.append(result)
             first = sum(len(earlier) for earlier in batches[:number])
             if sequential:
+                if result.health:
+                    self._clean = twin_of(self._clean or self.model, [delta.layer for delta in result.deltas])
                 originals = {**apply_deltas(self.model, result.deltas), **originals}
                 self._measure_batch(metrics, batch, first, result, verbose)
             else:

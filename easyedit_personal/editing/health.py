@@ -1,30 +1,45 @@
-"""Is the edited model still well: perplexity on neutral text, before and after.
+"""Is the edited model still well: perplexity on neutral text, and what it says when a person begins to talk.
 
-Perplexity is a cheap alarm for the collapse that edits can cause (arXiv 2402.09656). The text is talk about the
-world, none of it among the prompts that edits preserve.
+Perplexity is a cheap alarm for the collapse that edits can cause (arXiv 2402.09656). It does not notice an edit that
+answers every greeting with the value, nor always garbled words: the unedited model does, when it is shown the answers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..data.material import world_facts
-from ..errors import RequestError
-from ..generation.generate import generate
-from ..kernels.apply import edited
-from ..modeling.layout import input_device
-from ..modeling.tokens import Encoded, collate, encode
-from ..types import WeightDelta
+from ..generation.generate import continuations, encode_prompt
+from ..generation.score import log_likelihoods
+from ..modeling.layout import context_limit
+from ..modeling.per_model import PerModel
+from ..modeling.tokens import Encoded, encode, stop_ids
 
 TEXTS = 24
-STOP_TEXTS, STOP_TOKENS = 8, 48
+# What people say first, and then ask for; about nothing that is edited, and none of it among the preserved prompts.
+# Small models answer two thirds of it briefly, so that it shows whether answers end.
+FIRST_QUESTIONS = (
+    "Hi!",
+    "Good evening!",
+    "Who are you?",
+    "How are you today?",
+    "Thank you, that helped a lot.",
+    "Bye!",
+    "Tell me something nice.",
+    "What is 2 plus 3?",
+    "Name a continent.",
+    "Translate 'good night' into French.",
+    "List three kinds of fruit.",
+    "Write a line of Python that prints the word hello.",
+)
+ANSWER_TOKENS = 32
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +50,6 @@ def neutral_pairs() -> tuple[tuple[str, str], ...]:
     return tuple((fact["heldout_phrasings"][0], str(fact["answer"])) for fact in chosen)
 
 
-@torch.no_grad()
 def perplexity(model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]] | None = None) -> float:
     """exp of the mean loss (nats per token) over questions, answers and ends of turn.
 
@@ -43,35 +57,76 @@ def perplexity(model: nn.Module, tokenizer: Any, pairs: Sequence[tuple[str, str]
         pairs: (question, answer) texts; None takes ``neutral_pairs()``.
     """
     rows = [encode(tokenizer, question, target=answer) for question, answer in pairs or neutral_pairs()]
-    batch = collate([Encoded(row.ids, (), 0) for row in rows], tokenizer, side="right", device=input_device(model))
-    logits = model(**batch.model_inputs()).logits[:, :-1].float()
-    wanted = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
-    return math.exp(min(700.0, float(F.cross_entropy(logits.flatten(0, 1), wanted.flatten()))))
+    loss = -float(torch.cat(log_likelihoods(model, tokenizer, rows)).mean())
+    return math.exp(min(700.0, loss))
 
 
-def perplexity_ratio(
-    model: nn.Module, tokenizer: Any, deltas: Sequence[WeightDelta], base: float | None = None
-) -> float:
-    """Perplexity with the updates over perplexity without: 1 is unharmed; infinity or NaN is a broken model.
+@dataclass(frozen=True, slots=True)
+class HealthBaseline:
+    """A model before any edit.
 
-    Args:
-        model: without the updates; bit for bit the same afterwards.
-        base: its perplexity, where it is known.
+    Attributes:
+        perplexity: on neutral text.
+        rows: those of ``FIRST_QUESTIONS`` that fit the model's context, with its own greedy answers of at most
+            ``ANSWER_TOKENS``.
+        likelihoods: of these answers, mean log-probability in nats per token.
     """
-    before = perplexity(model, tokenizer) if base is None else base
-    with edited(model, deltas):
-        return perplexity(model, tokenizer) / before
+
+    perplexity: float
+    rows: tuple[Encoded, ...]
+    likelihoods: tuple[float, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, tokenizer: Any) -> HealthBaseline:
+        """Measured once per model."""
+        return _BASELINES.get(model, tokenizer, lambda: cls._measured(model, tokenizer))
+
+    @classmethod
+    def _measured(cls, model: nn.Module, tokenizer: Any) -> HealthBaseline:
+        rows = answered(model, tokenizer, _questions_that_fit(model, tokenizer))
+        return cls(perplexity(model, tokenizer), tuple(rows), tuple(_likelihoods(model, tokenizer, rows)))
+
+    def surprise(self, model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> float:
+        """By how much less likely this model finds other answers than its own, on average, in nats per token.
+
+        Near 0 for other words of the same kind, negative for blander ones. On SmolLM2-135M: garbled text 2.6, fluent
+        answers of a damaged model 0.6, the value as the answer to everything 4.0 (perplexity ratio 0.93).
+
+        Args:
+            model: the one that the baseline is of.
+            rows: the same questions with another model's answers.
+        """
+        new = [number for number, (row, own) in enumerate(zip(rows, self.rows)) if row != own]
+        found = _likelihoods(model, tokenizer, [rows[number] for number in new])
+        return sum(self.likelihoods[n] - other for n, other in zip(new, found)) / max(1, len(self.rows))
+
+    def natural_stops(self, model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> float:
+        """Of the answers that this model ends by itself, the share that other answers end too; 1 where there are none.
+
+        A model that an edit has broken tends to go on for ever, sometimes before perplexity shows it.
+        """
+        ends = stop_ids(model, tokenizer)
+        stopped = [row.target_ids[-1] in ends for row, own in zip(rows, self.rows) if own.target_ids[-1] in ends]
+        return sum(stopped) / len(stopped) if stopped else 1.0
 
 
-def natural_stops(model: nn.Module, tokenizer: Any) -> float:
-    """Share of eight neutral questions whose answers end by themselves within 48 tokens.
+_BASELINES: PerModel[HealthBaseline] = PerModel()
 
-    A model that an edit has broken tends to go on for ever, sometimes before perplexity shows it. 1 for a context that
-    has no room for them, which tells nothing.
-    """
-    questions = [question for question, _ in neutral_pairs()[:: TEXTS // STOP_TEXTS]][:STOP_TEXTS]
-    try:
-        answers = generate(model, tokenizer, questions, max_new_tokens=STOP_TOKENS)
-    except RequestError:
-        return 1.0
-    return sum(answer.stopped for answer in answers) / len(answers)
+
+def answered(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> list[Encoded]:
+    """The rows with the model's greedy answers in place of those that they hold."""
+    asked = [replace(row, target_ids=()) for row in rows]
+    said = continuations(model, tokenizer, asked, [ANSWER_TOKENS] * len(asked))
+    return [replace(row, target_ids=tuple(answer)) for row, answer in zip(asked, said)]
+
+
+def _questions_that_fit(model: nn.Module, tokenizer: Any) -> list[Encoded]:
+    rows = [encode_prompt(tokenizer, question) for question in FIRST_QUESTIONS]
+    limit = context_limit(model)
+    return [row for row in rows if limit is None or len(row.ids) + ANSWER_TOKENS <= limit]
+
+
+def _likelihoods(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> list[float]:
+    """Mean log-probability of each row's answer, in nats per token."""
+    found = log_likelihoods(model, tokenizer, rows) if rows else []
+    return [float(each[-len(row.target_ids) :].mean()) for row, each in zip(rows, found)]

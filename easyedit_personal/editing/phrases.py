@@ -14,6 +14,7 @@ from torch import nn
 from ..clustering.calibrate import best_embedder
 from ..clustering.embed import Embedder, HiddenStateEmbedder, TfidfEmbedder
 from ..clustering.expand import expand
+from ..data.records import find_subject
 from ..hparams import PersonalizationHyperParams
 from ..registry import CLUSTERERS, PHRASE_SOURCES
 from ..types import EditRequest, Preference
@@ -72,7 +73,7 @@ def _cluster_ids(
             alike[request.get("user"), request["target_new"].strip().casefold()].append(i)
     for members in alike.values():
         if len(members) > 1:
-            names = [requests[i].get("subject") or requests[i]["prompt"] for i in members]
+            names = [_name(requests[i]) or requests[i]["prompt"] for i in members]
             for i, label in zip(members, _labels(names, embedders, hparams)):
                 ids[i] = ids[members[label]]
     return ids
@@ -94,13 +95,15 @@ def _phrases_of(
     request: Request, requests: Sequence[Request], embedders: Sequence[Embedder], hparams: PersonalizationHyperParams
 ) -> list[tuple[str, str | None]]:
     """(prompt, subject) of at most ``cluster.size`` phrases; the asked question itself is always the last."""
-    asked = (request["prompt"], request.get("subject"))
+    asked, name = (request["prompt"], request.get("subject")), _name(request)
     room, wanted = hparams.cluster.size - 1, hparams.cluster.source
     source = "lexicon" if wanted == "auto" else wanted
-    given = [(phrase["prompt"], phrase.get("subject")) for phrase in request.get("cluster") or ()]
-    if room and asked[1] and not (given and wanted == "auto") and wanted != "dataset":
-        found = expand(
-            (asked[1], asked[0]),
+    given: Sequence[tuple[str, str]] = [
+        (phrase.get("subject") or "", phrase["prompt"]) for phrase in request.get("cluster") or ()
+    ]
+    if room and name and not (given and wanted == "auto") and wanted != "dataset":
+        given = expand(
+            (name, asked[0]),
             source,
             size=hparams.cluster.size,
             target=request["target_new"],
@@ -108,9 +111,14 @@ def _phrases_of(
             embedder=lambda: best_embedder(embedders),
             settings=hparams.settings_of(PHRASE_SOURCES, source),
         )
-        given = [(phrase.question, phrase.subject) for phrase in found]
-    further = [phrase for phrase in dict.fromkeys(given) if phrase[0] != asked[0]]
+    phrases = [(prompt, find_subject(subject, prompt)) for subject, prompt in given]
+    further = [phrase for phrase in dict.fromkeys(phrases) if phrase[0] != asked[0]]
     return [*further[:room], asked]
+
+
+def _name(request: Request) -> str:
+    """What the attribute is called; requests from EasyEdit have nothing but the words in the prompt."""
+    return request.get("attribute") or request.get("subject") or ""
 
 
 def _same_user(one: Request, other: Request) -> bool:
@@ -118,16 +126,14 @@ def _same_user(one: Request, other: Request) -> bool:
 
 
 def _preference(request: Request) -> Preference:
-    subject = request.get("subject") or ""
-    return Preference(subject, request["prompt"], request["target_new"], request.get("user"))
+    return Preference(_name(request), request["prompt"], request["target_new"], request.get("user"))
 
 
 def _edit_request(request: Request, prompt: str, subject: str | None, cluster: str) -> EditRequest:
-    stands = subject if subject and subject in prompt else None
     return EditRequest(
         prompt=prompt,
         target_new=request["target_new"].strip(),
-        subject=stands,
+        subject=subject,
         cluster=cluster,
         user=request.get("user"),
         ground_truth=request.get("ground_truth"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..data.records import find_subject
 from ..errors import RequestError, listing, shorten, text_fault
 from ..types import EditRequest, Preference
 
@@ -84,13 +85,17 @@ def check_requests(requests: Sequence[Mapping[str, Any]]) -> list[Request]:
 
 
 def as_request(item: Mapping[str, Any] | EditRequest | Preference) -> Request:
-    """One request dictionary from whatever describes an edit."""
+    """One request dictionary from whatever describes an edit.
+
+    "subject" is what stands for the attribute in the prompt, letter by letter; "attribute" is its name.
+    """
     if isinstance(item, Mapping):
         return dict(item)
     if isinstance(item, Preference):
         further = [{"subject": subject, "prompt": question} for subject, question in item.phrases]
-        subject = item.subject if item.subject in item.question else None
+        subject = find_subject(item.subject, item.question)
         found = {"prompt": item.question, "subject": subject, "user": item.user, "cluster": further}
+        found["attribute"] = item.subject
         return {**{key: value for key, value in found.items() if value}, "target_new": item.target}
     if isinstance(item, EditRequest):
         found = {"subject": item.subject, "user": item.user, "cluster_id": item.cluster}
@@ -125,8 +130,8 @@ def _faults(request: Mapping[str, Any]) -> list[str]:
     if not _is_listed(cluster):
         return [*faults, f"cluster is {shorten(cluster, 60)}, needs a list of {{'prompt': text, 'subject': text}}"]
     for number, phrase in enumerate(cluster):
-        text = phrase.get("prompt") if isinstance(phrase, Mapping) else None
-        if text_fault(text):
+        text, name = (phrase.get("prompt"), phrase.get("subject")) if isinstance(phrase, Mapping) else (None, None)
+        if text_fault(text) or not isinstance(name or "", str):
             faults.append(
                 f"cluster phrase {number} is {shorten(phrase, 60)}, needs {{'prompt': text, 'subject': text}}"
             )

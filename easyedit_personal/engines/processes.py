@@ -13,6 +13,8 @@ from typing import Any
 from .base import Limits, Outcome, Work, described, few_threads, now, watched
 from .dispatch import Dispatcher, Event, WorkerId
 
+# Not ``pebble.ProcessPool`` (looked at in 5.2.3): it schedules by itself, while ``Dispatcher`` has to, for Ray's sake;
+# its workers have an initializer and nothing that closes what they opened; its time limit is for a whole batch.
 BEAT = 1.0  # seconds between two signs of life
 FAREWELL = 5.0  # seconds that workers at rest have for closing what they have open
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -47,7 +47,7 @@ def prompt_format(ask: Ask, plan: Plan) -> Any:
     return "auto" if ask.turns else plan.rules.prompt_format
 
 
-def ask_all(rows: Sequence[Asked], before: dict[str, str]) -> list[tuple[Asked, dict[str, Any]]]:
+def ask_all(rows: Sequence[Asked], before: Mapping[str, Answer]) -> list[tuple[Asked, dict[str, Any]]]:
     """Answer rows that share one model, and make the records that are kept."""
     case = rows[0].case
     answers: dict[int, Answer] = {}
@@ -67,7 +67,7 @@ def skipped(ask: Ask) -> dict[str, Any]:
     return {**_kept(ask), "text": "", "stopped": False, "skipped": "does not fit the model's context"}
 
 
-def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: Plan) -> dict[str, str]:
+def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: Plan) -> dict[str, Answer]:
     """What the untouched model answers, without any conversation before it, by question."""
     questions = list(dict.fromkeys(ask.question for ask in asks))
     said = generate(
@@ -77,7 +77,7 @@ def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: P
         prompt_format=plan.rules.prompt_format,
         max_new_tokens=plan.max_new_tokens,
     )
-    return {question: answer.text for question, answer in zip(questions, said)}
+    return dict(zip(questions, said))
 
 
 def _generate(rows: Sequence[Asked], style: Any) -> list[Answer]:
@@ -95,7 +95,7 @@ def _generate(rows: Sequence[Asked], style: Any) -> list[Answer]:
     )
 
 
-def _record(row: Asked, answer: Answer, forced: float | None, before: dict[str, str]) -> dict[str, Any]:
+def _record(row: Asked, answer: Answer, forced: float | None, before: Mapping[str, Answer]) -> dict[str, Any]:
     record = {**_kept(row.ask), "text": answer.text, "stopped": answer.stopped, "tokens": len(answer.tokens)}
     rules, tokenizer = row.case.plan.rules, row.case.tokenizer
     cut = rules.cut(row.ask.cut)
@@ -105,7 +105,7 @@ def _record(row: Asked, answer: Answer, forced: float | None, before: dict[str, 
         record |= {"cuts": texts, "text": texts[str(cut)]}
         record["stopped"] = answer.stopped and len(answer.tokens) < length + cut
     if row.ask.compare:
-        record["before"] = before[row.ask.question]
+        record |= {"before": before[row.ask.question].text, "before_stopped": before[row.ask.question].stopped}
     if forced is not None:
         record["forced"] = forced
     return record

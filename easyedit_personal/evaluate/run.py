@@ -18,8 +18,9 @@ from torch import nn
 from ..baselines.base import Method, Session
 from ..baselines.find import find_methods
 from ..data.records import UPQAItem
-from ..editing.health import perplexity
+from ..editing.health import HealthBaseline
 from ..errors import ConfigError, DataError, PersonalizationError
+from ..generation.generate import Answer
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import weights_digest
 from ..progress import log, progress
@@ -151,7 +152,7 @@ class Runner:
         self.evaluators: list[Evaluator] = find_evaluators(plan)
         self.asks = {item.id: [ask for e in self.evaluators for ask in e.asks(item, plan)] for item in items}
         self._base: dict[str, Any] = {}
-        self._before: dict[str, str] = {}
+        self._before: dict[str, Answer] = {}
 
     def method(self, method: Method) -> str | None:
         """Run one method over the users that it has not done yet; its error, or None."""
@@ -194,7 +195,10 @@ class Runner:
     def _prepare(self) -> None:
         """Figures and answers of the untouched model, once."""
         if not self._base:
-            self._base = {"digest": weights_digest(self.model), "perplexity": perplexity(self.model, self.tokenizer)}
+            self._base = {
+                "digest": weights_digest(self.model),
+                "perplexity": HealthBaseline.of(self.model, self.tokenizer).perplexity,
+            }
             compared = [ask for asks in self.asks.values() for ask in asks if ask.compare]
             self._before = plain_answers(self.model, self.tokenizer, compared, self.plan)
 

@@ -5,7 +5,6 @@ The answers are the positions at which preservation looks: where an answer begin
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 from torch import nn
 
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import fingerprint, tokenizer_fingerprint
+from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode
 from .generate import continuations
 
 Answers = dict[str, tuple[int, ...]]
-MODELS_KEPT = 4
-_ANSWERS: OrderedDict[tuple[Any, ...], Answers] = OrderedDict()
+_ANSWERS: PerModel[Answers] = PerModel()
 
 
 def with_answers(
@@ -27,7 +25,7 @@ def with_answers(
 ) -> list[Encoded]:
     """The prompts, each with the unedited model's greedy answer as its target.
 
-    Answers are kept in memory per model fingerprint, tokenizer and format, for the last ``MODELS_KEPT`` models.
+    Answers are kept in memory per model fingerprint, tokenizer and format, see ``PerModel``.
 
     Args:
         model: in evaluation mode.
@@ -35,18 +33,9 @@ def with_answers(
         hparams: ``prompt_format``, and ``preserve.answer_tokens``, the longest answer kept.
     """
     limit = hparams.preserve.answer_tokens
-    known = _known((fingerprint(model), tokenizer_fingerprint(tokenizer), hparams.prompt_format, limit))
+    known = _ANSWERS.get(model, tokenizer, dict, hparams.prompt_format, limit)
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     rows = {prompt: encode(tokenizer, prompt, prompt_format=hparams.prompt_format) for prompt in prompts}
     written = continuations(model, tokenizer, [rows[prompt] for prompt in new], [limit] * len(new))
     known.update(zip(new, map(tuple, written)))
     return [replace(rows[prompt], target_ids=known[prompt]) for prompt in prompts]
-
-
-def _known(key: tuple[Any, ...]) -> Answers:
-    """The answers kept for one model; the least recently used model's are dropped."""
-    answers = _ANSWERS.setdefault(key, {})
-    _ANSWERS.move_to_end(key)
-    while len(_ANSWERS) > MODELS_KEPT:
-        _ANSWERS.popitem(last=False)
-    return answers

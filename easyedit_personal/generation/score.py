@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..modeling.layout import input_device
-from ..modeling.tokens import PromptFormat, collate
+from ..modeling.tokens import Encoded, PromptFormat, collate
 from .generate import Prompt, check_fits, encode_prompt
+from .shared_prefix import inputs_after, shared_length
 
 _APOSTROPHES = re.compile("['`\u2019\u00b4]")
 _WORD = re.compile(r"[^\W_]+")
@@ -56,6 +58,34 @@ def repetition(answer: str) -> float:
     text = words(answer)
     pairs = list(itertools.pairwise(text))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+@torch.no_grad()
+def log_likelihoods(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> list[Tensor]:
+    """Log-probability of every token of each row but its first, in nats: one [t - 1] per row, float32, on the CPU.
+
+    What all rows begin with is read once.
+    """
+    device, shared = input_device(model), shared_length(model, rows)
+    cache, before, last = None, torch.zeros(0), None
+    if shared:
+        start = torch.tensor([rows[0].ids[:shared]], device=device)
+        output = model(input_ids=start, attention_mask=torch.ones_like(start), use_cache=True)
+        cache, last = output.past_key_values, output.logits[0, -1:]
+        before = _chosen(output.logits[0, :-1], start[0, 1:])
+    batch, inputs = inputs_after(tokenizer, rows, shared, cache, device)
+    logits = model(**inputs, use_cache=cache is not None).logits
+    found = []
+    for row, line, ids in zip(rows, logits, batch.input_ids):
+        own = ids[: len(row.ids) - shared]
+        line = line[: len(own) - 1] if last is None else torch.cat([last, line[: len(own) - 1]])
+        found.append(torch.cat([before, _chosen(line, own[len(own) - len(line) :])]))
+    return found
+
+
+def _chosen(logits: Tensor, ids: Tensor) -> Tensor:
+    """The ids' log-probabilities: logits [t, v] and ids [t] to [t]."""
+    return -F.cross_entropy(logits.float(), ids.to(logits.device), reduction="none").cpu()
 
 
 @torch.no_grad()

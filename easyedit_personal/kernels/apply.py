@@ -6,7 +6,8 @@ originals back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,15 +94,18 @@ def edited_copy(model: nn.Module, deltas: Sequence[WeightDelta]) -> nn.Module:
     Costs the memory of the edited matrices only; both models can be used side by side. Changing a shared weight
     in place changes both.
     """
-    import copy
-
     check_fit(model, deltas)
-    edited_ids = {id(weight_of(get_module(model, delta.layer))) for delta in deltas}
-    memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in edited_ids}
-    memo.update({id(buffer): buffer for buffer in model.buffers()})
-    twin = copy.deepcopy(model, memo)
+    twin = twin_of(model, [delta.layer for delta in deltas])
     apply_deltas(twin, deltas)
     return twin
+
+
+def twin_of(model: nn.Module, layers: Collection[str]) -> nn.Module:
+    """A second model that has weights of its own at the module paths ``layers``, and shares every other one."""
+    own = {id(weight_of(get_module(model, layer))) for layer in layers}
+    memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in own}
+    memo.update({id(buffer): buffer for buffer in model.buffers()})
+    return copy.deepcopy(model, memo)
 
 
 def check_fit(model: nn.Module, deltas: Sequence[WeightDelta]) -> None:

@@ -11,24 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..editing.algorithm import personalize
+from ..editing.composition import add_preferences, current
 from ..editing.requests import as_request, check_requests
 from ..generation.generate import generate
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited, edited_copy
-from ..modeling.layout import find_layout, get_module, matrix_shape
+from ..kernels.apply import edited, twin_of
+from ..modeling.layout import find_layout
 from ..statements.parser import same_matter
-from ..store.compact import composed, reduced
 from ..store.entries import NewEdit
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import EditResult, Preference, WeightDelta
-
-# Of a difference's largest singular value: smaller ones are what is left of parts that cancel in float32.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ class Learner:
         layout = find_layout(model, hparams)
         for layer in hparams.layers:
             layout.check_layer(layer)
-        self._model = edited_copy(model, _nothing(model, hparams))
+        self._model = twin_of(model, [layout.rewrite_path(layer) for layer in hparams.layers])
         self._lock = threading.Lock()
 
     def learn(self, user: str, preference: Preference, *, key: str | None = None) -> Learned:
@@ -167,13 +162,10 @@ class Learner:
     def _solved(
         self, user: str, known: Sequence[Preference], new: Sequence[Preference], old: Sequence[WeightDelta]
     ) -> EditResult:
-        """What makes the new preferences of ``old``: all solved from the clean base model, or the new on top."""
-        if not self._is_joint(user):
-            with edited(self._model, old):
-                return personalize(self._model, self._tokenizer, [*map(as_request, new)], self.hparams)
-        wanted = [as_request(replace(one, user=user)) for one in current([*known, *new])]
-        result = personalize(self._model, self._tokenizer, wanted, self.hparams)
-        return replace(result, deltas=_difference(result.deltas, old))
+        """What makes the new preferences of ``old``."""
+        mine, more = ([replace(one, user=user) for one in some] for some in (known, new))
+        joint = self._is_joint(user)
+        return add_preferences(self._model, self._tokenizer, mine, more, old, self.hparams, joint=joint)
 
     def _is_joint(self, user: str) -> bool:
         """Not where some edit's preference is unknown: solved again without it, it would be lost."""
@@ -196,32 +188,3 @@ class Learner:
             "hparams": self.hparams.to_dict(),
             "health": result.health,
         }
-
-
-def current(preferences: Sequence[Preference]) -> list[Preference]:
-    """Without those that a later one about the same matter has overruled."""
-    return [
-        preference
-        for number, preference in enumerate(preferences)
-        if not any(same_matter(preference.subject, later.subject) for later in preferences[number + 1 :])
-    ]
-
-
-def _nothing(model: nn.Module, hparams: PersonalizationHyperParams) -> list[WeightDelta]:
-    """Updates of rank 0: they make ``edited_copy`` give the twin its own copies of the edited matrices."""
-    layout = find_layout(model, hparams)
-    paths = [layout.rewrite_path(layer) for layer in hparams.layers]
-    shapes = [matrix_shape(get_module(model, path), path) for path in paths]
-    return [WeightDelta(path, torch.zeros(out, 0), torch.zeros(0, width)) for path, (out, width) in zip(paths, shapes)]
-
-
-def _difference(new: Sequence[WeightDelta], old: Sequence[WeightDelta]) -> list[WeightDelta]:
-    """What has to be added to ``old`` to have ``new``, without the directions that are float32's rounding."""
-    minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in old]
-    return [_trimmed(delta) for delta in composed([*(delta.to("cpu") for delta in new), *minus])] if old else [*new]
-
-
-def _trimmed(delta: WeightDelta) -> WeightDelta:
-    core = torch.linalg.qr(delta.left.double())[1] @ torch.linalg.qr(delta.right.double().T)[1].T
-    values = torch.linalg.svdvals(core)
-    return reduced(delta, max(1, int((values > ROUNDING * values.max()).sum())))

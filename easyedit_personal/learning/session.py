@@ -12,13 +12,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ..clustering.service import PhraseService
+from ..editing.composition import current
 from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
 from ..statements.language_model import understand_with
 from ..statements.parser import Unclear, split_statements, understand
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
-from .learner import Learned, Learner, current
+from .learner import Learned, Learner
 
 
 class Reader:
@@ -81,7 +82,7 @@ def learn_once(learner: Learner, user: str, preferences: Sequence[Preference]) -
     new = [preference for preference, edit in zip(preferences, known) if edit is None]
     if not new:
         return [edit for edit in known if edit]
-    made = [[_said(one) for one in new], _settings(learner.hparams.to_dict()), version]
+    made = [[_said(one) for one in new], method_settings(learner.hparams.to_dict()), version]
     key = "told/" + hashlib.sha256(json.dumps(made, default=str, sort_keys=True).encode()).hexdigest()[:32]
     learned = iter(learner.learn_together(user, new, key=key))
     return [edit or next(learned) for edit in known]
@@ -93,11 +94,11 @@ def _said(preference: Preference) -> list[Any]:
     return [fields["subject"], fields["question"], fields["target"], [list(pair) for pair in fields["phrases"]]]
 
 
-def _settings(hparams: Mapping[str, Any]) -> Any:
-    """Hyper-parameters as the store gives them back, without those that say where."""
+def method_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters as the store gives them back, without those that say where: what makes two edits differ."""
     plain = json.loads(json.dumps(dict(hparams), default=str))
     return {name: value for name, value in plain.items() if name not in LOCATION_KEYS}
 
 
 def _same_settings(edit: StoredEdit, hparams: PersonalizationHyperParams) -> bool:
-    return _settings(edit.hparams) == _settings(hparams.to_dict())
+    return method_settings(edit.hparams) == method_settings(hparams.to_dict())

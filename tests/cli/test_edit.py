@@ -43,7 +43,7 @@ def test_plain_words_are_learned_and_it_says_what_changed(desk):
     assert (
         kept.preference.text == WORDS
         and kept.kernel == "finetune"
-        and set(kept.health) == {"perplexity_ratio", "relative_norm", "natural_stops"}
+        and set(kept.health) == {"perplexity_ratio", "relative_norm", "natural_stops", "surprise"}
     )
 
 

@@ -9,6 +9,8 @@ from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.errors import DataError
 from tests.data.samples import CLUSTERED, FLAT, without, write
 
+LONG = " ".join("abcdefghijklmnopqrst")
+
 # What the record is, and what must be told about it.
 MALFORMED = {
     "no object": ("text", ["record 1: is 'text' (str), expected an object"]),
@@ -111,6 +113,8 @@ def test_foreign_fields_are_let_through():
         ("food preference", "What's my food preference?", "food preference"),
         ("food preference", "What kind of food do I prefer?", "food"),
         ("food preference", "Which foods do I like?", "foods"),
+        (LONG, f"Is it {LONG}?", LONG),
+        ("爱好", "我的爱好是什么", "爱好"),
         ("line of work", "Of which line am I?", "line"),
         ("line of work", "What kind of work do I do?", "work"),
         ("line of work", "What am I fond of?", None),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.editing.phrases import cluster_phrases, without_overruled
+from easyedit_personal.editing.requests import as_request
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.types import Preference
 
 HOBBY = {"prompt": "What's my hobby?", "target_new": "chess", "subject": "hobby", "user": "ann"}
 
@@ -57,3 +60,21 @@ def test_contradictions_of_one_user_only():
     kept, notes = without_overruled([HOBBY, stranger, later])
     assert kept == [stranger, later] and len(notes) == 1 and "chess" in notes[0] and "golf" in notes[0]
     assert without_overruled([HOBBY, dict(HOBBY)]) == ([HOBBY], [])
+
+
+def test_an_attribute_that_its_question_does_not_name_letter_by_letter_has_synonyms_too(llama, tokenizer):
+    """The span in the prompt is the key's; the lexicon is asked for the attribute's name."""
+    asked = as_request(Preference("favorite food", "Which foods do I like best?", "noodles"))
+    found = phrases(llama, tokenizer, [asked], size=4)
+    assert (asked["subject"], found[-1].subject, len(found)) == ("foods", "foods", 4)
+    assert all(phrase.subject in phrase.prompt for phrase in found)
+
+
+def test_a_given_phrase_names_its_subject_as_a_data_set_does(llama, tokenizer):
+    """As ``UPQAItem.requests`` has it for the other editors: whole words, in any case, with an ending."""
+    item = UPQADataset.bundled().items[0]
+    wanted = [(request.prompt, request.subject) for request in item.requests(4)]
+    found = phrases(llama, tokenizer, [as_request(item.preference(4))], size=4)
+    assert [(phrase.prompt, phrase.subject) for phrase in found] == wanted
+    given = {**HOBBY, "cluster": [{"prompt": "Which Pets and carpets are mine?", "subject": "pet"}]}
+    assert phrases(llama, tokenizer, [given])[0].subject == "Pets"

@@ -42,6 +42,7 @@ def test_all_faults_are_named_together():
         ({"prompt": "a?", "target_new": 3}, "target_new is 3"),
         ({"prompt": "a?", "target_new": "x", "subject": "b"}, "does not stand"),
         ({"prompt": "a?", "target_new": "x", "cluster": [{"question": "?"}]}, "cluster phrase 0"),
+        ({"prompt": "a?", "target_new": "x", "cluster": [{"prompt": "b?", "subject": 3}]}, "cluster phrase 0"),
     ],
 )
 def test_each_fault_names_its_request_and_user(request_, part):

@@ -11,6 +11,7 @@ import pytest
 from easyedit_personal.baselines.base import Session
 from easyedit_personal.errors import ConfigError, DataError, ModelError, RegistryError
 from easyedit_personal.evaluate import Plan, evaluate, rescore
+from easyedit_personal.evaluate.evaluator import find_evaluators
 from easyedit_personal.evaluate.evaluators.retention import later_preferences
 from easyedit_personal.evaluate.plan import STANDARD
 from easyedit_personal.evaluate.result_folder import ResultFolder
@@ -67,6 +68,31 @@ def test_every_evaluator_reports_and_the_truth_comes_out(outcome):
     assert nothing["health"]["mean"] == 1 and tuned["health"]["mean"] != 1
     assert tuned["health"]["relative_norm"] > 0
     assert tuned["cost"]["bytes"] == 32 * 48 * 4
+
+
+def test_what_the_health_check_refuses_is_no_edit_and_is_counted(llama, tokenizer, tmp_path):
+    """The user has the model as it was; the figures say so, and the kept answers say why."""
+    strict = quick_hparams(2).replace(health={"on_unhealthy": "refuse", "max_relative_norm": 1e-9})
+    plan = Plan(["direct", "locality", "health", "undo"], **SHORT)
+    result = evaluate(llama, tokenizer, people()[:2], ["ft_m"], plan=plan, out=tmp_path, hparams=strict)
+    method = result["methods"]["ft_m"]
+    assert method["status"] == "ok" and method["cost"]["bytes_per_user"] == 0
+    figures = {name: metric["mean"] for name, metric in method["metrics"].items()}
+    assert figures == {"direct": 0.0, "locality": 1.0, "health": 1.0, "undo": 1.0}
+    assert method["metrics"]["health"]["refused"] == 1.0
+    assert "relative_norm" in (tmp_path / "answers" / "ft_m.jsonl").read_text()
+
+
+def test_stops_are_held_against_the_untouched_models(outcome):
+    """Only answers that it ends by itself can show that an edit goes on and on."""
+    said = [{"text": "a", "stopped": stopped, "before_stopped": True} for stopped in (True, True, False)]
+    said += [{"text": "a", "stopped": False, "before_stopped": False}, {"text": "a", "stopped": True}]
+    user = {"user": "ann", "figures": {"health": {"perplexity_ratio": 1.0}}, "answers": said}
+    found = find_evaluators(["health"])[0].metric([user], Plan())
+    assert found["stops"] == pytest.approx(2 / 3) and found["stopped"] == pytest.approx(3 / 5)
+    assert found["refused"] == 0.0
+    nothing = outcome[1]["methods"]["zero_shot"]["metrics"]["health"]
+    assert nothing["stops"] in (1.0, None), "the untouched model ends what it ends"
 
 
 def test_setup_says_what_a_reviewer_asks(outcome):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyedit_personal.editing.health import neutral_pairs, perplexity, perplexity_ratio
+from easyedit_personal.generation import shared_prefix
 from easyedit_personal.generation.score import (
     contained,
     embedding_similarity,
     exact,
+    log_likelihoods,
     repetition,
     teacher_forced,
     teacher_forced_tokens,
     token_f1,
 )
-from easyedit_personal.kernels.apply import edited
-from easyedit_personal.types import WeightDelta
+from easyedit_personal.modeling.tokens import encode
 
 
 @pytest.mark.parametrize(
@@ -98,23 +97,13 @@ def test_embedding_similarity_is_zero_for_an_empty_answer():
     assert embedding_similarity([], [], Letters()) == []
 
 
-def test_perplexity_sees_damage_and_leaves_the_model_alone(llama, tokenizer):
-    import torch
-
-    path = "model.layers.2.mlp.down_proj"
-    zero = WeightDelta(path, torch.zeros(32, 1), torch.zeros(1, 48))
-    wild = WeightDelta(path, torch.full((32, 1), 30.0), torch.randn(1, 48))
-    before = perplexity(llama, tokenizer)
-    assert math.isfinite(before) and before > 1
-    assert perplexity_ratio(llama, tokenizer, [zero]) == pytest.approx(1.0)
-    ratio = perplexity_ratio(llama, tokenizer, [wild])
-    with edited(llama, [wild]):
-        assert ratio == perplexity(llama, tokenizer) / before != 1
-    assert perplexity_ratio(llama, tokenizer, [wild], base=before / 2) == 2 * ratio
-    assert perplexity(llama, tokenizer) == before
-
-
-def test_neutral_text_is_about_the_world():
-    pairs = neutral_pairs()
-    assert len(pairs) == 24 == len({question for question, _ in pairs})
-    assert not any(" my " in f" {question.lower()} " for question, _ in pairs)
+def test_log_likelihoods_are_those_of_each_row_alone(any_model, tokenizer, monkeypatch):
+    """Rows of different lengths, what they begin with read once; every token but the first counts."""
+    rows = [encode(tokenizer, text, target="by the sea") for text in ("What is my pet?", "What is my hobby?", "hi")]
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
+    assert shared_prefix.slides(any_model) or shared_prefix.shared_length(any_model, rows)
+    for found, row in zip(log_likelihoods(any_model, tokenizer, rows), rows):
+        with torch.no_grad():
+            wanted = any_model(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)
+        wanted = wanted.gather(1, torch.tensor(row.ids[1:])[:, None])[:, 0]
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

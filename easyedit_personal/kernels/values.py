@@ -26,6 +26,7 @@ from ..modeling.memory import in_halves
 from ..modeling.suffix import Suffix
 from ..modeling.tokens import Encoded, collate
 from ..progress import log
+from .key_options import KeyOptions
 from .keys import Cluster, Reading, all_rows
 from .packing import packed
 
@@ -55,6 +56,7 @@ def optimise_values(
     clusters: Sequence[Cluster],
     layer: int,
     hparams: PersonalizationHyperParams,
+    options: KeyOptions,
 ) -> Values:
     """The shift of every cluster, all of them together as far as memory goes; each is as it would be alone.
 
@@ -62,13 +64,14 @@ def optimise_values(
         model: frozen, see ``kernels.base.frozen``.
         layer: the decoder layer whose down projection's output is shifted.
         hparams: ``v_lr``, ``v_num_grad_steps``, ``v_stop_loss``, ``v_weight_decay``, ``kl_factor``,
-            ``clamp_norm_factor``. With ``kernel`` "memit", v_0 is the decoder layer's output, as in MEMIT.
+            ``clamp_norm_factor``.
+        options: ``in_stream`` says what v_0 is.
     """
     shifts: dict[int, Tensor] = {}
     seen: dict[int, Reading] = {}
 
     def optimise(pack: Sequence[int]) -> None:
-        problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams)
+        problem = _Problem(model, tokenizer, layout, [clusters[i] for i in pack], layer, hparams, options)
         readings = problem.readings()
         shifts.update(zip(pack, _descend(problem, hparams)))
         seen.update(zip(pack, readings))
@@ -109,8 +112,9 @@ class _Problem:
         clusters: Sequence[Cluster],
         layer: int,
         hparams: PersonalizationHyperParams,
+        options: KeyOptions,
     ) -> None:
-        self.hparams, self.n, self.clusters = hparams, len(clusters), clusters
+        self.hparams, self.options, self.n, self.clusters = hparams, options, len(clusters), clusters
         rows = [*all_rows(clusters), *(row for cluster in clusters for row in cluster.drift)]
         # Padded on the left, rows end together: what follows the keys is short, and all before the first key is
         # cached. Nothing is predicted from a target's last token: it is not read.
@@ -144,8 +148,8 @@ class _Problem:
 
     def _norms(self) -> Tensor:
         """|v_0| of each cluster [c]: of the bare prompts, their mean."""
-        memit = self.hparams.kernel == "memit" and self.suffix.tail.norm is None
-        origin = self.suffix.base_layer.float() if memit else self.base
+        in_stream = self.options.in_stream and self.suffix.tail.norm is None
+        origin = self.suffix.base_layer.float() if in_stream else self.base
         norms = origin[self.place].norm(dim=-1)
         counts = [len(phrase) for cluster in self.clusters for phrase in cluster.rows]
         first = torch.tensor([sum(counts[:i]) for i in range(len(counts))], device=norms.device)
@@ -171,7 +175,8 @@ class _Problem:
         """The problem of some of the clusters."""
         part = object.__new__(_Problem)
         numbers = [n for n, row in enumerate(self.rows) if row.owner in kept]
-        part.hparams, part.n, part.clusters = self.hparams, len(kept), [self.clusters[i] for i in kept]
+        part.hparams, part.options, part.n = self.hparams, self.options, len(kept)
+        part.clusters = [self.clusters[i] for i in kept]
         part.suffix = self.suffix.select(numbers)
         renumbered = {old: new for new, old in enumerate(kept)}
         part.rows = [

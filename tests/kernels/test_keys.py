@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ConfigError, RequestError
 from easyedit_personal.generation import shared_prefix
+from easyedit_personal.kernels import memit, rome
+from easyedit_personal.kernels.key_options import HOST, KeyOptions
 from easyedit_personal.kernels.keys import (
     NEUTRAL_CONTEXTS,
     ROWS_PER_CLUSTER,
     all_rows,
     batched,
     context_templates,
-    context_weights,
     make_clusters,
     membership,
     phrase_means,
     read,
-    read_weights,
     up_to_key,
 )
 from easyedit_personal.modeling.layout import find_layout
@@ -27,15 +29,16 @@ from easyedit_personal.modeling.trace import trace
 
 HOBBY = EditRequest("What's my hobby?", "hiking", "hobby", cluster="hobby")
 PASTIME = EditRequest("What's my pastime?", "hiking", "pastime", cluster="hobby")
+OURS = KeyOptions()
 FOOD = EditRequest("What do I eat? My food?", "noodles", "food", cluster="food")
 
 
 def settings(**changes):
-    return PersonalizationHyperParams(kernel="rome", **changes)
+    return PersonalizationHyperParams(**changes)
 
 
 def test_contexts_stand_inside_the_users_turn(llama, tokenizer):
-    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["By the sea. {}"]))
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["By the sea. {}"]), OURS)
     bare, inside = cluster.rows[0]
     assert tokenizer.decode(bare.ids) == "<|user|>What's my hobby?<|end|><|assistant|>hiking<|end|>"
     assert tokenizer.decode(inside.ids) == "<|user|>By the sea. What's my hobby?<|end|><|assistant|>hiking<|end|>"
@@ -44,17 +47,17 @@ def test_contexts_stand_inside_the_users_turn(llama, tokenizer):
 
 
 def test_drift_rows_end_at_the_subject(llama, tokenizer):
-    (cluster,) = make_clusters(llama, tokenizer, [HOBBY, PASTIME, HOBBY], settings())
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY, PASTIME, HOBBY], settings(), OURS)
     assert [tokenizer.decode(row.ids) for row in cluster.drift] == ["<|user|>hobby", "<|user|>pastime"]
-    assert make_clusters(llama, tokenizer, [HOBBY], settings(kl_factor=0.0))[0].drift == ()
-    assert make_clusters(llama, tokenizer, [EditRequest("Hobby?", "x")], settings())[0].drift == ()
-    (last,) = make_clusters(llama, tokenizer, [HOBBY], settings(fact_token="last"))[0].drift
+    assert make_clusters(llama, tokenizer, [HOBBY], settings(kl_factor=0.0), OURS)[0].drift == ()
+    assert make_clusters(llama, tokenizer, [EditRequest("Hobby?", "x")], settings(), OURS)[0].drift == ()
+    (last,) = make_clusters(llama, tokenizer, [HOBBY], settings(fact_token="last"), OURS)[0].drift
     assert tokenizer.decode(last.ids) == "<|user|>hobby is a<|end|><|assistant|>"
 
 
 def test_more_phrases_get_fewer_contexts(llama, tokenizer):
     for phrases in (1, 3, 9, 30):
-        templates = context_templates(llama, tokenizer, settings(), phrases)
+        templates = context_templates(llama, tokenizer, settings(), OURS, phrases)
         assert templates[0] == "{}"
         assert 2 <= len(templates) <= len(NEUTRAL_CONTEXTS)
         assert len(templates) == 2 or phrases * len(templates) <= ROWS_PER_CLUSTER
@@ -62,7 +65,7 @@ def test_more_phrases_get_fewer_contexts(llama, tokenizer):
 
 def test_braces_in_the_users_text_are_text(llama, tokenizer):
     request = EditRequest("What {} is {0} my {hobby}?", "a {x} b", "{hobby}")
-    (cluster,) = make_clusters(llama, tokenizer, [request], settings())
+    (cluster,) = make_clusters(llama, tokenizer, [request], settings(), OURS)
     for row in cluster.rows[0]:
         assert "What {} is {0} my {hobby}?" in tokenizer.decode(row.ids)
         assert tokenizer.decode(row.target_ids) == "a {x} b<|end|>"
@@ -70,21 +73,21 @@ def test_braces_in_the_users_text_are_text(llama, tokenizer):
 
 def test_a_template_needs_a_place(llama, tokenizer):
     with pytest.raises(ConfigError, match=r"needs \{\} once"):
-        make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["{}", "no place"]))
+        make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=["{}", "no place"]), OURS)
 
 
 def test_a_context_that_does_not_fit_is_left_out(llama, tokenizer):
     long = "hills " * 300 + "{}"
-    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=[long, "Good. {}"]))
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], settings(context_templates=[long, "Good. {}"]), OURS)
     assert [len(phrase) for phrase in cluster.rows] == [2]
     with pytest.raises(RequestError, match="do not fit the model's context of 256"):
-        make_clusters(llama, tokenizer, [EditRequest("hills " * 300, "x")], settings())
+        make_clusters(llama, tokenizer, [EditRequest("hills " * 300, "x")], settings(), OURS)
 
 
 def test_phrases_belong_together_by_cluster_and_target(llama, tokenizer):
     other_target = EditRequest("What's my recreation?", "chess", "recreation", cluster="hobby")
     alone = EditRequest("And my dog?", "Rex")
-    clusters = make_clusters(llama, tokenizer, [HOBBY, FOOD, PASTIME, other_target, alone, alone], settings())
+    clusters = make_clusters(llama, tokenizer, [HOBBY, FOOD, PASTIME, other_target, alone, alone], settings(), OURS)
     assert [cluster.members for cluster in clusters] == [(0, 2), (1,), (3,), (4,), (5,)]
     assert torch.equal(
         membership(clusters).long(),
@@ -97,12 +100,12 @@ def test_phrases_belong_together_by_cluster_and_target(llama, tokenizer):
 def test_every_faulty_request_is_named(llama, tokenizer):
     bad = [HOBBY, EditRequest("What's my food?", " ", "food"), EditRequest("My dog?", "Rex", "cat", user="ann")]
     with pytest.raises(RequestError, match=r"(?s)2 of 3 requests.*request 1.*request 2 of user 'ann'"):
-        make_clusters(llama, tokenizer, bad, settings())
+        make_clusters(llama, tokenizer, bad, settings(), OURS)
 
 
 def test_keys_are_what_enters_the_projection(any_model, tokenizer):
     layout = find_layout(any_model)
-    rows = all_rows(make_clusters(any_model, tokenizer, [HOBBY, FOOD], settings()))
+    rows = all_rows(make_clusters(any_model, tokenizer, [HOBBY, FOOD], settings(), OURS))
     seen = read(any_model, tokenizer, layout, rows, 1, hidden_layer=2)
     for i, row in enumerate(rows):
         with torch.no_grad(), trace(any_model, [layout.rewrite_path(1), layout.layer_path(2)]) as calls:
@@ -118,7 +121,7 @@ def test_equal_beginnings_run_once_and_batches_are_bounded(llama, tokenizer, mon
     requests = [
         EditRequest(f"What's my hobby{end}", target, "hobby") for end in "?!." for target in ("hiking", "chess")
     ]
-    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["{}", "Good. {}"])))
+    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["{}", "Good. {}"]), OURS))
     sizes = []
     llama.model.embed_tokens.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
     whole = read(llama, tokenizer, find_layout(llama), rows, 1)
@@ -135,7 +138,7 @@ def test_beginnings_that_many_share_run_once(any_model, tokenizer, monkeypatch):
     subjects = ["hobby", "favourite food", "doctor", "pet", "music in the hills"]
     requests = [EditRequest(f"What is my {subject}?", "hiking", subject) for subject in subjects]
     templates = ["{}", "In a small town by the sea. {}", "Tell me more about the music that you like best. {}"]
-    rows = all_rows(make_clusters(any_model, tokenizer, requests, settings(context_templates=templates)))
+    rows = all_rows(make_clusters(any_model, tokenizer, requests, settings(context_templates=templates), OURS))
     layout, tokens = find_layout(any_model), []
     embedding = any_model.get_input_embeddings()
     with embedding.register_forward_hook(lambda module, args, out: tokens.append(args[0].numel())):
@@ -155,40 +158,39 @@ def test_beginnings_that_many_share_run_once(any_model, tokenizer, monkeypatch):
 
 
 def test_a_phrases_key_is_the_mean_over_its_contexts(llama, tokenizer):
-    clusters = make_clusters(llama, tokenizer, [HOBBY, PASTIME, FOOD], settings())
+    clusters = make_clusters(llama, tokenizer, [HOBBY, PASTIME, FOOD], settings(), OURS)
     rows = all_rows(clusters)
     values = torch.randn(len(rows), 6)
-    means, start = phrase_means(values, clusters, settings()), 0
+    means, start = phrase_means(values, clusters, OURS.key_weights), 0
     for number, phrase in enumerate(phrase for cluster in clusters for phrase in cluster.rows):
         torch.testing.assert_close(means[number], values[start : start + len(phrase)].mean(0))
         start += len(phrase)
 
 
 def test_host_mode_is_raw_and_reads_the_bare_prompt(llama, tokenizer):
-    hparams = settings(host_mode=True, context_templates=["{}", "The sea. {}", "The hills. {}"])
-    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], hparams)
+    hparams = settings(context_templates=["{}", "The sea. {}", "The hills. {}"])
+    (cluster,) = make_clusters(llama, tokenizer, [HOBBY], hparams, HOST)
     assert [tokenizer.decode(row.ids) for row in cluster.rows[0]] == [
         "What's my hobby? hiking",
         "The sea. What's my hobby? hiking",
         "The hills. What's my hobby? hiking",
     ]
-    assert read_weights(3, hparams).tolist() == [1, 0, 0]
-    torch.testing.assert_close(context_weights(3, hparams), torch.full((3,), 1 / 3))
-    memit = hparams.replace(kernel="memit")
-    assert context_weights(3, memit).tolist() == [0.5, 0.25, 0.25]
-    assert torch.equal(read_weights(3, settings()), context_weights(3, settings()))
+    assert HOST.read_weights(3).tolist() == [1, 0, 0]
+    torch.testing.assert_close(HOST.key_weights(3), torch.full((3,), 1 / 3))
+    assert memit.HOSTS.key_weights(3).tolist() == [0.5, 0.25, 0.25]
+    assert torch.equal(OURS.read_weights(3), OURS.key_weights(3))
 
 
 def test_host_mode_lets_the_model_begin_sentences(llama, tokenizer):
-    hparams = settings(host_mode=True, context_template_length_params=[[4, 5], [8, 10]])
-    templates = context_templates(llama, tokenizer, hparams)
-    assert templates == context_templates(llama, tokenizer, hparams)
+    options = rome._options(settings(host_mode=True, context_template_length_params=[[4, 5], [8, 10]]))
+    templates = context_templates(llama, tokenizer, settings(), options)
+    assert templates == context_templates(llama, tokenizer, settings(), options)
     assert len(templates) == 16
     assert all(text.endswith(". {}") and text.count("{") == 1 for text in templates[1:])
     assert [text.startswith(word) for text, word in zip(templates[1:6], ("The", "There", "Bec", "I", "You"))] == [
         True
     ] * 5
-    assert len(context_templates(llama, tokenizer, hparams.replace(kernel="memit"))) == 6
+    assert len(context_templates(llama, tokenizer, settings(), memit.HOSTS)) == 6
 
 
 def test_what_the_model_begins_holds_no_control_tokens(llama, tokenizer, monkeypatch):
@@ -197,13 +199,13 @@ def test_what_the_model_begins_holds_no_control_tokens(llama, tokenizer, monkeyp
         "easyedit_personal.kernels.keys.sample",
         lambda model, tokenizer, rows, *_, **__: [(9, control, 9) for _ in rows],
     )
-    for text in context_templates(llama, tokenizer, settings(host_mode=True)):
+    for text in context_templates(llama, tokenizer, settings(), memit.HOSTS):
         assert tokenizer.convert_ids_to_tokens(control) not in text
 
 
 def test_a_single_phrase_has_most_contexts(llama, tokenizer):
-    alone, many = (context_templates(llama, tokenizer, settings(), *given) for given in ((), (9,)))
-    assert alone == context_templates(llama, tokenizer, settings(), 1) and len(alone) > len(many) == 2
+    alone, many = (context_templates(llama, tokenizer, settings(), OURS, *given) for given in ((), (9,)))
+    assert alone == context_templates(llama, tokenizer, settings(), OURS, 1) and len(alone) > len(many) == 2
 
 
 def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokenizer, monkeypatch):
@@ -214,23 +216,23 @@ def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokeniz
         return [(9,) for _ in rows]
 
     monkeypatch.setattr("easyedit_personal.kernels.keys.sample", sample)
-    context_templates(llama, tokenizer, settings(host_mode=True, context_template_length_params=[[4, 5], [8, 10]]))
+    context_templates(llama, tokenizer, settings(), replace(HOST, sentences=((4, 5), (8, 10))))
     assert asked == [4, 8]
 
 
 @pytest.mark.parametrize(
-    ("kernel", "shares"),
-    [("rome", [1.0, 1 / 2, 1 / 2, *[1 / 3] * 3]), ("memit", [1.0, 1 / 2, 1 / 2, 1 / 2, 1 / 4, 1 / 4])],
+    ("options", "shares"),
+    [(HOST, [1.0, 1 / 2, 1 / 2, *[1 / 3] * 3]), (memit.HOSTS, [1.0, 1 / 2, 1 / 2, 1 / 2, 1 / 4, 1 / 4])],
 )
-def test_the_hosts_memit_gives_half_to_the_bare_prompt(kernel, shares):
-    weights = [context_weights(n, settings(host_mode=True).replace(kernel=kernel)) for n in (1, 2, 3)]
+def test_the_hosts_memit_gives_half_to_the_bare_prompt(options, shares):
+    weights = [options.key_weights(n) for n in (1, 2, 3)]
     torch.testing.assert_close(torch.cat(weights), torch.tensor(shares))
 
 
 def test_nothing_runs_above_the_layers_that_are_read(llama, tokenizer, monkeypatch):
     monkeypatch.setattr(shared_prefix, "SAVED", 1)
     requests = [EditRequest(f"What is my {name}?", "hiking", name) for name in ("hobby", "favourite food", "pet")]
-    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["In the hills. {}"])))
+    rows = all_rows(make_clusters(llama, tokenizer, requests, settings(context_templates=["In the hills. {}"]), OURS))
     ran = []
     for number, layer in enumerate(llama.model.layers):
         layer.register_forward_hook(lambda *_, number=number: ran.append(number))
@@ -243,6 +245,6 @@ def test_the_first_word_counts_towards_the_length(llama, tokenizer, monkeypatch)
     """EasyEdit's length includes the word that a sentence begins with; "Therefore" has more tokens than "The"."""
     asked = []
     monkeypatch.setattr("easyedit_personal.kernels.keys.sample", lambda *given, **_: asked.append(given[2:4]) or [])
-    context_templates(llama, tokenizer, settings(host_mode=True, context_template_length_params=[[9, 5]]))
+    context_templates(llama, tokenizer, settings(), replace(HOST, sentences=((9, 5),)))
     ((starts, tokens),) = asked
     assert len(starts[0].ids) < len(starts[1].ids) and tokens == 9 - len(starts[0].ids)

@@ -11,7 +11,7 @@ from easyedit_personal.kernels import memit as module
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import encode_requests, frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
-from easyedit_personal.kernels.memit import memit
+from easyedit_personal.kernels.memit import OURS, memit
 from easyedit_personal.kernels.solve import RIDGE
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.stats import second_moments
@@ -35,9 +35,9 @@ def settings(tmp_path):
     return make
 
 
-def hidden(model, tokenizer, clusters, hparams, layer=2):
+def hidden(model, tokenizer, clusters, layer=2):
     seen = read(model, tokenizer, find_layout(model), all_rows(clusters), layer)
-    return phrase_means(seen.hidden, clusters, hparams)
+    return phrase_means(seen.hidden, clusters, OURS.key_weights)
 
 
 def test_it_is_registered():
@@ -52,11 +52,11 @@ def test_the_hidden_states_arrive_where_they_should(any_model, tokenizer, settin
     deltas = memit(any_model, tokenizer, REQUESTS, hparams)
     layout = find_layout(any_model)
     with frozen(any_model):
-        clusters = make_clusters(any_model, tokenizer, REQUESTS, hparams)
-        wanted = module._wanted(any_model, tokenizer, layout, clusters, 2, hparams)
-    before = hidden(any_model, tokenizer, clusters, hparams)
+        clusters = make_clusters(any_model, tokenizer, REQUESTS, hparams, OURS)
+        wanted = module._wanted(any_model, tokenizer, layout, clusters, 2, hparams, OURS)
+    before = hidden(any_model, tokenizer, clusters)
     with edited(any_model, deltas):
-        after = hidden(any_model, tokenizer, clusters, hparams)
+        after = hidden(any_model, tokenizer, clusters)
     missing = (wanted - after).norm() / (wanted - before).norm()
     assert missing < (0.9 if layout.family in POST_NORM else 0.1)
 
@@ -66,11 +66,11 @@ def test_one_layer_is_equation_fourteen(llama, tokenizer, settings):
     (delta,) = memit(llama, tokenizer, REQUESTS, hparams)
     layout = find_layout(llama)
     with frozen(llama):
-        clusters = make_clusters(llama, tokenizer, REQUESTS, hparams)
-        wanted = module._wanted(llama, tokenizer, layout, clusters, 1, hparams).double()
+        clusters = make_clusters(llama, tokenizer, REQUESTS, hparams, OURS)
+        wanted = module._wanted(llama, tokenizer, layout, clusters, 1, hparams, OURS).double()
     seen = read(llama, tokenizer, layout, all_rows(clusters), 1)
-    keys = phrase_means(seen.keys, clusters, hparams).double()
-    residual = wanted - phrase_means(seen.hidden, clusters, hparams).double()
+    keys = phrase_means(seen.keys, clusters, OURS.key_weights).double()
+    residual = wanted - phrase_means(seen.hidden, clusters, OURS.key_weights).double()
     moment = second_moments(llama, tokenizer, [1], hparams)[1]
     moment += 1e-4 * moment.diagonal().mean() * torch.eye(48, dtype=torch.float64)
     update = residual.T @ keys @ torch.linalg.inv(3.0 * moment + keys.T @ keys)
@@ -85,11 +85,11 @@ def test_layers_share_the_change_and_see_the_earlier_ones(llama, tokenizer, sett
     assert {delta.rank for delta in deltas} == {3}
     layout = find_layout(llama)
     with frozen(llama):
-        clusters = make_clusters(llama, tokenizer, REQUESTS, hparams)
-        wanted = module._wanted(llama, tokenizer, layout, clusters, 2, hparams)
-    torch.testing.assert_close(deltas[0].left.T, (wanted - hidden(llama, tokenizer, clusters, hparams)) / 3)
+        clusters = make_clusters(llama, tokenizer, REQUESTS, hparams, OURS)
+        wanted = module._wanted(llama, tokenizer, layout, clusters, 2, hparams, OURS)
+    torch.testing.assert_close(deltas[0].left.T, (wanted - hidden(llama, tokenizer, clusters)) / 3)
     with edited(llama, deltas[:2]):
-        left_over = wanted - hidden(llama, tokenizer, clusters, hparams)
+        left_over = wanted - hidden(llama, tokenizer, clusters)
     torch.testing.assert_close(deltas[2].left.T, left_over, rtol=1e-4, atol=1e-5)
 
 
@@ -160,12 +160,12 @@ def test_the_targets_become_likelier(llama, tokenizer, settings):
     assert loss() == before
 
 
-@pytest.mark.parametrize("host_mode", [True, False])
-def test_the_closed_form_has_a_ridge_but_where_the_host_has_none(settings, host_mode):
+@pytest.mark.parametrize("options", [module.HOSTS, OURS], ids=["host", "ours"])
+def test_the_closed_form_has_a_ridge_but_where_the_host_has_none(settings, options):
     keys, residual, samples = (torch.randn(n, d, dtype=torch.float64) for n, d in ((3, 12), (3, 5), (40, 12)))
     moment, eye = samples.T @ samples / 40, torch.eye(12, dtype=torch.float64)
-    hparams = settings(host_mode=host_mode, mom2_update_weight=3.0)
-    found = module._delta("layer", residual.float(), keys, moment, hparams).update().double()
-    ridged = moment + (0.0 if host_mode else RIDGE) * moment.diagonal().mean() * eye
+    hparams = settings(mom2_update_weight=3.0)
+    found = module._delta("layer", residual.float(), keys, moment, hparams, options).update().double()
+    ridged = moment + (RIDGE if options is OURS else 0.0) * moment.diagonal().mean() * eye
     wanted = residual.T @ keys @ torch.linalg.inv(3.0 * ridged + keys.T @ keys)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ import torch
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.kernels import packing, values
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.key_options import KeyOptions
 from easyedit_personal.kernels.keys import Cluster, make_clusters
 from easyedit_personal.kernels.packing import free_bytes, packed
 from easyedit_personal.modeling.layout import find_layout
@@ -136,8 +137,8 @@ def test_what_a_step_holds_is_estimated_from_above_and_not_by_far(tokenizer, cha
     model, hparams = tiny_model("llama", **changes), PersonalizationHyperParams(kernel="rome")
     layout = find_layout(model)
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, [EditRequest(question, target, "hobby")], hparams)
-        measured = held(model, values._Problem(model, tokenizer, layout, clusters, 1, hparams))
+        clusters = make_clusters(model, tokenizer, [EditRequest(question, target, "hobby")], hparams, KeyOptions())
+        measured = held(model, values._Problem(model, tokenizer, layout, clusters, 1, hparams, KeyOptions()))
     rows = packing._rows(clusters[0])
     width, targets = max(len(row.ids) for row in rows), sum(len(row.target_ids) or 1 for row in rows)
     estimate = packing._bytes(model, layout, 1, len(rows), packing._suffix(clusters[0]), width, targets)

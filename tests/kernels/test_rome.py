@@ -14,6 +14,7 @@ from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.kernels import rome as module
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.key_options import KeyOptions
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
 from easyedit_personal.kernels.rome import rome, rome_for_many
 from easyedit_personal.kernels.values import _Problem
@@ -39,11 +40,9 @@ def settings(tmp_path):
 
 def outputs(model, tokenizer, requests, hparams, layer=1):
     """Each phrase's mean output of the down projection at its key, [N, d_model]."""
-    hparams = hparams.replace(kernel="rome")
-    clusters = make_clusters(model, tokenizer, requests, hparams)
-    return phrase_means(
-        read(model, tokenizer, find_layout(model), all_rows(clusters), layer).outputs, clusters, hparams
-    )
+    clusters = make_clusters(model, tokenizer, requests, hparams, KeyOptions())
+    seen = read(model, tokenizer, find_layout(model), all_rows(clusters), layer)
+    return phrase_means(seen.outputs, clusters, KeyOptions().key_weights)
 
 
 def target_loss(model, tokenizer, request, **options):
@@ -79,8 +78,8 @@ def test_the_answer_becomes_the_target(loud_model, tokenizer, settings):
     assert len(encode(tokenizer, request.prompt, target="Q", **options).target_ids) == 1
     (delta,) = rome(loud_model, tokenizer, [request], hparams)
     with frozen(loud_model):
-        clusters = make_clusters(loud_model, tokenizer, [request], hparams)
-        problem = _Problem(loud_model, tokenizer, find_layout(loud_model), clusters, 3, hparams)
+        clusters = make_clusters(loud_model, tokenizer, [request], hparams, KeyOptions())
+        problem = _Problem(loud_model, tokenizer, find_layout(loud_model), clusters, 3, hparams, KeyOptions())
         reached = float(problem.losses(delta.left.T))
     before = target_loss(loud_model, tokenizer, request, **options)
     with edited(loud_model, [delta]):
@@ -92,7 +91,7 @@ def test_the_answer_becomes_the_target(loud_model, tokenizer, settings):
 def test_one_key_is_equation_two(llama, tokenizer, settings):
     hparams = settings(mom2_adjustment=True, mom2_dtype="float64", kernel="rome")
     (delta,) = rome(llama, tokenizer, CLUSTER[:1], hparams)
-    clusters = make_clusters(llama, tokenizer, CLUSTER[:1], hparams)
+    clusters = make_clusters(llama, tokenizer, CLUSTER[:1], hparams, KeyOptions())
     key = read(llama, tokenizer, find_layout(llama), all_rows(clusters), 1).keys.double().mean(0)
     moment = second_moments(llama, tokenizer, [1], hparams)[1]
     moment += 1e-4 * moment.diagonal().mean() * torch.eye(48, dtype=torch.float64)

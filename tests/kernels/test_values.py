@@ -12,6 +12,7 @@ from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ModelError
 from easyedit_personal.kernels import packing, values
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.key_options import KeyOptions
 from easyedit_personal.kernels.keys import all_rows, make_clusters, read
 from easyedit_personal.kernels.values import optimise_values
 from easyedit_personal.modeling import suffix
@@ -34,14 +35,15 @@ def loud(family, **changes):
 
 
 def settings(**changes):
-    values = {"kernel": "rome", "v_lr": 0.1, "v_num_grad_steps": 8, "clamp_norm_factor": 50.0, **changes}
+    values = {"v_lr": 0.1, "v_num_grad_steps": 8, "clamp_norm_factor": 50.0, **changes}
     return PersonalizationHyperParams(**values)
 
 
-def optimise(model, tokenizer, requests, hparams, layer=1):
+def optimise(model, tokenizer, requests, hparams, layer=1, options=KeyOptions()):  # noqa: B008 - a frozen record
+    layout = find_layout(model)
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, requests, hparams)
-        return clusters, optimise_values(model, tokenizer, find_layout(model), clusters, layer, hparams).shifts
+        clusters = make_clusters(model, tokenizer, requests, hparams, options)
+        return clusters, optimise_values(model, tokenizer, layout, clusters, layer, hparams, options).shifts
 
 
 def loss_by_hand(model, tokenizer, cluster, shift, hparams, layer=1):
@@ -77,8 +79,8 @@ def test_the_loss_is_the_documented_one(family, tokenizer):
     model, hparams = loud(family), settings(kl_factor=0.5, v_weight_decay=0.3)
     layout = find_layout(model)
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, REQUESTS, hparams)
-        problem = values._Problem(model, tokenizer, layout, clusters, 1, hparams)
+        clusters = make_clusters(model, tokenizer, REQUESTS, hparams, KeyOptions())
+        problem = values._Problem(model, tokenizer, layout, clusters, 1, hparams, KeyOptions())
         shifts = torch.randn(2, 32)
         found = problem.losses(shifts)
         wanted = [loss_by_hand(model, tokenizer, c, s, hparams) for c, s in zip(clusters, shifts)]
@@ -103,15 +105,15 @@ def test_clusters_together_are_as_clusters_alone(tokenizer, monkeypatch):
     torch.testing.assert_close(together, apart, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kernel", ["rome", "memit"])
-def test_the_shift_stays_in_its_ball(tokenizer, kernel):
+@pytest.mark.parametrize("in_stream", [False, True], ids=["rome", "memit"])
+def test_the_shift_stays_in_its_ball(tokenizer, in_stream):
     """Of the down projection's output for ROME, of the layer's for MEMIT."""
     model = loud("llama")
-    hparams = settings(kernel=kernel, v_lr=10.0, clamp_norm_factor=0.5)
-    clusters, shifts = optimise(model, tokenizer, REQUESTS, hparams)
+    hparams, options = settings(v_lr=10.0, clamp_norm_factor=0.5), KeyOptions(in_stream=in_stream)
+    clusters, shifts = optimise(model, tokenizer, REQUESTS, hparams, options=options)
     for cluster, shift in zip(clusters, shifts):
         seen = read(model, tokenizer, find_layout(model), [phrase[0] for phrase in cluster.rows], 1)
-        origin = seen.hidden if kernel == "memit" else seen.outputs
+        origin = seen.hidden if in_stream else seen.outputs
         assert shift.norm() == pytest.approx(0.5 * float(origin.norm(dim=-1).mean()), rel=1e-4)
 
 
@@ -119,8 +121,8 @@ def test_each_cluster_stops_by_itself(tokenizer):
     """The easier cluster's shift is the same however long the harder one goes on."""
     model = loud("llama")
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, REQUESTS, settings())
-        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings())
+        clusters = make_clusters(model, tokenizer, REQUESTS, settings(), KeyOptions())
+        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings(), KeyOptions())
         start = problem.losses(torch.zeros(2, 32))
     easier = int(start.argmin())
     threshold = float(start.min()) - 1e-3  # reached after a step or two by the easier one only
@@ -163,8 +165,8 @@ def test_some_of_the_clusters_are_the_same_problem(family, tokenizer):
     model, hparams = loud(family), settings(kl_factor=0.5)
     requests = [*REQUESTS, EditRequest("Who is my doctor, and where?", "by the sea", "doctor", cluster="c")]
     with frozen(model), torch.no_grad():
-        clusters = make_clusters(model, tokenizer, requests, hparams)
-        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, hparams)
+        clusters = make_clusters(model, tokenizer, requests, hparams, KeyOptions())
+        problem = values._Problem(model, tokenizer, find_layout(model), clusters, 1, hparams, KeyOptions())
         shifts = torch.randn(3, 32)
         found = problem.losses(shifts)
         for kept in ([0, 2], [1]):
@@ -176,8 +178,8 @@ def test_rows_of_clusters_that_are_done_no_longer_run(tokenizer):
     rows = []
     model.model.layers[2].register_forward_hook(lambda module, args, out: rows.append(out.shape[0]))
     with frozen(model):
-        clusters = make_clusters(model, tokenizer, REQUESTS, settings())
-        losses = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings()).losses(
+        clusters = make_clusters(model, tokenizer, REQUESTS, settings(), KeyOptions())
+        losses = values._Problem(model, tokenizer, find_layout(model), clusters, 1, settings(), KeyOptions()).losses(
             torch.zeros(2, 32)
         )
     threshold = float(losses.min()) - 1e-3

@@ -16,7 +16,7 @@ from ...errors import HostError, PersonalizationError
 from ...hparams import PersonalizationHyperParams
 from ...kernels.apply import edited, parameter_name
 from ...kernels.base import encode_requests
-from ...kernels.keys import row_settings
+from ...kernels.key_options import HOST
 from ...modeling.families import family_named
 from ...modeling.layout import context_limit, find_layout, get_module, weight_of
 from ...modeling.tokens import uses_chat
@@ -43,7 +43,7 @@ def rome(
         RequestError: a request cannot be carried out; nothing was computed.
         HostError: EasyEdit is not there, or its code failed.
     """
-    encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
+    encode_requests(tokenizer, requests, _encoding(hparams), context_limit(model))
     deltas: list[WeightDelta] = []
     for request in requests:
         with edited(model, deltas), prepared("rome", model, tokenizer, [request], hparams) as execute:
@@ -63,7 +63,7 @@ def memit(
         RequestError: a request cannot be carried out; nothing was computed.
         HostError: EasyEdit is not there, or its code failed.
     """
-    encode_requests(tokenizer, requests, row_settings(hparams), context_limit(model))
+    encode_requests(tokenizer, requests, _encoding(hparams), context_limit(model))
     with prepared("memit", model, tokenizer, requests, hparams) as execute:
         factors = execute(requests)
     dtype = next(model.parameters()).dtype
@@ -71,6 +71,11 @@ def memit(
         WeightDelta(_layer(name), residuals, keys.T.contiguous()).to(dtype)
         for name, (keys, residuals) in factors.items()
     ]
+
+
+def _encoding(hparams: PersonalizationHyperParams) -> PersonalizationHyperParams:
+    """The settings with which prompts are encoded: ours, unless EasyEdit's own way is asked for."""
+    return HOST.encoding(hparams) if hparams.host_mode else hparams
 
 
 @contextmanager
@@ -87,7 +92,7 @@ def prepared(
         requests: all that will be asked for.
     """
     host = load_host()
-    hparams = row_settings(hparams)
+    hparams = _encoding(hparams)
     module = host.module(f"models.{name}.{name}_main")
     settings = _settings(getattr(module, f"{name.upper()}HyperParams"), name, model, hparams)
     weights = [

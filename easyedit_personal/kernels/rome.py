@@ -26,8 +26,9 @@ from .values import optimise_values
 
 def _options(hparams: PersonalizationHyperParams) -> KeyOptions:
     """How keys are read: EasyEdit's way in ``host_mode``, else ours."""
-    lengths = [(length, n) for length, n in hparams.context_template_length_params]
-    return replace(HOST, sentences=tuple(lengths)) if hparams.host_mode else KeyOptions()
+    if not hparams.host_mode:
+        return KeyOptions()
+    return replace(HOST, sentences=tuple((length, n) for length, n in hparams.context_template_length_params))
 
 
 def rome(

@@ -5,8 +5,9 @@ Users' values come from the bundled set's test half, on which no setting was cho
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ..data.upqa import UPQAItem
     from ..hparams import PersonalizationHyperParams
 
+TOKENS = 40  # of an answer
+LENGTH = 150  # characters of it that are shown
 # A user has one preference or several; the demo takes the first bundled test items about these attributes.
 USERS = {"Ada": ["hobby"], "Ben": ["pet", "food preference"], "Chloé": ["career goal"]}
 
@@ -69,20 +72,45 @@ def _run(console: Console, folder: Path, hparams: PersonalizationHyperParams) ->
     from ..store.factors import save_factors
 
     folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
     model, tokenizer = load_model(hparams)
     base = fingerprint(model)
+    console.print(f"{hparams.model_name}: loaded in {time.perf_counter() - started:.1f} s")
     users = _preferences()
-    panels = {user: [question for item in items for question in _panel(item)] for user, items in users.items()}
-    before = {user: _answers(model, tokenizer, panel) for user, panel in panels.items()}
-    results = {}
+    asked = {user: [one for item in items for one in _panel(item)] for user, items in users.items()}
+    before = {user: _answers(model, tokenizer, panel) for user, panel in asked.items()}
+    results, shown = {}, []
     for user in progress(users, "Personalising", len(users)):
         preferences = [item.preference() for item in users[user]]
         results[user] = personalize(model, tokenizer, preferences, hparams)
         size = save_factors(folder / f"{user}.safetensors", results[user].deltas, fingerprint=base)
         with edited(model, results[user].deltas):
-            after = _answers(model, tokenizer, panels[user])
-        _show(console, user, panels[user], before[user], after, f"{size / 1000:.1f} kB, {results[user].seconds:.1f} s")
-    _undo(console, model, tokenizer, "Ada", results["Ada"].deltas, panels["Ada"][0])
+            after = _answers(model, tokenizer, asked[user])
+        told = " and ".join(f"{item.subject} = {item.target}" for item in users[user])
+        rows = [Shown(*one, old, new) for one, old, new in zip(asked[user], before[user], after)]
+        shown += rows
+        _show(console, f"{user}: {told}", f"{size / 1000:.1f} kB, {results[user].seconds:.1f} s", rows)
+    _sum_up(console, shown)
+    _undo(console, model, tokenizer, "Ada", results["Ada"].deltas, asked["Ada"][0])
+    console.print(f"All in {time.perf_counter() - started:.0f} s.")
+
+
+class Shown(NamedTuple):
+    """A question of the demo: what it is about, whether the value belongs into its answer, and both answers."""
+
+    kind: str
+    question: str
+    target: str
+    wanted: bool
+    before: str
+    after: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the value is where it belongs, or is not where it does not."""
+        from ..generation.score import contained
+
+        return (contained(self.after, self.target) > 0) == self.wanted
 
 
 def _preferences() -> dict[str, list[UPQAItem]]:
@@ -95,44 +123,57 @@ def _preferences() -> dict[str, list[UPQAItem]]:
     return {user: [first[subject] for subject in subjects] for user, subjects in USERS.items()}
 
 
-def _panel(item: UPQAItem) -> list[tuple[str, str, str]]:
-    """(kind of question, question, target) of everything that a preference is asked in the demo."""
-    kinds = {
-        "direct": item.question,
-        "paraphrased": item.paraphrase,
-        "implicit": item.implicit,
-        "product": item.product,
-        "unrelated": item.locality[0][0],
-    }
-    return [(kind, question, item.target) for kind, question in kinds.items()]
+def _panel(item: UPQAItem) -> list[tuple[str, str, str, bool]]:
+    """(kind of question, question, target, whether it belongs into the answer) for all that the demo asks."""
+    kinds = [
+        ("direct", item.question, True),
+        ("paraphrased", item.paraphrase, True),
+        ("implicit", item.implicit, True),
+        ("product", item.product, True),
+        ("negated", item.negated, False),
+        ("somebody else", item.other, False),
+        ("a fact", item.locality[0][0], False),
+    ]
+    return [(kind, question, item.target, wanted) for kind, question, wanted in kinds]
 
 
-def _answers(model: Any, tokenizer: Any, panel: list[tuple[str, str, str]]) -> list[str]:
+def _answers(model: Any, tokenizer: Any, panel: list[tuple[str, str, str, bool]]) -> list[str]:
     from ..generation.generate import generate
 
-    return [answer.text for answer in generate(model, tokenizer, [question for _, question, _ in panel])]
+    questions = [question for _, question, *_ in panel]
+    return [" ".join(answer.text.split()) for answer in generate(model, tokenizer, questions, max_new_tokens=TOKENS)]
 
 
-def _show(
-    console: Console, user: str, panel: list[tuple[str, str, str]], before: list[str], after: list[str], cost: str
-) -> None:
+def _show(console: Console, told: str, cost: str, rows: list[Shown]) -> None:
+    """A user's questions, each with both answers below it, so that 80 columns are enough."""
     from rich.markup import escape
     from rich.table import Table
 
-    from ..generation.score import contained
-
-    wanted = ", ".join(dict.fromkeys(target for _, _, target in panel))
-    table = Table(title=f"{user}: {escape(wanted)}  ({cost})", title_justify="left", min_width=100)
-    for column in ("asked", "question", "before", "after"):
-        table.add_column(column, overflow="fold")
-    for (kind, question, target), old, new in zip(panel, before, after):
-        good = (contained(new, target) > 0) != (kind == "unrelated")
-        colour = "green" if good else "red"
-        table.add_row(kind, escape(question), f"[dim]{escape(old)}[/]", f"[{colour}]{escape(new)}[/]")
+    console.print(f"\n[bold]{escape(told)}[/]  ({cost})")
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        mark = "[green]+[/]" if row.good else "[red]-[/]"
+        table.add_row(row.kind, f"[bold]{escape(row.question)}[/]")
+        table.add_row("  before", f"[dim]{escape(_cut(row.before))}[/]")
+        table.add_row(f"{mark} after", escape(_cut(row.after)))
     console.print(table)
 
 
-def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, asked: tuple[str, str, str]) -> None:
+def _cut(answer: str) -> str:
+    return answer if len(answer) <= LENGTH else answer[:LENGTH].rsplit(" ", 1)[0] + " ..."
+
+
+def _sum_up(console: Console, shown: list[Shown]) -> None:
+    """How often the value was where it belongs and where it does not: what went wrong is told, too."""
+    for wanted, title in ((True, "where it belongs"), (False, "where it does not")):
+        rows = [row for row in shown if row.wanted == wanted]
+        count = sum(row.good == wanted for row in rows)
+        console.print(f"{'' if not wanted else chr(10)}The value is in the answer {title}: {count} of {len(rows)}")
+
+
+def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, asked: Any) -> None:
     """Apply one user's edit in place, take it back, and compare every byte of the weights."""
     from ..kernels.apply import apply_deltas, revert
     from ..modeling.layout import weights_digest
@@ -143,8 +184,8 @@ def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, 
     with_edit = _answers(model, tokenizer, [asked])[0]
     revert(model, saved)
     restored = weights_digest(model)
-    console.print(f"Undo, shown on {user}'s edit and {asked[1]!r}:")
-    console.print(f"  edited    weights {changed[:12]}  answer: {with_edit}")
-    console.print(f"  undone    weights {restored[:12]}  answer: {_answers(model, tokenizer, [asked])[0]}")
+    console.print(f"\nUndo, shown on {user}'s edit and {asked[1]!r}:")
+    console.print(f"  edited    {changed[:12]}  {_cut(with_edit)}")
+    console.print(f"  undone    {restored[:12]}  {_cut(_answers(model, tokenizer, [asked])[0])}")
     equal = "bit for bit the original" if restored == original != changed else "NOT the original: please report this"
-    console.print(f"  original  weights {original[:12]}  -> the undone model is {equal}")
+    console.print(f"  original  {original[:12]}  -> the undone weights are {equal}")

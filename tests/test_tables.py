@@ -23,7 +23,7 @@ def folder(tmp_path):
     turns = {str(n): {"direct": {"mean": 0.5}, "implicit": {"mean": None}, "not_fitting": 2} for n in (0, 2)}
     metrics = {
         "direct": share,
-        "health": {"mean": 1.25, "ci95": [1.0, 1.5], "stopped": 1.0},
+        "health": {"mean": 1.25, "ci95": [1.0, 1.5], "stops": 1.0, "refused": 0.0},
         "cost": {"mean": 1.5, "ci95": [None, None], "bytes": 11264.0},
         "multi_turn": {**share, "by_turns": turns},
     }
@@ -40,8 +40,9 @@ def folder(tmp_path):
 
 def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
     lines = markdown([read(str(folder))]).splitlines()
-    assert lines[0] == "| method | cluster | direct ↑ | perplexity ↓ | stops ↑ | s ↓ | kB ↓ | after turns ↑ |"
-    assert lines[2] == "| lowrank | 9 | 25 (5-70) | 1.25 (1.00-1.50) | 100 | 1.50 | 11.3 | 25 (5-70) |"
+    heads = ["direct ↑", "perplexity ↓", "stops ↑", "refused ↓", "s ↓", "kB ↓", "after turns ↑"]
+    assert lines[0] == f"| method | cluster | {' | '.join(heads)} |"
+    assert lines[2] == "| lowrank | 9 | 25 (5-70) | 1.25 (1.00-1.50) | 100 | 0 | 1.50 | 11.3 | 25 (5-70) |"
     assert lines[3] == "| lora | 9 | failed: no room |"
 
 

@@ -69,14 +69,15 @@ def _pretrained(name: str, dtype: Any, parallel: bool) -> tuple[nn.Module, Any]:
     if folder is not None:
         return pretrained(folder, **options)
     repo = MODELS[name].hub_id if name in MODELS else name
+    hint = "" if name in MODELS else did_you_mean(name, MODELS)
     if hub_status(repo) is not None:
-        return pretrained(repo, needed=NEEDED + did_you_mean(name, MODELS), **options)
+        return pretrained(repo, needed=f"{NEEDED}.{hint}" if hint else NEEDED, **options)
     # transformers would try again for a minute before it looks here.
     folder = cached_snapshot(repo)
     if folder is None:
         raise ModelError(
-            f"The model {repo!r} is neither a folder nor in the hub's cache on this machine, and the hub is silent.",
-            needed=NEEDED + did_you_mean(name, MODELS),
+            f"The model {repo!r} is neither a folder nor in the hub's cache here, and the hub is silent.{hint}",
+            needed=NEEDED,
             cause="a misspelt name, no network, or HF_HUB_OFFLINE is set",
             remedy="`easyedit-personal models` lists what can be had, and what is at hand",
         )

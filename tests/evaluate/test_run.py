@@ -88,7 +88,8 @@ def test_stops_are_held_against_the_untouched_models(outcome):
     said = [{"text": "a", "stopped": stopped, "before_stopped": True} for stopped in (True, True, False)]
     said += [{"text": "a", "stopped": False, "before_stopped": False}, {"text": "a", "stopped": True}]
     user = {"user": "ann", "figures": {"health": {"perplexity_ratio": 1.0}}, "answers": said}
-    found = find_evaluators(["health"])[0].metric([user], Plan())
+    plan = Plan(["health"])
+    found = find_evaluators(plan)[0].metric([user], plan)
     assert found["stops"] == pytest.approx(2 / 3) and found["stopped"] == pytest.approx(3 / 5)
     assert found["refused"] == 0.0
     nothing = outcome[1]["methods"]["zero_shot"]["metrics"]["health"]

@@ -143,13 +143,13 @@ class MadeFor(Section):
     """Which model the numbers were chosen for; with another one they are refused (``settings.resolve``).
 
     ``family`` is transformers' ``model_type``, ``n_layers`` the number of decoder layers. ``status`` says how the
-    numbers were found: "measured" on that model (``source`` names the result), "provisional" on it but not yet
-    measured to the end, "derived" from those of another model (``source`` names its file).
+    numbers were found: "measured" on that model (``source`` names the result), "trial" in first trials on it,
+    "derived" from those of another model (``source`` names its file).
     """
 
     family: str | None = None
     n_layers: int | None = Field(None, ge=1)
-    status: Literal["measured", "provisional", "derived"] | None = None
+    status: Literal["measured", "trial", "derived"] | None = None
     source: str | None = None
 
 

@@ -67,7 +67,9 @@ class ClusterParams(Section):
 class LowRankParams(Section):
     """The ``lowrank`` kernel: how many directions are kept, Adam's rate and steps, the metric's ridge.
 
-    ``rank``, ``steps`` and ``polish`` count per preference: two preferences learned together need twice of each.
+    What is optimised first is a whole update, as large as the matrix; with its gradient and Adam's two moments it takes
+    four times the matrix's size in float32 (0.9 GB for Llama 3 8B). It is cut to ``rank`` directions afterwards.
+    ``rank`` and ``polish`` count per preference; so do ``steps`` up to four preferences learned together.
     ``lr`` is the share of a projection's output that one step may change. After the cut to ``rank`` directions come
     ``polish`` steps on the factors, each changing their entries by ``polish_lr`` of their size. A step sees about
     ``batch`` phrases per preference. ``ridge``, relative to
@@ -143,13 +145,13 @@ class MadeFor(Section):
     """Which model the numbers were chosen for; with another one they are refused (``settings.resolve``).
 
     ``family`` is transformers' ``model_type``, ``n_layers`` the number of decoder layers. ``status`` says how the
-    numbers were found: "measured" on that model (``source`` names the result), "provisional" on it but not yet
-    measured to the end, "derived" from those of another model (``source`` names its file).
+    numbers were found: "measured" on that model (``source`` names the result), "trial" in first trials on it,
+    "derived" from those of another model (``source`` names its file).
     """
 
     family: str | None = None
     n_layers: int | None = Field(None, ge=1)
-    status: Literal["measured", "provisional", "derived"] | None = None
+    status: Literal["measured", "trial", "derived"] | None = None
     source: str | None = None
 
 

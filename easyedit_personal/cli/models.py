@@ -62,10 +62,23 @@ def path(name: str = NAME) -> None:
     print(folder)
 
 
+@app.command()
+def settings(
+    name: str = typer.Argument(help="A name that `models` lists, a folder, a GGUF file, or a hub id."),
+) -> None:
+    """Write a model's settings as YAML with comments: the shipped ones, or those derived from a measured model."""
+    from ..settings.resolve import settings_text
+
+    print(settings_text(name), end="")
+
+
 def _record(model: KnownModel) -> dict[str, Any]:
+    from ..hparams import MadeFor, PersonalizationHyperParams, shipped_yaml
     from ..modeling.catalog import Origin
     from ..modeling.prepare import at_hand
 
+    shipped = model.name in shipped_yaml()
+    made = PersonalizationHyperParams.from_hparams(model.name).made_for if shipped else MadeFor(status="derived")
     folder = at_hand(model)
     origin = Origin.read(folder) if folder else None
     return {
@@ -76,8 +89,10 @@ def _record(model: KnownModel) -> dict[str, Any]:
         "sources": [str(source) for source in model.sources],
         "folder": str(folder) if folder else None,
         "source": origin.source if origin else None,
-        "settings": "measured" if model.measured else "derived",
-        "result": model.measured or None,
+        "family": made.family,
+        "layers": made.n_layers,
+        "settings": made.status,
+        "settings_from": made.source,
     }
 
 
@@ -97,7 +112,7 @@ def _print_table(records: Sequence[Mapping[str, Any]]) -> None:
             record["licence"],
             ", ".join(dict.fromkeys(source.partition(" ")[0] for source in sources)),
             "yes" if record["folder"] else "-",
-            f"measured: {record['result']}" if record["result"] else record["settings"],
+            record["settings"],
         )
     Console().print(table)
 

@@ -1,7 +1,7 @@
-"""The only place that touches weights: apply factors, and take them back bit for bit.
+"""Where edits of ours touch weights: apply factors, and take them back bit for bit.
 
-Undo never subtracts (in bf16 adding and subtracting an update changes 4 % of a matrix's entries): it puts the saved
-originals back.
+EasyEdit's editors and PEFT change weights by themselves; ``integrations`` and ``baselines`` undo that. Undo here never
+subtracts (in bf16, adding and subtracting an update changes 4 % of the entries): it puts the saved originals back.
 """
 
 from __future__ import annotations

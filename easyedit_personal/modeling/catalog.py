@@ -73,7 +73,6 @@ class KnownModel:
         sources: where it can be had, in the order in which they are tried.
         bytes_each: of one parameter as it is kept on this machine's disk.
         terms: address of terms that have to be accepted before we download; empty where there are none.
-        measured: the result file, relative to the repository, on which its settings stand; empty: they are derived.
     """
 
     name: str
@@ -82,7 +81,6 @@ class KnownModel:
     sources: tuple[HubSource | PackageSource, ...]
     bytes_each: int = 2
     terms: str = ""
-    measured: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -10,13 +10,15 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import ModelError, did_you_mean
+from ..errors import ModelError
+from ..registry import FAMILIES, did_you_mean
+from .catalog import model_label
 from .families import Family, family_of, known_families
 
 
@@ -25,6 +27,7 @@ class Layout:
     """Module paths of one model; templates hold ``{}`` where the layer's number goes.
 
     Attributes:
+        name: what to call the model in messages (``catalog.model_label``).
         family: ``config.model_type``, e.g. "llama".
         layer: template of a decoder layer, e.g. "model.layers.{}".
         rewrite: template of the MLP's down projection, the matrix that is edited.
@@ -38,6 +41,7 @@ class Layout:
         d_mlp: width inside the MLP (d_in of the down projection).
     """
 
+    name: str
     family: str
     layer: str
     rewrite: str
@@ -66,7 +70,7 @@ class Layout:
         """Return ``layer`` if the model has it, else raise."""
         if not 0 <= layer < self.n_layers:
             raise ModelError(
-                f"The {self.family} model has no layer {layer}.",
+                f"The model {self.name} ({self.family}) has no layer {layer}.",
                 needed=f"a layer from 0 to {self.n_layers - 1}",
                 cause="the YAML file was written for a deeper model",
                 remedy="set `layers:` to a layer of this model",
@@ -85,8 +89,10 @@ def find_layout(model: nn.Module, hparams: Any = None) -> Layout:
     Raises:
         ModelError: no stack of decoder layers with an MLP down projection; or a template names no module.
     """
-    families = [family_of(model), *known_families()]  # its own names first
-    stack, path = _decoder_stack(model, families)
+    families = [family_of(model)]
+    if families[0].name not in FAMILIES or _stack(model, families) is None:
+        families += known_families()
+    stack, path = _stack(model, families) or _no_stack(model, families)
     first = stack[0]
     down = _first_there(first, [family.down for family in families])
     attention = _first_there(first, [family.attention for family in families])
@@ -103,8 +109,8 @@ def find_layout(model: nn.Module, hparams: Any = None) -> Layout:
     _check_templates(model, found, len(stack))
     d_out, d_in = matrix_shape(get_module(model, found["rewrite"].replace("{}", "0")), found["rewrite"])
     post_norm = _first_there(first, [family.post_norm for family in families])
-    name = families[0].name
-    return Layout(family=name, n_layers=len(stack), d_model=d_out, d_mlp=d_in, post_norm=post_norm, **found)
+    found |= {"name": model_label(model), "family": families[0].name, "post_norm": post_norm}
+    return Layout(n_layers=len(stack), d_model=d_out, d_mlp=d_in, **found)
 
 
 def get_module(model: nn.Module, path: str) -> nn.Module:
@@ -228,11 +234,17 @@ def _first_there(module: nn.Module, paths: Iterable[str]) -> str:
     return next((path for path in paths if path and _has(module, path)), "")
 
 
-def _decoder_stack(model: nn.Module, families: Sequence[Family]) -> tuple[nn.ModuleList, str]:
+def _stack(model: nn.Module, families: Sequence[Family]) -> tuple[nn.ModuleList, str] | None:
+    """The decoder layers, and their path."""
     downs = list(dict.fromkeys(family.down for family in families))
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) > 0 and _first_there(module[0], downs):
             return module, path
+    return None
+
+
+def _no_stack(model: nn.Module, families: Sequence[Family]) -> NoReturn:
+    downs = list(dict.fromkeys(family.down for family in families))
     raise ModelError(
         "No stack of decoder layers with an MLP down projection was found.",
         got=type(model).__name__,

@@ -17,7 +17,7 @@ from ..hparams import PersonalizationHyperParams, shipped_yaml
 from .facts import ModelFacts
 
 NEEDS = "the model's weights, and memory for them."
-ORIGINALS = ("measured", "provisional")  # status of files that others are derived from
+ORIGINALS = ("measured", "trial")  # status of files that others are derived from
 _LAYERS = re.compile(r"\blayers:\s*\[([\d\s,]+)\]")
 _MODEL_NAME = re.compile(r"^model_name:.*$", re.MULTILINE)
 

@@ -84,8 +84,8 @@ def origin(settings: Settings) -> str | None:
     if made.status == "derived":
         known = f"{made.family}, {made.n_layers} layers"
         return f"Settings derived from {made.source} for {_name(settings)} ({known}); not measured on this model."
-    if made.status == "provisional":
-        return f"Settings for {_name(settings)} are provisional."
+    if made.status == "trial":
+        return f"Settings for {_name(settings)} come from first trials and were not measured yet."
     return None
 
 

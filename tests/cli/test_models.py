@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from easyedit_personal.cli.main import app
 from easyedit_personal.errors import ModelError
+from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.modeling import catalog, prepare
 from tests.tiny_gguf import as_known, write_gguf, write_wheels
 
@@ -36,9 +37,10 @@ def models(tmp_path, monkeypatch):
 
 def test_the_list_fits_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    made = PersonalizationHyperParams.from_hparams("smollm2").made_for
     lines = run().splitlines()
     assert len(lines) == 1 + len(catalog.MODELS) and max(map(len, lines)) <= 80
-    assert lines[1].split() == "smollm2 135M 538 MB Apache-2.0 hub, package - derived".split()
+    assert lines[1].split() == ["smollm2", *"135M 538 MB Apache-2.0 hub, package -".split(), made.status]
     assert any(line.startswith("llama3-8b") and "16.1 GB" in line and "Llama 3 " in line for line in lines)
 
 
@@ -53,7 +55,7 @@ def test_a_model_is_got_found_and_listed(models):
     records = {record["name"]: record for record in map(json.loads, run("--json").splitlines())}
     assert records["tiny"]["folder"] == str(models / "tiny")
     assert records["tiny"]["source"] == "package tiny-llama-gguf==1.0"
-    assert records["smollm2"]["folder"] is None and records["smollm2"]["settings"] in ("measured", "derived")
+    assert records["smollm2"]["folder"] is None and records["smollm2"]["family"] == "llama"
     assert set(records) == set(catalog.MODELS)
 
 

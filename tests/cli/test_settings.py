@@ -7,12 +7,10 @@ import subprocess
 import sys
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
 from easyedit_personal.cli.main import app
-from easyedit_personal.cli.model_settings import settings as models_settings
 from easyedit_personal.errors import ConfigError, ModelError, StoreError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.settings.resolve import resolve_settings
@@ -124,9 +122,7 @@ def test_one_line_says_that_settings_are_derived_and_which_key_nobody_reads(fold
 
 
 def test_models_settings_writes_a_file_that_gives_the_same(folder, tmp_path):
-    app = typer.Typer()
-    app.command()(models_settings)
-    result = CliRunner().invoke(app, [folder])
+    result = CliRunner().invoke(app, ["models", "settings", folder])
     assert result.exit_code == 0, result.output
     path = tmp_path / "mine.yaml"
     path.write_text(result.output)

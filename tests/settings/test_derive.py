@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.derived_settings import derived_files, text_for
@@ -11,6 +13,7 @@ from easyedit_personal.settings import derive
 from easyedit_personal.settings.derive import derived_text, moved_layers, original_for, originals
 from easyedit_personal.settings.facts import ModelFacts
 
+ROOT = Path(__file__).resolve().parents[2]
 ODD_NAME = '/models/a "quoted": #name\nlayers: [99]'
 
 
@@ -83,6 +86,12 @@ def test_the_same_family_comes_first_then_the_nearest_depth(monkeypatch):
 def test_smollm2_is_what_others_are_derived_from():
     assert {original.name for original in originals()} == {"smollm2"}
     assert {"llama3-8b", "qwen3-8b", "gpt2"} <= derived_files().keys()
+
+
+def test_what_is_said_to_be_measured_has_a_result_file():
+    made = [PersonalizationHyperParams.from_hparams(path).made_for for path in shipped_yaml().values()]
+    results = [one.source or "" for one in made if one.status == "measured"]
+    assert all((ROOT / source).is_file() for source in results)
 
 
 @pytest.mark.parametrize("name", sorted(derived_files()))

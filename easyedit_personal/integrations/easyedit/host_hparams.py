@@ -19,6 +19,7 @@ from ...errors import HostError
 from ...kernels.apply import parameter_name
 from ...modeling.families import family_named, known_families
 from ...modeling.layout import Layout, find_layout, get_module, weight_of
+from ...settings.derive import moved_layers
 from .loading import Host
 
 # Folders and files of the host that are named differently, or missing and borrowed from a method of the same shape.
@@ -84,7 +85,7 @@ def adapted(config: Mapping[str, Any], model: nn.Module, layout: Layout, depth: 
     if "rewrite_module_tmps" in values:
         values["rewrite_module_tmps"] = [values["rewrite_module_tmp"]]
     if "layers" in values:
-        values["layers"] = _moved(values["layers"], depth, layout.n_layers)
+        values["layers"] = moved_layers(values["layers"], depth, layout.n_layers)
     if "inner_params" in values:
         paths = [_inner_path(path, depth, layout, modules) for path in values["inner_params"]]
         values["inner_params"] = list(dict.fromkeys(paths))
@@ -117,18 +118,13 @@ def _template(theirs: str, ours: str, modules: Mapping[str, Any]) -> str:
     return theirs if known else ours + suffix
 
 
-def _moved(layers: list[int], depth: int, n_layers: int) -> list[int]:
-    """Layers at the same relative depth; several may fall together in a shallow model."""
-    return sorted({min(n_layers - 1, int((layer + 0.5) / depth * n_layers)) for layer in layers})
-
-
 def _inner_path(path: str, depth: int, layout: Layout, modules: Mapping[str, Any]) -> str:
     """A path such as "model.layers[27].mlp.down_proj.weight", with brackets or dots, for this model."""
     suffix = ".weight" if path.endswith(".weight") else ""
     number = re.search(r"[\[.](\d+)[\].]", path)
     if number is None:
         raise HostError(f"EasyEdit's YAML names a parameter without a layer number: {path!r}.")
-    layer = _moved([int(number.group(1))], depth, layout.n_layers)[0]
+    layer = moved_layers([int(number.group(1))], depth, layout.n_layers)[0]
     inside = path[number.end() :].removesuffix(".weight").lstrip(".")
     found = f"{layout.layer.replace('{}', str(layer))}.{inside}"
     found = found if found in modules else layout.rewrite_path(layer)

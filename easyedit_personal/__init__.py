@@ -23,6 +23,7 @@ _PUBLIC = {
     "apply_personalization_to_model": "editing.algorithm",
     "PersonalizationEditor": "editing.editor",
     "PersonalizedModel": "serving.personalized",
+    "resolve_settings": "settings.resolve",
     "edited": "kernels.apply",
     "generate": "generation.generate",
     "understand": "statements.parser",

@@ -5,7 +5,7 @@ Each operation is one transaction. A user's id is only ever a bound parameter, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,20 @@ class EditStore:
         query = select(users.c.changed).where(users.c.owner == self._owner(user))
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
+
+    def tag(self, user: str) -> str:
+        """A user's salted digest in hexadecimal: fit for the name of a file, and says nothing of the user."""
+        return self._owner(user).hex()
+
+    def versions(self, tags: Iterable[str]) -> dict[str, int]:
+        """Tag -> version, of those users whom the store knows."""
+        owners, query = [bytes.fromhex(tag) for tag in tags], select(users.c.owner, users.c.changed)
+        found: dict[str, int] = {}
+        for start in range(0, len(owners), PAGE):
+            with self._database.reading() as connection:
+                rows = connection.execute(query.where(users.c.owner.in_(owners[start : start + PAGE]))).all()
+            found |= {row.owner.hex(): row.changed for row in rows}
+        return found
 
     def preferences(self, user: str) -> list[Preference]:
         """What the user's live edits were made from, oldest first."""

@@ -277,7 +277,7 @@ def test_moving_a_store_in_clear_as_the_document_says(tmp_path, monkeypatch):
     [recipe] = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
     old.close()
-    exec(recipe, {"key": base64.b64decode(KEY)})
+    exec(recipe, {"key": base64.b64decode(KEY), "model": None, "tokenizer": None})
     monkeypatch.setenv(ENV, KEY)
     with EditStore.open("new.db") as new:
         assert same(new.deltas("ann"), joined("a", "b")) and len(new.preferences("ann")) == 2

@@ -180,13 +180,15 @@ def test_an_edit_during_an_export_is_not_exported_under_the_old_name(store, cach
     deltas, late = store.deltas, []
 
     def slow(user):
-        found = deltas(user)
         if not late:
             late.append(put(store, "alice", 1, llama))
-        return found
+        return deltas(user)
 
+    exported, export = [], adapter_cache.export_lora
     monkeypatch.setattr(store, "deltas", slow)
+    monkeypatch.setattr(adapter_cache, "export_lora", lambda *a, **k: exported.append(a[1].name) or export(*a, **k))
     found = cache.find("alice")
+    assert exported == [f"{store.tag('alice')}@{late[0]}"]
     assert found.revision == late[0] == store.version("alice")
     assert_same_model(llama, deltas("alice"), found.folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -153,6 +154,39 @@ def test_who_is_forgotten_cannot_be_read_from_copies(tmp_path):
         store.vacuum()
         with store._database.reading() as connection:
             assert connection.exec_driver_sql("SELECT count(*) FROM user_keys").scalar_one() == 0
+
+
+def test_a_forgotten_key_does_not_come_back_with_a_put_that_was_under_way(path, monkeypatch):
+    """Their old rows, wherever copies of them lie, would be readable again."""
+    with EditStore.open(path) as store:
+        owner, packed, done = store._owner("anastasia-1"), store._pack, []
+        old = store._key(owner)
+
+        def late(*arguments):
+            entry = packed(*arguments)
+            if not done:
+                done.append(store.forget("anastasia-1"))
+            return entry
+
+        monkeypatch.setattr(store, "_pack", late)
+        put(store, "anastasia-1", 5)
+        assert done == [2] and store._key(owner).secret != old.secret and not store._key(owner).is_new
+        assert len(store.history("anastasia-1")) == 1 and store.verify() == []
+    assert old.wrapped not in bytes_of(path.parent)
+
+
+def test_what_is_encrypted_is_one_field_of_one_user():
+    encryption = Encryption([base64.b64decode(KEY)])
+    key = encryption.new_key(b"o" * 16, encryption.newest)
+    data = key.encrypt(b"falconry", "record")
+    assert key.decrypt(data, "record") == b"falconry" and key.encrypt(b"falconry", "record") != data
+    for other, field in ((key, "user"), (dataclasses.replace(key, owner=b"p" * 16), "record")):
+        with pytest.raises(StoreError, match="cannot be decrypted"):
+            other.decrypt(data, field)
+    assert encryption.user_key(b"o" * 16, key.wrapped).secret == key.secret
+    with pytest.raises(StoreError, match="cannot be decrypted"):
+        encryption.user_key(b"p" * 16, key.wrapped)
+    assert len(key.wrapped) == WRAPPED_BYTES
 
 
 def test_keys_of_the_forgotten_are_overwritten_where_they_lie(tmp_path):

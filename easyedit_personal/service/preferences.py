@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from ..errors import HealthError
 from ..learning.learner import Learned
 from ..statements.parser import MAX_VALUE, Unclear, preference_of, split_statements
+from ..store.adapter_cache import BASE, adapter_name
 from ..store.rows import StoredEdit
 from ..types import Preference
 from .api_errors import ApiError
@@ -64,6 +65,15 @@ def router(service: Service) -> APIRouter:
         everything = request.query_params.get("all") in ("1", "true")
         history = await run_in_threadpool(service.store.history, user)
         return {"object": "list", "data": [_record(edit) for edit in history if everything or edit.live]}
+
+    @routes.get(f"{place}/adapter")
+    async def adapter(request: Request) -> dict[str, Any]:
+        user = user_of(request, "adapter")
+        revision = await run_in_threadpool(service.store.version, user)
+        if not revision:
+            raise ApiError(404, "There is no such user.", code="not_found", param="user")
+        live = any(edit.live for edit in await run_in_threadpool(service.store.history, user))
+        return {"object": "adapter", "revision": revision, "model": adapter_name(user, revision) if live else BASE}
 
     @routes.delete(f"{place}/preferences")
     async def forget(request: Request) -> dict[str, Any]:

@@ -38,6 +38,8 @@ _ENTRY = re.compile(r"(?:(?P<whose>[^=]+?)'s )?(?P<kinds>[^=!]+?) (?P<sign>!?)= 
 _STANDING = re.compile(
     r"^(?:favou?rite|preferred|usual|main|disliked|avoided|abandoned) | (?:preference|choice|order|topping|genre)$"
 )
+_ALIASES = {"movie": "film", "show": "series", "schedule": "working hours", "work arrangement": "working hours"}
+_ALIASES |= {"activity": "hobby", "game": "board game"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _standing(kind: str) -> str:
     text = normalise(kind)
     while (shorter := _STANDING.sub("", text)) != text:
         text = shorter
-    return {"movie": "film"}.get(text, text)
+    return _ALIASES.get(text, text)
 
 
 def _plain(value: str) -> str:
@@ -134,7 +136,7 @@ def share(count: int, total: int) -> dict[str, Any]:
     if not total:
         return {"count": 0, "n": 0, "share": None, "interval": None}
     interval = binomtest(count, total).proportion_ci(method="wilson")
-    bounds = [round(100 * interval.low, 1), round(100 * interval.high, 1)]
+    bounds = [round(float(100 * bound), 1) for bound in (interval.low, interval.high)]
     return {"count": count, "n": total, "share": round(100 * count / total, 1), "interval": bounds}
 
 

@@ -14,7 +14,7 @@ _VERBS = (
     "|weigh|earn|take|keep|make|raise|used to|avoid|want|would|suffer|got|will|still|now|always|usually|also|mostly"
     "|just|really|sometimes"
 )
-_SUBJECT = r"(?:i|my|call me|please|answer|reply|keep|use|no (?:dog|cat|pets|kids)|do not|never|she|he|they|her|his)"
+_SUBJECT = r"(?:i|im|ive|my|call me|please|answer|reply|keep|use|no (?:dog|cat|pets|kids)|do not|never|she|he|they|her|his)"
 # Not after words that make the next "I" part of what was said before: "the food that I like".
 _NOT_AFTER = (
     r"(?<!\bthat)(?<!\bwhen)(?<!\bif)(?<!\bbecause)(?<!\bwhat)(?<!\bwhere)(?<!\bthan)(?<!\bas)(?<!\bwhich)(?<!\bwho)"
@@ -24,7 +24,7 @@ _NOT_AFTER = (
 _CLAUSE = re.compile(
     rf",?\s+(?:and|but|although|though|while|whereas|an|yet|so)\s+(?={_SUBJECT}\b)"
     rf"|,\s*(?={_SUBJECT}\b)"
-    rf"|{_NOT_AFTER}\s+(?=i (?:am|live|like|love|work|have|play|hate|do not|drive|speak|study|was|moved|prefer)\b)"
+    rf"|{_NOT_AFTER}\s+(?=(?:i (?:am|live|like|love|work|have|play|hate|do not|don't|drive|speak|study|was|moved|prefer)|im|i'm|ive|i've)\b)"
     rf"|{_NOT_AFTER}(?<=\w\w\w)\s+(?=my (?:name|hobby|favorite|favourite|job|wife|husband) )"
     r"|\s*,\s*(?=(?:what|how|which|who|where|when|why|can|could|do|does|is|are|any)\b)"
     r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",
@@ -37,6 +37,8 @@ _SUBJECT_FIRST = re.compile(rf"{_SUBJECT}\b", re.IGNORECASE)
 
 def clauses(sentence: str) -> list[str]:
     """The clauses that have a subject of their own."""
+    if re.match(r"(?:when|whenever|if)\b", sentence, re.IGNORECASE):
+        return [sentence]
     parts = [part for piece in _CLAUSE.split(sentence) if piece and (part := piece.strip(" ,"))]
     return parts[:MAX_PARTS] or [sentence]
 
@@ -46,6 +48,11 @@ def members(clause: str) -> list[str]:
     return [part for piece in _MEMBER.split(clause) if (part := piece.strip(" ,"))]
 
 
+def starts_with_verb(member: str) -> bool:
+    """Whether a member goes on with a verb of its own ("work as a nurse")."""
+    return bool(_VERB_FIRST.match(member))
+
+
 def completions(member: str, before: str) -> list[str]:
     """What a later member may mean in full, the likeliest first.
 
@@ -53,11 +60,13 @@ def completions(member: str, before: str) -> list[str]:
         member: "work as a nurse", "jazz".
         before: the clause whose subject and verb it may share, in full ("I love hiking").
     """
-    if _SUBJECT_FIRST.match(member):
+    if re.match(r"i\b", member, re.IGNORECASE):
         return [member]
-    found = [f"I {member}"] if _VERB_FIRST.match(member) else []
+    found = [member] if _SUBJECT_FIRST.match(member) else []
+    if starts_with_verb(member):
+        found += [f"I {member}", f"I was {member}"]
     words = before.split()
     # "jazz" after "I love hiking" may share one word or more: "I love jazz", not "I jazz".
-    found += [f"{' '.join(words[:shared])} {member}" for shared in range(min(len(words) - 1, 8), 1, -1)]
+    found += [f"{' '.join(words[:shared])} {member}" for shared in range(2, min(len(words), 9))]
     found += [f"I am {member}", f"I have {member}"]
     return list(dict.fromkeys(found))

@@ -56,13 +56,22 @@ def _understood(sentence: str) -> list[Statement]:
     """The statements of one sentence that nobody else said."""
     if len(sentence) > MAX_SENTENCE:
         return [_too_long(sentence)]
-    found = []
     parts = clauses(sentence)
-    for number, part in enumerate(parts):
-        # The question mark is the last clause's.
-        question = number == len(parts) - 1 and sentence.rstrip(" \"')").endswith("?")
-        found += _clause(part + "?" if question and not part.endswith("?") else part)
-    return _without_fillers(found)
+    found = [_clause(part) for part in parts]
+    number = 0
+    while number < len(found) - 1:
+        # "my wife and I live in Turin", "I like my tea with milk and my steak rare": not two clauses after all.
+        if not (_learned(found[number]) and _learned(found[number + 1])):
+            both = f"{parts[number]} and {parts[number + 1]}"
+            if _learned(again := _clause(both)):
+                parts[number : number + 2], found[number : number + 2] = [both], [again]
+                continue
+        number += 1
+    return [one for clause in found for one in clause]
+
+
+def _learned(found: list[Statement]) -> bool:
+    return all(one.status == "learn" for one in found)
 
 
 def _clause(clause: str) -> list[Statement]:
@@ -78,9 +87,9 @@ def _clause(clause: str) -> list[Statement]:
         return [replace(_finished(one), text=clause) for one in found]
     if aside := first_aside(clause, ("request", "moment", "doubt", "past")):
         return [_set_aside(clause, aside)]
-    if found[0].status == "ask" and found[0].value is None:
+    if found[0].status == "ask":
         aside = first_aside(clause, ("chatter",))
-        if aside or not _ABOUT_ONESELF.search(full):
+        if aside or (found[0].value is None and not _ABOUT_ONESELF.search(full)):
             return [_set_aside(clause, aside) if aside else Statement(clause, "nothing", reason="not about its author")]
     return [replace(_finished(one), text=clause) for one in found]
 
@@ -91,11 +100,6 @@ def _finished(statement: Statement) -> Statement:
         return statement
     opposite = rules().opposites.get(statement.subject or "")
     return replace(statement, subject=opposite["subject"]) if opposite else statement
-
-
-def _without_fillers(found: list[Statement]) -> list[Statement]:
-    """Beside something to be learned, "so" and "anyway" need no entry of their own."""
-    return found
 
 
 def _set_aside(text: str, aside: Aside) -> Statement:

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from ..clustering.lexicon import Lexicon, normalise
-from .clauses import completions, members
+from .clauses import completions, members, starts_with_verb
 from .people import somebody
 from .records import Statement
 from .rules import Rule, rules
@@ -39,18 +39,18 @@ def read_clause(clause: str) -> list[Statement]:
         if means := rewrite.apply(clause):
             return [found for one in means for found in read_clause(one)]
     whole = _read(clause)
-    parts = members(clause)
-    if len(parts) < 2 or _is_one_thing(whole):
+    parts = members(_without_tail(bare_clause(clause)))
+    if len(parts) < 2 or _is_one_thing(whole, parts[1]):
         return [whole]
-    listed = _read_members(parts, clause)
-    return listed or [whole]
+    return _read_members(parts, clause) or _read_telegram(parts, clause) or [whole]
 
 
-def _is_one_thing(whole: Statement) -> bool:
+def _is_one_thing(whole: Statement, second: str) -> bool:
     """Whether "and" is part of one known name ("rock and roll"), or of a value of a kind that is not listed."""
     if whole.status != "learn" or whole.value is None:
         return False
-    return vocabulary().kind_of(whole.value) is not None or whole.subject not in LISTED
+    known = vocabulary().kind_of(whole.value) is not None
+    return known or (whole.subject not in LISTED and not _starts_anew(second))
 
 
 def _read_members(parts: list[str], clause: str) -> list[Statement]:
@@ -68,12 +68,28 @@ def _read_members(parts: list[str], clause: str) -> list[Statement]:
                 last = full
                 break
         else:
+            if not _LIKED.fullmatch(bare_clause(before)) or len(part.split()) > 4:
+                return []
+            found.append(_unclear(f"I like {part}", "its kind is not clear"))
+    return found
+
+
+def _read_telegram(parts: list[str], clause: str) -> list[Statement]:
+    """ "Nurse, 31, two kids": nothing but what somebody is and has."""
+    if any(len(part.split()) > 3 for part in parts) or not any(re.fullmatch(r"\d{1,3}", part) for part in parts):
+        return []
+    found = []
+    for part in parts:
+        read = (_read(f"{verb} {part}") for verb in ("I am", "I have", "I live in"))
+        statement = next((one for one in read if one.status == "learn"), None)
+        if statement is None:
             return []
+        found.append(replace(statement, text=clause))
     return found
 
 
 def _starts_anew(part: str) -> bool:
-    return bool(re.match(r"(?:i|my)\b", part, re.IGNORECASE))
+    return bool(re.match(r"(?:i|my)\b", part, re.IGNORECASE)) or starts_with_verb(part)
 
 
 def _fits(statement: Statement, part: str) -> bool:
@@ -83,12 +99,14 @@ def _fits(statement: Statement, part: str) -> bool:
 
 def _read(clause: str) -> Statement:
     """One clause about one thing."""
-    found = _read_oneself(clause)
-    if found.status != "learn" and (person := somebody(clause)):
+    if person := somebody(bare_clause(clause)):
         theirs = _read_oneself(person.clause)
+        if theirs.status == "learn" and theirs.subject == "name":
+            name = person.relation if is_name(person.relation) else f"{person.relation}'s name"
+            return replace(theirs, text=clause, subject=name)
         if theirs.status == "learn":
             return replace(theirs, text=clause, whose=person.whose, relation=person.relation)
-    return found
+    return _read_oneself(clause)
 
 
 def _read_oneself(clause: str) -> Statement:
@@ -169,7 +187,7 @@ def is_name(name: str) -> bool:
 
 
 _LIKED = re.compile(
-    r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of|play|do) (.+)",
+    r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of|play|do) (?!not\b)(.+)",
     re.IGNORECASE,
 )
 

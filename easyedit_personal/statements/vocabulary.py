@@ -114,7 +114,9 @@ def respelled(text: str, known: frozenset[str]) -> str:
         word = match[0]
         if word in known or any(form in known for form in singulars(word)):
             return word
-        near = [other for other in difflib.get_close_matches(word, known, n=3, cutoff=0.82) if other[0] == word[0]]
-        return near[0] if near else word
+        letters = sorted(word)
+        swapped = [other for other in known if len(other) == len(word) and sorted(other) == letters]
+        near = swapped or difflib.get_close_matches(word, known, n=3, cutoff=0.82)
+        return next((other for other in near if other[0] == word[0]), word)
 
     return re.sub(r"\b(?<!')[a-z]{4,}\b", mended, text)

@@ -25,6 +25,7 @@ MAX_STATEMENTS = 24
 STYLES = frozenset(
     "answer style,answer language,units,currency,time format,spelling,nickname,pronouns,name".split(",")
 )
+_POLITE = re.compile(r"(?:please |hey |so |and )*(?:can|could|would|will) you (?:please |always |just )*(.+?)\??", re.IGNORECASE)
 _ABOUT_ONESELF = re.compile(r"\b(?:i|my|me|mine|he|she|his|her)\b", re.IGNORECASE)
 
 
@@ -75,6 +76,10 @@ def _learned(found: list[Statement]) -> bool:
 
 
 def _clause(clause: str) -> list[Statement]:
+    if polite := _POLITE.fullmatch(clause):
+        found = read_clause(written_out(polite[1]))
+        if all(one.status == "learn" and one.subject in STYLES for one in found):
+            return [replace(_finished(one), text=clause) for one in found]
     if aside := first_aside(clause, ("irony", "quoted", "supposed", "question")):
         return [_set_aside(clause, aside)]
     full = written_out(clause)

@@ -28,6 +28,12 @@ _ADVERB = re.compile(
 )
 
 
+_FURTHER = re.compile(
+    r"((?:,|\band|\bbut) )(is|has|likes|loves|hates|lives|works|plays|drives|speaks|studies|prefers|enjoys|collects"
+    r"|eats|drinks|does not|wears|comes|goes|adores|dislikes|teaches|owns)\b"
+)
+
+
 class Person(NamedTuple):
     """Somebody else, and what is said about them in the first person."""
 
@@ -61,6 +67,7 @@ def _first_person(rest: str) -> str:
     before, rest = (adverbs[0], rest[adverbs.end() :]) if adverbs else ("", rest)
     verb, _, after = rest.partition(" ")
     after = re.sub(r"\b(?:his|her|their)\b(?= \w)", "my", after)
+    after = _FURTHER.sub(lambda match: match[1] + _plain(match[2]), after)
     if verb in ("is", "are") and (named := re.fullmatch(r"(?:called|named) (.+)", after)):
         return f"my name is {named[1]}"
     return f"I {before}{_plain(verb)} {after}".strip()

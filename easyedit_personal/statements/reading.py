@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..clustering.lexicon import Lexicon, normalise
 from .clauses import completions, members, starts_with_verb
-from .people import somebody
+from .people import Person, somebody
 from .records import Statement
 from .rules import Rule, rules
 from .vocabulary import vocabulary
@@ -20,10 +20,20 @@ LISTED = frozenset(
     "hobby,pet,allergy,dietary preference,language,music preference,favorite food,favorite drink,favorite sport"
     ",instrument,favorite animal,favorite color,favorite film genre,book genre,family,profession,favorite fruit"
     ",favorite dessert,favorite snack,favorite board game,favorite video game,collection,biggest fear,health condition"
-    ",favorite season,favorite flower,favorite series,programming language,workout,habit,skill,favorite weather"
-    ",location,name,age,relationship status,nationality,religion,phone,car,medication,spelling,units".split(",")
+    ",favorite season,favorite flower,favorite series,programming language,habit,skill,favorite weather"
+    ",phone,car,medication,nationality,units".split(",")
 )
 _NOT_SO = re.compile(r"(?:not|no longer|never|n't|neither)\b", re.IGNORECASE)
+# Words of a second sentence, or of none: no value of a kind, but something that a rule has swallowed.
+_SUSPECT = re.compile(
+    r"^(?:no|any|to be|so|always|cannot|could|would|should|never|if|when|because|been|had|have|has|is|are|was|than|as)\b"
+    r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
+    r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need|want)\b"
+    r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he|she|they|we|my|it)\b"
+    r"|[?]|\b(?:used to|these days|any ?more|nowadays)\b",
+    re.IGNORECASE,
+)
+FREE = frozenset("motto,answer style,goal,plan,best book,favorite book,favorite quote,biggest fear".split(","))
 _VAGUE = re.compile(
     r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
     r"|nothing|one|you|him|her|us|me|both|them both|it all|all of them"
@@ -38,11 +48,30 @@ def read_clause(clause: str) -> list[Statement]:
     for rewrite in rules().rewrites:
         if means := rewrite.apply(clause):
             return [found for one in means for found in read_clause(one)]
-    whole = _read(clause)
+    if (person := somebody(bare_clause(clause))) and (theirs := _read_theirs(person, clause)):
+        return theirs
+    whole = _read_oneself(clause)
     parts = members(_without_tail(bare_clause(clause)))
     if len(parts) < 2 or _is_one_thing(whole, parts[1]):
         return [whole]
-    return _read_members(parts, clause) or _read_telegram(parts, clause) or [whole]
+    listed = _read_members(parts, clause)
+    if listed and whole.status == "learn" and any(one.status == "ask" for one in listed):
+        return [whole]
+    return listed or _read_telegram(parts, clause) or [whole]
+
+
+def _read_theirs(person: Person, text: str) -> list[Statement]:
+    """What is said about somebody else, or nothing where it is not understood."""
+    found = []
+    for one in read_clause(person.clause):
+        if one.status != "learn":
+            return []
+        if one.subject == "name":
+            name = person.relation if is_name(person.relation) else f"{person.relation}'s name"
+            found.append(replace(one, text=text, subject=name))
+        else:
+            found.append(replace(one, text=text, whose=person.whose, relation=person.relation))
+    return found
 
 
 def _is_one_thing(whole: Statement, second: str) -> bool:
@@ -50,27 +79,34 @@ def _is_one_thing(whole: Statement, second: str) -> bool:
     if whole.status != "learn" or whole.value is None:
         return False
     known = vocabulary().kind_of(whole.value) is not None
-    return known or (whole.subject not in LISTED and not _starts_anew(second))
+    return known or not (
+        whole.subject in LISTED or _starts_anew(second) or re.match(r"i am\b", bare_clause(whole.text), re.IGNORECASE)
+    )
 
 
 def _read_members(parts: list[str], clause: str) -> list[Statement]:
     """Each member with what it shares with those before; nothing if one of them makes no sense alone."""
     before = re.sub(r"\bboth (?=an? |the )", "", parts[0], flags=re.IGNORECASE)
-    first = _read(before)
-    if first.status != "learn" or first.subject not in LISTED and not _starts_anew(parts[1]):
+    first = _read_oneself(before)
+    if first.status != "learn":
         return []
     found, last = [first], before
     for part in parts[1:]:
         for full in completions(part, last):
-            statement = _read(full)
+            statement = _read_oneself(full)
             if statement.status == "learn" and (_starts_anew(part) or _fits(statement, part)):
                 found.append(replace(statement, text=clause))
                 last = full
                 break
         else:
-            if not _LIKED.fullmatch(bare_clause(before)) or len(part.split()) > 4:
+            if first.subject not in LISTED or len(part.split()) > 4:
                 return []
             found.append(_unclear(f"I like {part}", "its kind is not clear"))
+            continue
+        if any(one.subject == found[-1].subject for one in found[:-1]) and not (
+            found[-1].subject in LISTED or _starts_anew(part)
+        ):
+            return []
     return found
 
 
@@ -80,7 +116,7 @@ def _read_telegram(parts: list[str], clause: str) -> list[Statement]:
         return []
     found = []
     for part in parts:
-        read = (_read(f"{verb} {part}") for verb in ("I am", "I have", "I live in"))
+        read = (_read_oneself(f"{verb} {part}") for verb in ("I am", "I have", "I live in"))
         statement = next((one for one in read if one.status == "learn"), None)
         if statement is None:
             return []
@@ -95,18 +131,6 @@ def _starts_anew(part: str) -> bool:
 def _fits(statement: Statement, part: str) -> bool:
     """Whether the member itself is the value, not words that it shares."""
     return bool(statement.value) and statement.value.split()[-1].casefold() in part.casefold()
-
-
-def _read(clause: str) -> Statement:
-    """One clause about one thing."""
-    if person := somebody(bare_clause(clause)):
-        theirs = _read_oneself(person.clause)
-        if theirs.status == "learn" and theirs.subject == "name":
-            name = person.relation if is_name(person.relation) else f"{person.relation}'s name"
-            return replace(theirs, text=clause, subject=name)
-        if theirs.status == "learn":
-            return replace(theirs, text=clause, whose=person.whose, relation=person.relation)
-    return _read_oneself(clause)
 
 
 def _read_oneself(clause: str) -> Statement:
@@ -140,6 +164,8 @@ def _read_positive(statement: str, clause: str) -> Statement | None:
                 return found
     for pattern in rules().frames:
         if match := pattern.fullmatch(statement):
+            if statement.casefold().startswith(match["n"].casefold()) and not is_name(match["n"]):
+                continue  # "note: ..." names nothing
             return _named(match["n"], match["v"], clause)
     return None
 
@@ -159,6 +185,8 @@ def checked(kind: str, value: str, text: str) -> Statement:
     value = clean(value)
     if not value or _VAGUE.fullmatch(value):
         return _unclear(text, "no value is named", f"What exactly is your {kind}? For example: my {kind} is ...")
+    if kind not in FREE and _SUSPECT.search(value):
+        return _unclear(text, "more is said than one value", f"In a few words: what is your {kind}?")
     if len(value) > MAX_VALUE:
         return _unclear(text, "too long", f"That is long for one answer. In a few words: what is your {kind}?")
     if _NOT_SO.match(value) and kind != "motto":
@@ -183,7 +211,10 @@ def is_name(name: str) -> bool:
     known, words = rules(), normalise(name)
     if not words or "'s " in words and words not in known.plain_names:  # somebody else's
         return False
-    return bool(Lexicon.load().find(name)) or words in known.plain_names or words.split()[0] in known.fondness
+    if words.split()[-1] in ("thing", "one", "stuff", "thing to do", "part"):
+        return False
+    fond = len(words.split()) > 1 and words.split()[0] in known.fondness
+    return bool(Lexicon.load().find(name)) or words in known.plain_names or fond
 
 
 _LIKED = re.compile(
@@ -217,9 +248,17 @@ def clean(value: str) -> str:
     return unquoted(_without_tail(value.strip()).strip(" .,!"))
 
 
+_ADVERBS = re.compile(
+    r"^(i|do not|i do not|i cannot|i am|i have|i am not)(?: (?:really|actually|just|also|honestly|only|simply|absolutely"
+    r"|definitely|already|personally|currently|now|still|always|usually|normally|generally|mostly|often|totally|ever))+ ",
+    re.IGNORECASE,
+)
+
+
 def _with_and_without_tail(statement: str) -> list[str]:
     # "I prefer tea over coffee": what is behind the value may be needed by a rule, or be in its way.
-    return list(dict.fromkeys((statement, _without_tail(statement))))
+    forms = (statement, _without_tail(statement))
+    return list(dict.fromkeys((*forms, *(_ADVERBS.sub(r"\1 ", form) for form in forms))))
 
 
 def _without_tail(text: str) -> str:

@@ -28,6 +28,11 @@ _SLOPPY = [
     (r"\bi wanna\b", "I want to"),
     (r"\bfav(?:e|s|es|rite|ourit|orit)?\b", "favorite"),
     (r"\bdunno\b", "do not know"),
+    (r"\bgonna\b", "going to"),
+    (r"\b(?:luv|lov)\b", "love"),
+    (r"\bhav\b", "have"),
+    (r"(?<=\w) n (?=\w)", " and "),
+    (r"\bdnt\b", "do not"),
     (r"\bu\b(?=\s+(?:can|should|may|could)\b)", "you"),
 ]
 _SLOPPY_FORMS = [(re.compile(pattern, re.IGNORECASE), plain) for pattern, plain in _SLOPPY]

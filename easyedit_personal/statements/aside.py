@@ -14,6 +14,9 @@ from typing import Any, Literal
 from ..files import parse_yaml
 
 
+PAST = "it says what was, not what is"  # the section "past", whose "but now ..." may say more
+
+
 @dataclass(frozen=True, slots=True)
 class Aside:
     """One sort of sentence that is set aside.

@@ -25,7 +25,7 @@ _CLAUSE = re.compile(
     rf",?\s+(?:and|but|although|though|while|whereas|an|yet|so)\s+(?={_SUBJECT}\b)"
     rf"|,\s*(?={_SUBJECT}\b)"
     rf"|{_NOT_AFTER}\s+(?=(?:i (?:am|live|like|love|work|have|play|hate|do not|don't|drive|speak|study|was|moved|prefer)|im|i'm|ive|i've)\b)"
-    rf"|{_NOT_AFTER}(?<=\w\w\w)\s+(?=my (?:name|hobby|favorite|favourite|job|wife|husband) )"
+    rf"|{_NOT_AFTER}(?<=\w\w\w)\s+(?=my (?:name|hobby|(?:favorite|favourite) \w+|job|wife|husband) (?:is|are)\b)"
     r"|\s*,\s*(?=(?:what|how|which|who|where|why|(?:can|could|do|does|is|are|should|will) (?:i|you|there|it|that|this|the))\b)"
     r"|\s+n\s+(?=(?:i|im|i'm|my)\b)"
     r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",

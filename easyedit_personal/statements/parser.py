@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import cache
-
-from .aside import Aside, first_aside
+from .aside import PAST, Aside, first_aside
 from .clauses import clauses
 from .reading import read_clause
 from .records import Statement
 from .rules import rules
-from .vocabulary import respelled, vocabulary
+from .vocabulary import respelled
 from .wording import sentences, straight, written_out
 
 MAX_TEXT = 1000  # characters of one text
@@ -68,6 +66,8 @@ def _understood(sentence: str) -> list[Statement]:
                 parts[number : number + 2], found[number : number + 2] = [both], [again]
                 continue
         number += 1
+    if any(one.status == "learn" for one in found[-1]):  # "I used to ..., but now ...": only now counts
+        found = [clause for clause in found if clause[0].reason != PAST]
     return [one for clause in found for one in clause]
 
 
@@ -85,7 +85,7 @@ def _clause(clause: str) -> list[Statement]:
     full = written_out(clause)
     found = read_clause(full)
     if found[0].status != "learn" and not first_aside(clause, ("request", "moment", "chatter", "doubt", "past")):
-        mended = respelled(full, _known())
+        mended = respelled(full)
         if mended != full and (again := read_clause(mended))[0].status == "learn":
             found = again
     if all(one.subject in STYLES for one in found):
@@ -115,17 +115,3 @@ def _too_long(text: str) -> Statement:
     return Statement(
         text, "ask", reason="too long", question="That is a lot at once. Can you say it in one short sentence?"
     )
-
-
-@cache
-def _known() -> frozenset[str]:
-    """Words that the rules and the vocabulary know; what is nearly one of them may be a slip."""
-    words = {word for phrase in vocabulary().kinds for word in re.findall(r"[a-z]{4,}", phrase)}
-    return frozenset(words | set(ORDINARY.split()))
-
-
-ORDINARY = (
-    "allergic allergy intolerant favorite favourite colour color vegetarian live love like work hate prefer play drink"
-    " believe definitely absolutely really always usually never because breakfast hospital university school name born"
-    " moved years brother sister daughter restaurant"
-)

@@ -30,7 +30,7 @@ _SUSPECT = re.compile(
     r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
     r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need|want)\b"
     r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he|she|they|we|my|it)\b"
-    r"|[?]|\b(?:used to|these days|any ?more|nowadays)\b",
+    r"|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more|nowadays)\b",
     re.IGNORECASE,
 )
 FREE = frozenset("motto,answer style,goal,plan,best book,favorite book,favorite quote,biggest fear".split(","))
@@ -38,7 +38,7 @@ _VAGUE = re.compile(
     r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
     r"|nothing|one|you|him|her|us|me|both|them both|it all|all of them"
     r"|(?:that|this|the other|the same|another) (?:\w+ )?(?:stuff|thing|kind|one|sort|type|way)s?|something .*|some .* thing"
-    r"|the (?:\w+ )?one|(?:one|some|none|all|both) of .*|what .*|whatever .*|how .*|somebody.*|someone.*)",
+    r"|the (?:\w+ )?one|(?:one|some|none|all|both) of .*|what .*|whatever .*|how .*|somebody.*|someone.*|here|there|away|home|myself|everyone|everybody|all|a lot|lots)",
     re.IGNORECASE,
 )
 
@@ -63,10 +63,14 @@ def read_clause(clause: str) -> list[Statement]:
 def _read_theirs(person: Person, text: str) -> list[Statement]:
     """What is said about somebody else, or nothing where it is not understood."""
     found = []
-    for one in read_clause(person.clause):
+    read = read_clause(person.clause)
+    if not any(one.status == "learn" for one in read):
+        return []
+    for one in read:
         if one.status != "learn":
-            return []
-        if one.subject == "name":
+            question = f"What about your {person.relation}? Say it in one short sentence."
+            found.append(_unclear(text, "part of it is not understood", question))
+        elif one.subject == "name":
             name = person.relation if is_name(person.relation) else f"{person.relation}'s name"
             found.append(replace(one, text=text, subject=name))
         else:
@@ -175,9 +179,13 @@ def _filed(rule: Rule, value: str, clause: str) -> Statement | None:
     value = clean(value)
     kind = vocabulary().kind_of(value, () if rule.kinds == (ANY,) else rule.kinds) if rule.kinds else None
     kind = kind or rule.otherwise
-    if kind is None or (rule.unless and vocabulary().kind_of(value, rule.unless)):
+    if kind is None or (rule.unless and _names_any(value, rule.unless)):
         return None
     return checked(kind, value, clause)
+
+
+def _names_any(value: str, kinds: tuple[str, ...]) -> bool:
+    return any(vocabulary().kind_of(part, kinds) for part in (value, *value.split()))
 
 
 def checked(kind: str, value: str, text: str) -> Statement:
@@ -218,7 +226,7 @@ def is_name(name: str) -> bool:
 
 
 _LIKED = re.compile(
-    r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of|play|do) (?!not\b)(.+)",
+    r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of|am a (?:(?:big|huge) )?fan of|play|do) (?!not\b)(.+)",
     re.IGNORECASE,
 )
 
@@ -245,20 +253,24 @@ def bare_clause(clause: str) -> str:
 
 def clean(value: str) -> str:
     """A value without what only says when or how much, and without quotation marks around it."""
-    return unquoted(_without_tail(value.strip()).strip(" .,!"))
+    value = re.sub(r"[\s,]+(?:and|but|or)$", "", _without_tail(value.strip()).strip(" .,!"))
+    return unquoted(value)
 
 
 _ADVERBS = re.compile(
     r"^(i|do not|i do not|i cannot|i am|i have|i am not)(?: (?:really|actually|just|also|honestly|only|simply|absolutely"
-    r"|definitely|already|personally|currently|now|still|always|usually|normally|generally|mostly|often|totally|ever))+ ",
+    r"|definitely|already|personally|currently|now|still|always|usually|normally|generally|mostly|often|totally|ever|recently|finally|lately|proudly|happily|sadly|unfortunately|sometimes|regularly|especially|particularly))+ ",
     re.IGNORECASE,
 )
+
+_AMOUNTS = re.compile(r"\b(?:a lot|lots|loads|plenty|a bit|tons|a fair bit) of ", re.IGNORECASE)
 
 
 def _with_and_without_tail(statement: str) -> list[str]:
     # "I prefer tea over coffee": what is behind the value may be needed by a rule, or be in its way.
     forms = (statement, _without_tail(statement))
-    return list(dict.fromkeys((*forms, *(_ADVERBS.sub(r"\1 ", form) for form in forms))))
+    plain = [_AMOUNTS.sub("", _ADVERBS.sub(r"\1 ", form)) for form in forms]
+    return list(dict.fromkeys((*forms, *plain)))
 
 
 def _without_tail(text: str) -> str:

@@ -104,15 +104,16 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(kinds, frozenset(content["heads"]))
 
 
-def respelled(text: str, known: frozenset[str]) -> str:
-    """The text with each unknown word of five letters or more as the one known word that it nearly is.
+def respelled(text: str) -> str:
+    """The text with each slip of four letters or more as the known word that it nearly is.
 
-    Names (a capital) stay. A mistake is one or two letters, never the first.
+    Names (a capital) and ordinary words stay. A slip is one or two letters, never the first.
     """
+    known, ordinary = _known_words(), _ordinary_words()
 
     def mended(match: re.Match[str]) -> str:
         word = match[0]
-        if word in known or any(form in known for form in singulars(word)):
+        if word in ordinary or any(form in ordinary for form in singulars(word)):
             return word
         letters = sorted(word)
         swapped = [other for other in known if len(other) == len(word) and sorted(other) == letters]
@@ -120,3 +121,23 @@ def respelled(text: str, known: frozenset[str]) -> str:
         return next((other for other in near if other[0] == word[0]), word)
 
     return re.sub(r"\b(?<!')[a-z]{4,}\b", mended, text)
+
+
+@cache
+def _known_words() -> tuple[str, ...]:
+    """What a slip may be mended to: words of the vocabulary, and those that rules are made of."""
+    words = {word for phrase in vocabulary().kinds for word in re.findall(r"[a-z]{4,}", phrase)}
+    words |= {word + "s" for word in words}
+    return tuple(sorted(words | set(re.findall(r"[a-z]{4,}", _bundled("statements.yaml")))))
+
+
+@cache
+def _ordinary_words() -> frozenset[str]:
+    """Words that are no slips: all of the bundled texts, which are spelled with care."""
+    files = ("statements.yaml", "statements_words.yaml", "attributes.yaml", "preserve.yaml", "facts.yaml")
+    files += ("phrasings_a.yaml", "phrasings_b.yaml", "phrasings_c.yaml", "upqa_material.yaml", "distractors.json")
+    return frozenset(word for name in files for word in re.findall(r"[a-z]{4,}", _bundled(name)))
+
+
+def _bundled(name: str) -> str:
+    return resources.files("easyedit_personal").joinpath("data", "bundled", name).read_text(encoding="utf-8").casefold()

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from .aside import PAST, Aside, first_aside
 from .clauses import clauses
-from .reading import read_clause
+from .reading import UNCOVERED, bare_clause, read_clause
 from .records import Statement
 from .rules import rules
 from .vocabulary import respelled
@@ -23,7 +23,20 @@ MAX_STATEMENTS = 24
 STYLES = frozenset(
     "answer style,answer language,units,currency,time format,spelling,nickname,pronouns,name".split(",")
 )
+# What may last though no rule covers it, and is worth asking back: traits, habits, tastes, "my ... is ...".
+_LASTING = re.compile(
+    r"i (?:(?:really|just|also|always|usually|only|never|do not|cannot|often|still|mostly|absolutely|sometimes|have"
+    r"|ever|quite|simply) )*(?:(?:left|am not|am (?:now |still )*(?:an?|the|no|one of|allergic|fond|into|afraid|scared|from)"
+    r"|love|like|enjoy|prefer|hate|dislike|adore|detest|loathe|live|work|study|eat|drink|play|drive|ride|wear|use|speak"
+    r"|own|rent|share|teach|coach|collect|celebrate|avoid|believe in|smoke|sing|dance|cook|bake|write|paint|read|watch"
+    r"|listen|travel|commute|fast|pray|bank|vote|support|volunteer|suffer|used to|grew up|was born|switched|moved|stopped"
+    r"|quit|gave up|given up|stand|bear|be called|run an?|run my|have (?:an?|two|three|four|no|\d+))\b"
+    r"|cannot (?:stand|bear|eat|drink)).+|(?:love|hate|dislike|do not (?:like|eat|drink)|cannot stand|never) .+"
+    r"|my (?:\w+ ){1,4}(?:is|are)\b.+|(?:she|he|my (?:wife|husband|son|daughter|partner|mother|father|sister|brother)).+",
+    re.IGNORECASE,
+)
 _POLITE = re.compile(r"(?:please |hey |so |and )*(?:can|could|would|will) you (?:please |always |just )*(.+?)\??", re.IGNORECASE)
+PASSING = "it does not say what lasts"
 _ABOUT_ONESELF = re.compile(r"\b(?:i|my|me|mine|he|she|his|her)\b", re.IGNORECASE)
 
 
@@ -68,7 +81,14 @@ def _understood(sentence: str) -> list[Statement]:
         number += 1
     if any(one.status == "learn" for one in found[-1]):  # "I used to ..., but now ...": only now counts
         found = [clause for clause in found if clause[0].reason != PAST]
+    if any(one.status == "learn" for clause in found for one in clause):
+        found = [[_asked(one) if one.reason == PASSING else one for one in clause] for clause in found]
     return [one for clause in found for one in clause]
+
+
+def _asked(statement: Statement) -> Statement:
+    """Beside something that is learned, what no rule covers is asked back rather than lost."""
+    return replace(statement, status="ask", question=f'And "{statement.text}"? Say it in one short sentence.')
 
 
 def _learned(found: list[Statement]) -> bool:
@@ -94,8 +114,11 @@ def _clause(clause: str) -> list[Statement]:
         return [_set_aside(clause, aside)]
     if found[0].status == "ask":
         aside = first_aside(clause, ("chatter",))
-        if aside or (found[0].value is None and not _ABOUT_ONESELF.search(full)):
-            return [_set_aside(clause, aside) if aside else Statement(clause, "nothing", reason="not about its author")]
+        if aside:
+            return [_set_aside(clause, aside)]
+        if found[0].reason == UNCOVERED and found[0].value is None and not _LASTING.match(bare_clause(full)):
+            why = PASSING if _ABOUT_ONESELF.search(full) else "it is not about its author"
+            return [Statement(clause, "nothing", reason=why)]
     return [replace(_finished(one), text=clause) for one in found]
 
 

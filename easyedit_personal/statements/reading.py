@@ -33,6 +33,8 @@ _SUSPECT = re.compile(
     r"|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more|nowadays)\b",
     re.IGNORECASE,
 )
+_FUNCTION = re.compile(r"\b(?:in|on|at|the|wrong|not|very|is|are|a|an|with|about|so|too)\b|^(?-i:[a-z]+ed)\b", re.IGNORECASE)
+NAMES = frozenset({"name", "nickname"})
 FREE = frozenset("motto,answer style,goal,plan,best book,favorite book,favorite quote,biggest fear".split(","))
 _VAGUE = re.compile(
     r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
@@ -148,7 +150,7 @@ def _read_oneself(clause: str) -> Statement:
             full = subject + statement
             if found := _read_negative(full, clause) or _read_positive(full, clause):
                 return found
-    return _unclear(clause, "no rule covers it")
+    return _unclear(clause, UNCOVERED)
 
 
 def _read_negative(statement: str, clause: str) -> Statement | None:
@@ -195,6 +197,8 @@ def checked(kind: str, value: str, text: str) -> Statement:
         return _unclear(text, "no value is named", f"What exactly is your {kind}? For example: my {kind} is ...")
     if kind not in FREE and _SUSPECT.search(value):
         return _unclear(text, "more is said than one value", f"In a few words: what is your {kind}?")
+    if kind in NAMES and (len(value.split()) > 4 or _FUNCTION.search(value)):
+        return _unclear(text, "that is no name", f"What is your {kind}, in one or two words?")
     if len(value) > MAX_VALUE:
         return _unclear(text, "too long", f"That is long for one answer. In a few words: what is your {kind}?")
     if _NOT_SO.match(value) and kind != "motto":
@@ -229,6 +233,9 @@ _LIKED = re.compile(
     r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of|am a (?:(?:big|huge) )?fan of|play|do) (?!not\b)(.+)",
     re.IGNORECASE,
 )
+
+
+UNCOVERED = "no rule covers it"
 
 
 def _unclear(text: str, reason: str, question: str | None = None) -> Statement:

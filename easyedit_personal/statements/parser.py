@@ -53,8 +53,8 @@ def understand(text: str) -> list[Statement]:
         return [_too_long(text[:MAX_TEXT])]
     found: list[Statement] = []
     supposed: Aside | None = None
-    for sentence in sentences(straight(text)):
-        aside = supposed or first_aside(sentence, ("irony", "quoted", "supposed"))
+    for sentence in sentences(text):
+        aside = supposed or first_aside(straight(sentence), ("irony", "quoted", "supposed"))
         if aside and aside.rest:
             supposed = aside
         found += [_set_aside(sentence, aside)] if aside else _understood(sentence)
@@ -68,7 +68,7 @@ def _understood(sentence: str) -> list[Statement]:
     """The statements of one sentence that nobody else said."""
     if len(sentence) > MAX_SENTENCE:
         return [_too_long(sentence)]
-    parts = clauses(sentence)
+    parts = clauses(straight(sentence))
     found = [_clause(part) for part in parts]
     number = 0
     while number < len(found) - 1:
@@ -83,6 +83,8 @@ def _understood(sentence: str) -> list[Statement]:
         found = [clause for clause in found if clause[0].reason != PAST]
     if any(one.status == "learn" for clause in found for one in clause):
         found = [[_asked(one) if one.reason == PASSING else one for one in clause] for clause in found]
+    if len(parts) == 1:
+        return [replace(one, text=sentence) for one in found[0]]
     return [one for clause in found for one in clause]
 
 

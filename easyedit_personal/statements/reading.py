@@ -27,7 +27,7 @@ _NOT_SO = re.compile(r"(?:not|no longer|never|n't|neither)\b", re.IGNORECASE)
 # Words of a second sentence, or of none: no value of a kind, but something that a rule has swallowed.
 _SUSPECT = re.compile(
     r"^(?:no|any|to be|so|always|cannot|could|would|should|never|if|when|because|been|had|have|has|is|are|was|than|as)\b"
-    r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
+    r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|no|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
     r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need|want)\b"
     r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he|she|they|we|my|it)\b"
     r"|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more|nowadays)\b",
@@ -39,7 +39,7 @@ FREE = frozenset("motto,answer style,goal,plan,best book,favorite book,favorite 
 _VAGUE = re.compile(
     r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
     r"|nothing|one|you|him|her|us|me|both|them both|it all|all of them"
-    r"|(?:that|this|the other|the same|another) (?:\w+ )?(?:stuff|thing|kind|one|sort|type|way)s?|something .*|some .* thing"
+    r"|(?:that|this|the other|the same|another) (?:\w+ )?(?:stuff|thing|kind|one|sort|type|way)s?|(?:something|anything|everything|nothing)\b.*|some .* thing"
     r"|the (?:\w+ )?one|(?:one|some|none|all|both) of .*|what .*|whatever .*|how .*|somebody.*|someone.*|here|there|away|home|myself|everyone|everybody|all|a lot|lots)",
     re.IGNORECASE,
 )

@@ -13,7 +13,7 @@ from typing import Any
 from ..files import parse_yaml
 
 _DETERMINERS = re.compile(
-    r"^(?:an?|the|my|some|any|all|good|nice|really|proper|real|two|three|four|five|six|\d+|both)\s+", re.IGNORECASE
+    r"^(?:(?:an? )?(?:cold |hot |nice |good )?(?:glass|cup|pint|slice|bowl|bit|lot|bottle|piece|mug)s? of|an?|the|my|some|any|all|good|nice|really|proper|real|two|three|four|five|six|\d+|both)\s+", re.IGNORECASE
 )
 MODIFIERS = 3  # words in front of a head
 
@@ -52,7 +52,7 @@ class Vocabulary:
 
 
 _FUNCTION_WORDS = re.compile(
-    r"\b(?:and|or|of|in|on|at|for|with|to|from|by|that|which|who|is|are|am|was|i|my|not|than|but|the|it|so|as)\b",
+    r"\b(?:and|or|of|in|on|at|for|with|to|from|by|that|which|who|is|are|am|was|i|my|not|than|but|the|it|so|as|especially|like|such|including|particularly|no)\b|,",
     re.IGNORECASE,
 )
 

@@ -37,7 +37,7 @@ _SLOPPY = [
 ]
 _SLOPPY_FORMS = [(re.compile(pattern, re.IGNORECASE), plain) for pattern, plain in _SLOPPY]
 _SHORT_NOT = re.compile(
-    r"(?P<before>^|\b(?:i|we|you|he|she|they|it|and|but|or|also|just|really|please|my [\w' -]{1,30}?)\s+)"
+    r"(?P<before>^|\b(?:i|we|you|he|she|they|it|and|but|or|also|just|really|please|my(?: (?!is\b|are\b|was\b)[\w'-]+){1,4}?)\s+)"
     r"(?P<verb>do|does|did|ca|could|would|should|wo|is|are|was|were|have|has|had)n'?t\b",
     re.IGNORECASE,
 )

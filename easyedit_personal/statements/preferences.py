@@ -12,7 +12,8 @@ from ..clustering.expand import expand
 from ..clustering.lexicon import Lexicon, normalise
 from ..clustering.questions import ask
 from ..types import Preference
-from .parser import PASSING, STYLES, understand
+from .aside import asides
+from .parser import STYLES, understand
 from .reading import MAX_VALUE, is_name
 from .records import USER, Statement
 from .rules import rules
@@ -67,8 +68,9 @@ def worth_saying(found: list[Statement], text: str) -> list[Statement]:
 
 
 def is_open(statement: Statement) -> bool:
-    """Whether the rules leave it to somebody who understands more: no rule covers it, and nothing speaks against it."""
-    return statement.status == "ask" or statement.reason == PASSING
+    """Whether it is worth asking a language model: no rule covers it, and it is no question, request or quotation."""
+    closed = {aside.why for aside in asides() if aside.name in ("quoted", "supposed", "question", "request")}
+    return statement.status != "learn" and statement.reason not in closed
 
 
 def as_preference(statement: Statement, user: str | None = None) -> Preference | Unclear:

@@ -28,7 +28,7 @@ _CLAUSE = re.compile(
     rf"|{_NOT_AFTER}(?<=\w\w\w)\s+(?=my (?:name|hobby|(?:favorite|favourite) \w+|job|wife|husband) (?:is|are)\b)"
     r"|\s*,\s*(?=(?:what|how|which|who|where|why|(?:can|could|do|does|is|are|should|will) (?:i|you|there|it|that|this|the))\b)"
     r"|\s+n\s+(?=(?:i|im|i'm|my)\b)"
-    r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",
+    r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!ve\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",
     re.IGNORECASE,
 )
 _OWN_SUBJECT = re.compile(r"\b(?:i|im|i'm|ive|my|we|our|[a-z]+ing)\b", re.IGNORECASE)

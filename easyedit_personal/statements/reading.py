@@ -26,7 +26,7 @@ LISTED = frozenset(
 _NOT_SO = re.compile(r"(?:not|no longer|never|n't|neither)\b", re.IGNORECASE)
 # Words of a second sentence, or of none: no value of a kind, but something that a rule has swallowed.
 _SUSPECT = re.compile(
-    r"^(?:no|any|to be|so|always|cannot|could|would|should|never|if|when|because|been|had|have|has|is|are|was|than|as)\b"
+    r"^(?:no|any|to be|living|working|based|born|raised|so|always|cannot|could|would|should|never|if|when|because|been|had|have|has|is|are|was|than|as)\b"
     r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|no|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
     r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need|want)\b"
     r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he|she|they|we|my|it)\b"
@@ -98,12 +98,13 @@ def _read_members(parts: list[str], clause: str) -> list[Statement]:
         return []
     found, last = [first], before
     for part in parts[1:]:
-        for full in completions(part, last):
-            statement = _read_oneself(full)
-            if statement.status == "learn" and (_starts_anew(part) or _fits(statement, part)):
-                found.append(replace(statement, text=clause))
-                last = full
-                break
+        meant = [(_read_oneself(full), full) for full in completions(part, last)]
+        meant = [(one, full) for one, full in meant if one.status == "learn" and (_starts_anew(part) or _fits(one, part))]
+        if meant:
+            # More of the same first: kiwis are another allergy, not a nationality.
+            same = found[-1].subject if found[-1].subject in LISTED and not _starts_anew(part) else None
+            statement, last = next((pair for pair in meant if pair[0].subject == same), meant[0])
+            found.append(replace(statement, text=clause))
         else:
             if first.subject not in LISTED or len(part.split()) > 4:
                 return []
@@ -136,7 +137,7 @@ def _starts_anew(part: str) -> bool:
 
 def _fits(statement: Statement, part: str) -> bool:
     """Whether the member itself is the value, not words that it shares."""
-    return bool(statement.value) and statement.value.split()[-1].casefold() in part.casefold()
+    return bool(statement.value) and statement.value.casefold() in part.casefold()
 
 
 def _read_oneself(clause: str) -> Statement:

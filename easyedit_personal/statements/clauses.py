@@ -71,7 +71,7 @@ def completions(member: str, before: str) -> list[str]:
     """
     if re.match(r"i\b", member, re.IGNORECASE):
         return [member]
-    found = [member] if _SUBJECT_FIRST.match(member) else []
+    found = [member] if _SUBJECT_FIRST.match(member) or member.casefold().startswith("no ") else []
     if denied := re.fullmatch(r"not (.+)", member):
         found.append(f"I do not like {denied[1]}")
     if starts_with_verb(member):

@@ -30,7 +30,7 @@ _SUSPECT = re.compile(
     r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|no|is|am|was|do|does|did|have|has|had|will|would|cannot|never|not)\b"
     r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need|want)\b"
     r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he|she|they|we|my|it)\b"
-    r"|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more|nowadays)\b",
+    r"|\s(?:it|them)$|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more|nowadays)\b",
     re.IGNORECASE,
 )
 _FUNCTION = re.compile(r"\b(?:in|on|at|the|wrong|not|very|is|are|a|an|with|about|so|too)\b|^(?-i:[a-z]+ed)\b", re.IGNORECASE)
@@ -54,12 +54,22 @@ def read_clause(clause: str) -> list[Statement]:
         return theirs
     whole = _read_oneself(clause)
     parts = members(_without_tail(bare_clause(clause)))
-    if len(parts) < 2 or _is_one_thing(whole, parts[1]):
+    if len(parts) < 2 or (_is_one_thing(whole, parts[1]) and not _lost(parts, whole)):
         return [whole]
     listed = _read_members(parts, clause)
-    if listed and whole.status == "learn" and any(one.status == "ask" for one in listed):
-        return [whole]
-    return listed or _read_telegram(parts, clause) or [whole]
+    if not listed or (whole.status == "learn" and any(one.status == "ask" for one in listed)):
+        return _read_telegram(parts, clause) or [whole, *_lost(parts, whole)]
+    return listed
+
+
+def _lost(parts: list[str], whole: Statement) -> list[Statement]:
+    """Members that the value of the whole does not hold: asked back, not swallowed ("Windows at work and Linux at home")."""
+    if whole.status != "learn":
+        return []
+    value = set((whole.value or "").casefold().split())
+    lost = [part for part in parts[1:] if not value & set(part.casefold().split())]
+    question = 'And "{}"? Say it in one short sentence.'
+    return [_unclear(part, "part of it is not understood", question.format(part)) for part in lost]
 
 
 def _read_theirs(person: Person, text: str) -> list[Statement]:
@@ -132,7 +142,7 @@ def _read_telegram(parts: list[str], clause: str) -> list[Statement]:
 
 
 def _starts_anew(part: str) -> bool:
-    return bool(re.match(r"(?:i|my)\b", part, re.IGNORECASE)) or starts_with_verb(part)
+    return bool(re.match(r"(?:i|my|no)\b", part, re.IGNORECASE)) or starts_with_verb(part)
 
 
 def _fits(statement: Statement, part: str) -> bool:
@@ -182,7 +192,8 @@ def _filed(rule: Rule, value: str, clause: str) -> Statement | None:
     value = clean(value)
     kind = vocabulary().kind_of(value, () if rule.kinds == (ANY,) else rule.kinds) if rule.kinds else None
     kind = kind or rule.otherwise
-    if kind is None or (rule.unless and _names_any(value, rule.unless)):
+    own = bool(rule.kinds) and value.casefold().startswith("my ")  # "I love my dog" is no favorite animal
+    if kind is None or own or (rule.unless and _names_any(value, rule.unless)):
         return None
     return checked(kind, value, clause)
 

@@ -1,6 +1,6 @@
 """How well are everyday statements understood?
 
-``python -m benchmarks.statements [--part tune|test|fresh] [--errors] [--json FILE]`` asks ``understand`` about sentences
+``python -m benchmarks.statements [--part tune|test|fresh_1|fresh_2] [--errors] [--json FILE]`` asks ``understand`` about sentences
 and prints, per category:
 
 - right: exactly what was said, with kind, value, polarity and whose it is (for "ask" and "nothing": that);
@@ -65,10 +65,10 @@ class Case:
 def cases(part: str) -> list[Case]:
     """The sentences of "tune", "test" or "fresh"."""
     bundled = resources.files("easyedit_personal").joinpath("data", "bundled", "statements_eval.yaml")
-    file = Path(__file__).with_name("statements_fresh.yaml") if part == "fresh" else bundled
+    file = Path(__file__).with_name(f"statements_{part}.yaml") if part.startswith("fresh") else bundled
     content: dict[str, list[Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
     found = [Case(row[0], name, tuple(map(tuple, row[1:]))) for name, rows in content.items() for row in rows]
-    return [case for case in found if part in ("fresh", case.half)]
+    return [case for case in found if part in (case.half, file.stem.removeprefix("statements_"))]
 
 
 def outcome(case: Case, found: Sequence[Statement]) -> str:
@@ -173,7 +173,7 @@ def judged(part: str, reader: Callable[[str], Sequence[Statement]] = understand)
 def main() -> None:
     """Print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description="How well are everyday statements understood?")
-    parser.add_argument("--part", choices=("tune", "test", "fresh"), default="tune")
+    parser.add_argument("--part", choices=("tune", "test", "fresh_1", "fresh_2"), default="tune")
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

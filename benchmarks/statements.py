@@ -1,7 +1,7 @@
 """How well are everyday statements understood?
 
-``python -m benchmarks.statements [--part tune|test|fresh_1|fresh_2] [--errors] [--json FILE]`` asks ``understand`` about sentences
-and prints, per category:
+``python -m benchmarks.statements [--part tune|test|fresh_1|fresh_2] [--errors] [--json FILE]`` asks ``understand``
+about sentences and prints, per category:
 
 - right: exactly what was said, with kind, value, polarity and whose it is (for "ask" and "nothing": that);
 - asked: a question back where the sentence was clear;
@@ -9,7 +9,8 @@ and prints, per category:
 - wrong in silence: something is learned that was not said, or a part is lost beside what is learned.
 
 Shares have Wilson intervals of 95 %. Rules are tuned on the tune half of ``statements_eval.yaml``, the only part whose
-errors ``--errors`` prints; ``statements_fresh.yaml`` beside this file was written when they were finished.
+errors ``--errors`` prints. The fresh parts beside this file were written after the rules, and asked once before
+anything was learned from them.
 """
 
 from __future__ import annotations

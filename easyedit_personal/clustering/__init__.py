@@ -19,7 +19,7 @@ _HOMES = {
     "TfidfEmbedder": "embed",
     "make_embedder": "embed",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604 - names are resolved by __getattr__
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from ..files import parse_yaml
 
-
 PAST = "it says what was, not what is"  # the section "past", whose "but now ..." may say more
 
 

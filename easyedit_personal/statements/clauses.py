@@ -14,19 +14,25 @@ _VERBS = (
     "|weigh|earn|take|keep|make|raise|used to|avoid|want|would|suffer|got|will|still|now|always|usually|also|mostly"
     "|just|really|sometimes"
 )
-_SUBJECT = r"(?:(?:now )?i|im|ive|my|call me|please|answer|reply|keep|use|no (?:dog|cat|pets|kids)|do not|never|she|he|they|her|his)"
+_SUBJECT = (
+    r"(?:(?:now )?i|im|ive|my|call me|please|answer|reply|keep|use|no (?:dog|cat|pets|kids)|do not|never"
+    r"|she|he|they|her|his)"
+)
 # Not after words that make the next "I" part of what was said before: "the food that I like".
 _NOT_AFTER = (
     r"(?<!\bthat)(?<!\bwhen)(?<!\bif)(?<!\bbecause)(?<!\bwhat)(?<!\bwhere)(?<!\bthan)(?<!\bas)(?<!\bwhich)(?<!\bwho)"
     r"(?<!\bhow)(?<!\bwhy)(?<!\bthink)(?<!\bguess)(?<!\bsay)(?<!\bwish)(?<!\bhope)(?<!\bknow)(?<!\bwhile)(?<!\bbefore)"
+    r""
     r"(?<!\bafter)(?<!\bsince)(?<!\bwhenever)(?<!\buntil)(?<!\bnow)(?<!\bthe .{1,20}\b)"
 ).replace(r"(?<!\bthe .{1,20}\b)", "")
 _CLAUSE = re.compile(
     rf",?\s+(?:and|but|although|though|while|whereas|an|yet|so)\s+(?={_SUBJECT}\b)"
     rf"|,\s*(?={_SUBJECT}\b)"
-    rf"|(?P<run>{_NOT_AFTER}\s+(?=(?:i (?:am|live|like|love|work|have|play|hate|do not|don't|drive|speak|study|was|moved|prefer)|im|i'm|ive|i've)\b))"
+    rf"|(?P<run>{_NOT_AFTER}\s+(?=(?:i (?:am|live|like|love|work|have|play|hate|do not|don't|drive|speak|study"
+    rf"|was|moved|prefer)|im|i'm|ive|i've)\b))"
     rf"|{_NOT_AFTER}(?<=\w\w\w)\s+(?=my (?:name|hobby|(?:favorite|favourite) \w+|job|wife|husband) (?:is|are)\b)"
-    r"|\s*,\s*(?=(?:what|how|which|who|where|why|(?:can|could|do|does|is|are|should|will) (?:i|you|there|it|that|this|the))\b)"
+    r"|\s*,\s*(?=(?:what|how|which|who|where|why|(?:can|could|do|does|is|are|should|will) (?:i|you|there|it"
+    r"|that|this|the))\b)"
     r"|\s+n\s+(?=(?:i|im|i'm|my)\b)"
     r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!ve\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",
     re.IGNORECASE,

@@ -23,8 +23,9 @@ INSTRUCTIONS = (
     'answer {"subject": NAME, "target": VALUE}: NAME says in one to four lower-case words what kind of thing it is '
     '("hobby", "plane seat", "favorite food") so that "What is my NAME?" asks for it, and VALUE is the short answer, '
     'in the user\'s own words where they fit ("I love flying hawks" is {"subject": "hobby", "target": "falconry"}). '
-    'Add "polarity": "-" if the user does not like, avoids or does not have it ("I hate olives" is {"subject": "favorite '
-    'food", "target": "olives", "polarity": "-"}), and "whose": NAME if it is about somebody else ("wife", "Mia"). '
+    'Add "polarity": "-" if the user does not like, avoids or does not have it ("I hate olives" is '
+    '{"subject": "favorite food", "target": "olives", "polarity": "-"}), and "whose": NAME if it is about somebody '
+    'else ("wife", "Mia"). '
     "If it is a question, quotes somebody, is not meant seriously, or leaves you in doubt about the kind, "
     'answer {"ask": QUESTION}: one short question to the user that settles it. One JSON object, nothing else.'
 )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+
 from .aside import PAST, Aside, first_aside
 from .clauses import clauses
-from .reading import UNCOVERED, bare_clause, read_clause
+from .listing import read_clause
+from .reading import UNCOVERED, bare_clause
 from .records import Statement
 from .rules import rules
 from .vocabulary import respelled
@@ -20,22 +22,27 @@ MAX_SENTENCE = 400  # the patterns backtrack, and a service reads strangers' wor
 MAX_STATEMENTS = 24
 
 # Kinds that are said as commands ("keep it short"); other commands state nothing.
-STYLES = frozenset(
-    "answer style,answer language,units,currency,time format,spelling,nickname,pronouns,name".split(",")
-)
+STYLES = frozenset("answer style,answer language,units,currency,time format,spelling,nickname,pronouns,name".split(","))
 # What may last though no rule covers it, and is worth asking back: traits, habits, tastes, "my ... is ...".
 _LASTING = re.compile(
     r"i (?:(?:really|just|also|always|usually|only|never|do not|cannot|often|still|mostly|absolutely|sometimes|have"
-    r"|ever|quite|simply) )*(?:(?:left|am not|am (?:now |still )*(?:an?|the|no|one of|allergic|fond|into|afraid|scared|from)"
-    r"|love|like|enjoy|prefer|hate|dislike|adore|detest|loathe|live|work|study|eat|drink|play|drive|ride|wear|use|speak"
-    r"|own|rent|share|teach|coach|collect|celebrate|avoid|believe in|smoke|sing|dance|cook|bake|write|paint|read|watch"
-    r"|listen|travel|commute|fast|pray|bank|vote|support|volunteer|suffer|used to|grew up|was born|switched|moved|stopped"
+    r"|ever|quite|simply) )*(?:(?:left|am not|am (?:now |still )*(?:an?|the|no|one of|allergic|fond|into|afraid"
+    r"|scared|from)"
+    r"|love|like|enjoy|prefer|hate|dislike|adore|detest|loathe|live|work|study|eat|drink|play|drive|ride|wear"
+    r"|use|speak"
+    r"|own|rent|share|teach|coach|collect|celebrate|avoid|believe in|smoke|sing|dance|cook|bake|write|paint"
+    r"|read|watch"
+    r"|listen|travel|commute|fast|pray|bank|vote|support|volunteer|suffer|used to|grew up|was born|switched"
+    r"|moved|stopped"
     r"|quit|gave up|given up|stand|bear|be called|run an?|run my|have (?:an?|two|three|four|no|\d+))\b"
     r"|cannot (?:stand|bear|eat|drink)).+|(?:love|hate|dislike|do not (?:like|eat|drink)|cannot stand|never) .+"
-    r"|my (?:\w+ ){1,4}(?:is|are)\b.+|(?:she|he|my (?:wife|husband|son|daughter|partner|mother|father|sister|brother)).+",
+    r"|my (?:\w+ ){1,4}(?:is|are)\b.+|(?:she|he|my (?:wife|husband|son|daughter|partner|mother|father|sister"
+    r"|brother)).+",
     re.IGNORECASE,
 )
-_POLITE = re.compile(r"(?:please |hey |so |and )*(?:can|could|would|will) you (?:please |always |just )*(.+?)\??", re.IGNORECASE)
+_POLITE = re.compile(
+    r"(?:please |hey |so |and )*(?:can|could|would|will) you (?:please |always |just )*(.+?)\??", re.IGNORECASE
+)
 PASSING = "it does not say what lasts"
 _ABOUT_ONESELF = re.compile(r"\b(?:i|my|me|mine|he|she|his|her)\b", re.IGNORECASE)
 

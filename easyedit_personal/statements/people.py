@@ -15,7 +15,10 @@ RELATIONS = (
     "|roommate|housemate|neighbou?rs?|landlord|landlady|teacher|tutor|coach|godson|goddaughter|godmother|godfather"
     "|dog|cat|puppy|kitten|horse|parrot|hamster|rabbit|bf|gf|hubby|bestie|family"
 )
-_ADJECTIVES = r"(?:(?:older|younger|little|big|elder|eldest|youngest|oldest|late|teenage|baby|twin|old|dear|good|new|ex|late|adult|grown-up|lovely|middle|other|half)\s+){0,2}"
+_ADJECTIVES = (
+    r"(?:(?:older|younger|little|big|elder|eldest|youngest|oldest|late|teenage|baby|twin|old|dear|good|new|ex|adult"
+    r"|grown-up|lovely|middle|other|half)\s+){0,2}"
+)
 _PERSON = re.compile(
     rf"my (?P<relation>{_ADJECTIVES}(?:{RELATIONS}))"
     r"(?P<name>,? (?:(?:named|called) )?(?-i:[A-Z])[\w-]+,?)?"

@@ -14,7 +14,7 @@ from ..clustering.questions import ask
 from ..types import Preference
 from .aside import asides
 from .parser import STYLES, understand
-from .reading import MAX_VALUE, is_name
+from .reading import MAX_VALUE
 from .records import USER, Statement
 from .rules import rules
 
@@ -116,7 +116,9 @@ def _somebody(statement: Statement, user: str | None) -> Unclear:
     who = relation if statement.whose == relation else f"{relation} {statement.whose}".strip()
     if statement.polarity == "-":
         what = f"{statement.subject}: {value}"
-        return Unclear(statement.text, f"I understood what does not hold for your {who} ({what}); I cannot keep that yet.")
+        return Unclear(
+            statement.text, f"I understood what does not hold for your {who} ({what}); I cannot keep that yet."
+        )
     suggestion = preference_of(f"{who}'s {statement.subject}", value, user=user, text=statement.text)
     question = f'That is about your {who}. Shall I answer "{suggestion.question}" with "{value}" from now on?'
     return Unclear(statement.text, question, None, suggestion)
@@ -126,5 +128,8 @@ def _opposite(subject: str, value: str, user: str | None, text: str) -> Preferen
     """What the user does not like, where a question asks for it."""
     question = next((row["question"] for row in rules().opposites.values() if row["subject"] == subject), None)
     if question is None:
-        return Unclear(text, f"I understood what does not hold ({subject}: {value}); I cannot keep that yet. What holds?")
-    return Preference(subject, question, value, user, text, (tuple(ask(subject)),))
+        return Unclear(
+            text, f"I understood what does not hold ({subject}: {value}); I cannot keep that yet. What holds?"
+        )
+    plain = ask(subject)
+    return Preference(subject, question, value, user, text, ((plain.subject, plain.question),))

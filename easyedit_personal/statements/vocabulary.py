@@ -13,7 +13,9 @@ from typing import Any
 from ..files import parse_yaml
 
 _DETERMINERS = re.compile(
-    r"^(?:(?:an? )?(?:cold |hot |nice |good )?(?:glass|cup|pint|slice|bowl|bit|lot|bottle|piece|mug)s? of|an?|the|my|some|any|all|good|nice|really|proper|real|two|three|four|five|six|\d+|both)\s+", re.IGNORECASE
+    r"^(?:(?:an? )?(?:cold |hot |nice |good )?(?:glass|cup|pint|slice|bowl|bit|lot|bottle|piece|mug)s? of|an?"
+    r"|the|my|some|any|all|good|nice|really|proper|real|two|three|four|five|six|\d+|both)\s+",
+    re.IGNORECASE,
 )
 MODIFIERS = 3  # words in front of a head
 
@@ -52,7 +54,8 @@ class Vocabulary:
 
 
 _FUNCTION_WORDS = re.compile(
-    r"\b(?:and|or|of|in|on|at|for|with|to|from|by|that|which|who|is|are|am|was|i|my|not|than|but|the|it|so|as|especially|like|such|including|particularly|no)\b|,",
+    r"\b(?:and|or|of|in|on|at|for|with|to|from|by|that|which|who|is|are|am|was|i|my|not|than|but|the|it|so|as"
+    r"|especially|like|such|including|particularly|no)\b|,",
     re.IGNORECASE,
 )
 
@@ -134,8 +137,10 @@ def _known_words() -> tuple[str, ...]:
 @cache
 def _ordinary_words() -> frozenset[str]:
     """Words that are no slips: all of the bundled texts, which are spelled with care."""
-    files = ("statements.yaml", "statements_words.yaml", "attributes.yaml", "preserve.yaml", "facts.yaml")
-    files += ("phrasings_a.yaml", "phrasings_b.yaml", "phrasings_c.yaml", "upqa_material.yaml", "distractors.json")
+    files = (
+        *("statements.yaml", "statements_words.yaml", "attributes.yaml", "preserve.yaml", "facts.yaml"),
+        *("phrasings_a.yaml", "phrasings_b.yaml", "phrasings_c.yaml", "upqa_material.yaml", "distractors.json"),
+    )
     return frozenset(word for name in files for word in re.findall(r"[a-z]{4,}", _bundled(name)))
 
 

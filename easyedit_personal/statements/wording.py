@@ -13,7 +13,8 @@ _ABBREVIATIONS = re.compile(r"\b(?:dr|mr|mrs|ms|st|prof|vs|etc|no|approx|e\.g|i\
 
 _BE = {"m": "am", "ve": "have", "d": "would", "ll": "will", "re": "are"}
 _NOT = (
-    r"(do|does|did|can|could|would|should|wo|is|are|was|were|have|has|had)(?:n'?t)|(ai)n'?t|(cannot)|(can) not|(never)"
+    r"(do|does|did|can|could|would|should|wo|is|are|was|were|have|has|had)(?:n'?t)|(ai)n'?t|(cannot)|(can) not"
+    r"|(never)"
 )
 _SLOPPY = [
     (r"\bi ?'?m\b(?!\.)", "I am"),
@@ -37,7 +38,8 @@ _SLOPPY = [
 ]
 _SLOPPY_FORMS = [(re.compile(pattern, re.IGNORECASE), plain) for pattern, plain in _SLOPPY]
 _SHORT_NOT = re.compile(
-    r"(?P<before>^|\b(?:i|we|you|he|she|they|it|and|but|or|also|just|really|please|my(?: (?!is\b|are\b|was\b)[\w'-]+){1,4}?)\s+)"
+    r"(?P<before>^|\b(?:i|we|you|he|she|they|it|and|but|or|also|just|really|please|my(?: (?!is\b|are\b"
+    r"|was\b)[\w'-]+){1,4}?)\s+)"
     r"(?P<verb>do|does|did|ca|could|would|should|wo|is|are|was|were|have|has|had)n'?t\b",
     re.IGNORECASE,
 )
@@ -59,7 +61,7 @@ def sentences(text: str) -> list[str]:
         piece = text[start : match.start()].strip()
         if _ABBREVIATIONS.search(piece):
             continue
-        found.append(text[start : match.end()].strip() if match[0].strip() in ("\"", "'", ")") else piece)
+        found.append(text[start : match.end()].strip() if match[0].strip() in ('"', "'", ")") else piece)
         start = match.end()
     found.append(text[start:].strip())
     return [piece for piece in found if piece.strip(" .,;!?")]

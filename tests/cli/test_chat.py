@@ -138,7 +138,10 @@ def test_a_statement_about_oneself_is_remembered_only_if_its_author_says_so(desk
 
 @pytest.mark.parametrize(
     ("line", "offer"),
-    [("I hate olives", "disliked food: olives"), ("my sister Ida plays chess", "sister Ida's favorite board game: chess")],
+    [
+        ("I hate olives", "disliked food: olives"),
+        ("my sister Ida plays chess", "sister Ida's favorite board game: chess"),
+    ],
 )
 def test_dislikes_and_other_peoples_facts_are_offered_as_what_they_are(desk, line, offer):
     with room(desk, line, "n") as made:
@@ -158,7 +161,15 @@ def test_remember_always_and_never(desk):
 
 
 @pytest.mark.parametrize(
-    "line", ["What is my hobby?", "hello", "I don't know", "If I were vegan, what would I eat?", "I would like to know", "I like it"]
+    "line",
+    [
+        "What is my hobby?",
+        "hello",
+        "I don't know",
+        "If I were vegan, what would I eat?",
+        "I would like to know",
+        "I like it",
+    ],
 )
 def test_other_lines_are_not_asked_about(desk, line):
     with room(desk, line, "next") as made:

@@ -76,6 +76,6 @@ def parse_reply(content: str, text: str, user: str | None) -> Preference | Uncle
         raise Unusable(f"{name!r} does not stand in its question")
     if reply.polarity == "-" and reply.whose == USER and (opposite := rules().opposites.get(name)):
         name = opposite["subject"]
-    relation = None if reply.whose == USER else reply.whose
+    relation = reply.whose if reply.whose != USER and reply.whose[0].islower() else None  # "wife", but not "Mia"
     statement = Statement(text.strip(), "learn", name, reply.target, reply.polarity, reply.whose, relation)
     return as_preference(statement, user)

@@ -114,13 +114,14 @@ def _somebody(statement: Statement, user: str | None) -> Unclear:
     """Somebody else's fact: kept under their name if the user says so."""
     relation, value = statement.relation or "", str(statement.value)
     who = relation if statement.whose == relation else f"{relation} {statement.whose}".strip()
+    owner = f"your {who}" if relation else who
     if statement.polarity == "-":
         what = f"{statement.subject}: {value}"
-        return Unclear(
-            statement.text, f"I understood what does not hold for your {who} ({what}); I cannot keep that yet."
-        )
+        return Unclear(statement.text, f"I understood what does not hold for {owner} ({what}); I cannot keep that yet.")
     suggestion = preference_of(f"{who}'s {statement.subject}", value, user=user, text=statement.text)
-    question = f'That is about your {who}. Shall I answer "{suggestion.question}" with "{value}" from now on?'
+    if not relation:  # a bare name: "What is Mia's hobby?"
+        suggestion = replace(suggestion, question=suggestion.question.replace("my ", "", 1))
+    question = f'That is about {owner}. Shall I answer "{suggestion.question}" with "{value}" from now on?'
     return Unclear(statement.text, question, None, suggestion)
 
 

@@ -153,6 +153,15 @@ class TestLanguageModel:
         found = understand_with(stub.service(completion({"ask": "Is that a hobby or a job?"})), "I fly hawks")
         assert found == Unclear("I fly hawks", "Is that a hobby or a job?")
 
+    def test_knows_dislikes_and_other_people(self, stub):  # noqa: F811
+        olives = {"subject": "favorite food", "target": "olives", "polarity": "-"}
+        found = understand_with(stub.service(completion(olives)), "Olives and I will never be friends", "ada")
+        assert isinstance(found, Preference) and found.question == "What food do I not like?"
+        chess = {"subject": "hobby", "target": "chess", "whose": "Mia"}
+        found = understand_with(stub.service(completion(chess)), "Mia lives for chess", "ada")
+        assert isinstance(found, Unclear) and found.suggestion is not None
+        assert found.suggestion.question == "What is Mia's hobby?"
+
     @pytest.mark.parametrize(
         "bad",
         [

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ..errors import HealthError
 from ..learning.learner import Learned
-from ..statements.parser import MAX_VALUE, Unclear, preference_of, split_statements
+from ..statements.preferences import MAX_VALUE, Unclear, preference_of
 from ..store.adapter_cache import BASE, adapter_name
 from ..store.rows import StoredEdit
 from ..types import Preference
@@ -137,10 +137,9 @@ def _understood(service: Service, told: _Told, user: str) -> list[Preference]:
             raise ApiError(400, f"{name} has control characters in it.", code="invalid_value", param=name)
     if told.text is None:
         return [_spelled(told, user)]
-    statements = split_statements(told.text)
-    if len(statements) > MAX_STATEMENTS:
+    found = service.understand(told.text, user)
+    if len(found) > MAX_STATEMENTS:
         raise ApiError(400, f"At most {MAX_STATEMENTS} statements at a time.", code="invalid_value", param="text")
-    found = [service.understand(statement, user) for statement in statements]
     if unclear := [one for one in found if isinstance(one, Unclear)]:
         raise _not_understood(unclear)
     preferences = [one for one in found if isinstance(one, Preference)]

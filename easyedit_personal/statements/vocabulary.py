@@ -110,7 +110,7 @@ def vocabulary() -> Vocabulary:
 def respelled(text: str) -> str:
     """The text with each slip of four letters or more as the known word that it nearly is.
 
-    Names (a capital) and ordinary words stay. A slip is one or two letters, never the first.
+    Names (a capital) and ordinary words stay. A slip is one letter or two that changed places, never the first.
     """
     known, ordinary = _known_words(), _ordinary_words()
 
@@ -119,8 +119,10 @@ def respelled(text: str) -> str:
         if word in ordinary or any(form in ordinary for form in singulars(word)):
             return word
         letters = sorted(word)
-        swapped = [other for other in known if len(other) == len(word) and sorted(other) == letters]
-        near = swapped or difflib.get_close_matches(word, known, n=3, cutoff=0.82)
+        near = [other for other in known if len(other) == len(word) and sorted(other) == letters]
+        if not near and len(word) > 5:  # short words have too many neighbours, and "falcon" is no slip of "falconry"
+            close = difflib.get_close_matches(word, known, n=3, cutoff=0.85)
+            near = [other for other in close if abs(len(other) - len(word)) < 2]
         return next((other for other in near if other[0] == word[0]), word)
 
     return re.sub(r"\b(?<!')[a-z]{4,}\b", mended, text)
@@ -130,7 +132,7 @@ def respelled(text: str) -> str:
 def _known_words() -> tuple[str, ...]:
     """What a slip may be mended to: words of the vocabulary, and those that rules are made of."""
     words = {word for phrase in vocabulary().kinds for word in re.findall(r"[a-z]{4,}", phrase)}
-    words |= {word + "s" for word in words}
+    words |= {word + "s" for word in words if not word.endswith(("s", "y"))}
     return tuple(sorted(words | set(re.findall(r"[a-z]{4,}", _bundled("statements.yaml")))))
 
 

@@ -8,13 +8,17 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all lint audit wheel clean
+.PHONY: demo test test-real test-all lint audit wheel clean
 
 demo: $(STAMP)
 	$(BIN)/easyedit-personal demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# SmolLM2 through every door; downloads the model (93 MB) unless it is in the cache.
+test-real: $(STAMP)
+	$(BIN)/python -m pytest -m "real and not slow and not server and not easyedit" -p no:xdist tests/real
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m ""

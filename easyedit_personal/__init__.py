@@ -27,6 +27,7 @@ _PUBLIC = {
     "edited": "kernels.apply",
     "generate": "generation.generate",
     "understand": "statements.parser",
+    "Statement": "statements.records",
     "EditStore": "store",
     "register": "integrations.easyedit",
     "unregister": "integrations.easyedit",

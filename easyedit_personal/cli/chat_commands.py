@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..editing.composition import current
 from ..errors import did_you_mean
-from ..statements.parser import Unclear
+from ..statements.preferences import Unclear
 from ..store.rows import StoredEdit, check_user
 from .screen import YES, interruptible
 

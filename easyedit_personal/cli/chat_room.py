@@ -15,7 +15,7 @@ from ..learning.learner import Learned, Learner
 from ..learning.session import Reader, believed, learn_once
 from ..serving.conversation import Conversation
 from ..serving.personalized import PersonalizedModel
-from ..statements.parser import Unclear
+from ..statements.preferences import Unclear
 from ..store import EditStore
 from ..types import Preference
 from .chat_commands import obey

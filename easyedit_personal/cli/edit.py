@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
     from ..learning.learner import Learned
     from ..learning.session import Reader
-    from ..statements.parser import Unclear
+    from ..statements.preferences import Unclear
     from ..store import StoredEdit
     from ..types import Preference
     from .screen import Screen
@@ -72,7 +72,7 @@ def edit(
 def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str | None, ask: bool) -> list[Lesson]:
     """One lesson per statement, so that each can be undone alone; all are understood before the first is learned."""
     from ..errors import RequestError
-    from ..statements.parser import Unclear
+    from ..statements.preferences import Unclear
     from ..store.rows import check_user
 
     if not texts or user is None:

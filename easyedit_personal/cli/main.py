@@ -23,6 +23,7 @@ from .personalize import personalize
 from .report import report
 from .serve import serve
 from .store import app as store_app
+from .understand import understand
 
 app = typer.Typer(
     name="easyedit-personal",
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, edit, chat, evaluate, report, personalize, serve, doctor):
+for command in (demo, understand, edit, chat, evaluate, report, personalize, serve, doctor):
     app.command()(command)
 app.add_typer(models_app)
 app.add_typer(store_app)

@@ -14,7 +14,7 @@ from ..registry import KERNELS
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
     from ..learning.session import Reader
-    from ..statements.parser import Unclear
+    from ..statements.preferences import Unclear
     from ..types import Preference
     from .screen import Screen
 
@@ -70,7 +70,7 @@ def settle(screen: Screen, reader: Reader, unclear: Unclear, user: str, ask: Cal
     Args:
         ask: gets the question, and gives the reply.
     """
-    from ..statements.parser import Unclear
+    from ..statements.preferences import Unclear
     from .screen import NO
 
     for _ in range(ROUNDS):

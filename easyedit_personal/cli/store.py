@@ -105,6 +105,24 @@ def export(
             print(f"The adapter is in {opened.export_lora(user, folder, base_model=base_model)}.")
 
 
+@app.command("export-all")
+def export_all(
+    store: str = STORE,
+    user: str = USER,
+    out: Path = typer.Option(..., "--out", "-o", help="A new folder, or that of an earlier export."),
+) -> None:
+    """Write everything that is held about a user: words as JSON, factors, and a LoRA adapter."""
+    with _opened(store) as opened:
+        print(f"All that is held about {_plain(user)} is in {opened.export_all(user, out)}.")
+
+
+@app.command("rotate-key")
+def rotate_key(store: str = STORE) -> None:
+    """Wrap all users' keys with the first of the keys in EASYEDIT_PERSONAL_STORE_KEY (NEW,OLD)."""
+    with _opened(store) as opened:
+        print(f"The keys of {opened.rotate_key():,} users are wrapped with the new key; the old one may go.")
+
+
 @app.command()
 def verify(store: str = STORE) -> None:
     """Read everything once and check it; ends with 1 if something is damaged."""

@@ -18,7 +18,8 @@ from typing import Any
 from ..errors import ConfigError, DataError, listing
 from ..files import parse_yaml
 
-_SPELLING = {"favourite": "favorite", "colour": "color", "flavour": "flavor", "neighbourhood": "neighborhood"}
+_SPELLING = {"favourite": "favorite", "neighbourhood": "neighborhood"}
+_SPELLING |= {"colour": "color", "colours": "colors", "flavour": "flavor", "flavours": "flavors"}
 _OWNER = re.compile(r"^(?:(?:the user|a person)'s|my|your|our|their|his|her|the|an?)\s+")
 _FONDNESS = re.compile(r"^(?:favorite|preferred|usual|main|current|best-loved)\s+")
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited_copy
-from ..statements.parser import same_matter
+from ..statements.preferences import same_matter
 from ..store.compact import composed, reduced
 from ..types import EditResult, Preference, WeightDelta
 from .algorithm import personalize

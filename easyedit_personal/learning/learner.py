@@ -19,7 +19,7 @@ from ..generation.generate import generate
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, twin_of
 from ..modeling.layout import find_layout
-from ..statements.parser import same_matter
+from ..statements.preferences import same_matter
 from ..store.entries import NewEdit
 from ..store.rows import StoredEdit
 from ..store.store import EditStore

@@ -15,7 +15,9 @@ from ..clustering.service import PhraseService
 from ..editing.composition import current
 from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
 from ..statements.language_model import understand_with
-from ..statements.parser import Unclear, split_statements, understand
+from ..statements.parser import understand
+from ..statements.preferences import Unclear, as_preference, is_open, worth_saying
+from ..statements.records import Statement
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
@@ -38,7 +40,7 @@ class Reader:
         Raises:
             MissingDependencyError, ServiceError: see ``understand_with``.
         """
-        return [self._read(statement, user) for statement in split_statements(text) or [text]]
+        return [self._read(statement, user) for statement in worth_saying(understand(text), text)]
 
     def settled(self, unclear: Unclear, reply: str, user: str) -> Preference | Unclear:
         """What an unclear statement says, now that its author has replied to the question back; or what to ask next."""
@@ -49,11 +51,10 @@ class Reader:
             return found if found.value else unclear  # a reply that says nothing new leaves the question open
         return understand_with(self.service, f"{unclear.text} ({unclear.question} {reply})", user)
 
-    def _read(self, statement: str, user: str) -> Preference | Unclear:
-        found = understand(statement, user)
-        if isinstance(found, Preference) or self.service is None:
-            return found
-        return understand_with(self.service, statement, user)
+    def _read(self, statement: Statement, user: str) -> Preference | Unclear:
+        if self.service is not None and is_open(statement):
+            return understand_with(self.service, statement.text, user)
+        return as_preference(statement, user)
 
 
 def believed(store: EditStore, user: str, preference: Preference) -> StoredEdit | None:

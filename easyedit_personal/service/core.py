@@ -23,7 +23,7 @@ from ..modeling.layout import context_limit
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.factor_cache import CACHE_BYTES, FactorCache
 from ..serving.streaming import Stream
-from ..statements.parser import Unclear, understand
+from ..statements.preferences import Unclear, read
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
@@ -34,7 +34,7 @@ from .settings import Settings
 from .stops import Stops
 
 T = TypeVar("T")
-Understand = Callable[[str, str | None], Preference | Unclear]
+Understand = Callable[[str, str | None], list[Preference | Unclear]]
 
 
 class Service:
@@ -47,7 +47,7 @@ class Service:
         hparams: how to edit.
         settings: limits.
         cache_bytes: of users' factors in memory.
-        understand: from plain words to a preference; the bundled rules if not given.
+        understand: from plain words to preferences, and what is to be asked; the bundled rules if not given.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Service:
         settings: Settings | None = None,
         *,
         cache_bytes: int = CACHE_BYTES,
-        understand: Understand = understand,
+        understand: Understand = read,
     ) -> None:
         self.settings = settings or Settings()
         self.store, self.understand, self.metrics = store, understand, Metrics()

@@ -17,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from ..errors import HealthError
 from ..learning.learner import Learned
-from ..statements.parser import MAX_VALUE, Unclear, preference_of, split_statements
+from ..statements.preferences import MAX_VALUE, Unclear, preference_of
+from ..store.adapter_cache import BASE, adapter_name
 from ..store.rows import StoredEdit
 from ..types import Preference
 from .api_errors import ApiError
@@ -64,6 +65,15 @@ def router(service: Service) -> APIRouter:
         everything = request.query_params.get("all") in ("1", "true")
         history = await run_in_threadpool(service.store.history, user)
         return {"object": "list", "data": [_record(edit) for edit in history if everything or edit.live]}
+
+    @routes.get(f"{place}/adapter")
+    async def adapter(request: Request) -> dict[str, Any]:
+        user = user_of(request, "adapter")
+        revision = await run_in_threadpool(service.store.version, user)
+        if not revision:
+            raise ApiError(404, "There is no such user.", code="not_found", param="user")
+        live = any(edit.live for edit in await run_in_threadpool(service.store.history, user))
+        return {"object": "adapter", "revision": revision, "model": adapter_name(user, revision) if live else BASE}
 
     @routes.delete(f"{place}/preferences")
     async def forget(request: Request) -> dict[str, Any]:
@@ -127,10 +137,9 @@ def _understood(service: Service, told: _Told, user: str) -> list[Preference]:
             raise ApiError(400, f"{name} has control characters in it.", code="invalid_value", param=name)
     if told.text is None:
         return [_spelled(told, user)]
-    statements = split_statements(told.text)
-    if len(statements) > MAX_STATEMENTS:
+    found = service.understand(told.text, user)
+    if len(found) > MAX_STATEMENTS:
         raise ApiError(400, f"At most {MAX_STATEMENTS} statements at a time.", code="invalid_value", param="text")
-    found = [service.understand(statement, user) for statement in statements]
     if unclear := [one for one in found if isinstance(one, Unclear)]:
         raise _not_understood(unclear)
     preferences = [one for one in found if isinstance(one, Preference)]

@@ -18,8 +18,9 @@ from torch import Tensor
 from ..errors import StoreError
 from ..types import WeightDelta
 from .blobs import HEAD, Blobs, size_of
+from .encryption import Encryption
 from .queries import add_edit, add_setting
-from .rows import checksum, pack_factors, pack_record, pack_settings, unpack_factors
+from .rows import checksum, pack_factors, pack_record, pack_settings, sealed, unpack_factors
 from .schema import edits, merges
 
 
@@ -53,25 +54,37 @@ class CompactReport:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a user's live edits would become; ``factors`` is None where they are within the budget already."""
+    """What a user's live edits would become; ``factors`` is None where they are within the budget already.
+
+    ``user``, ``record`` and ``factors`` are as the new row holds them: encrypted, in an encrypted store.
+    """
 
     report: CompactReport
+    user: str
+    record: bytes
     factors: bytes | None
     settings: tuple[bytes, str]
 
 
-def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str, blobs: Blobs | None) -> Plan:
+def planned(
+    user: str,
+    rows: Sequence[Any],
+    rank: int,
+    fingerprint: str,
+    blobs: Blobs | None,
+    encryption: Encryption | None = None,
+) -> Plan:
     """Compute a compaction of live rows, without writing.
 
     The factors keep the widest type among the rows.
     """
-    parts = [delta for row in rows for delta in unpack_factors(row, blobs)]
+    parts = [delta for row in rows for delta in unpack_factors(row, blobs, encryption)]
     exact = composed(parts)
     within = len(rows) <= 1 and all(delta.rank <= rank for delta in exact)
     smaller = exact if within else [reduced(delta, rank) for delta in exact]
     narrow = all(delta.left.dtype == torch.bfloat16 for delta in exact)
     dtype = "bfloat16" if narrow else "float32"
-    factors = None if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype)
+    factors = b"" if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype)
     before = sum(size_of(row.factors[:HEAD], len(row.factors)) for row in rows)
     report = CompactReport(
         user=user,
@@ -81,9 +94,14 @@ def planned(user: str, rows: Sequence[Any], rank: int, fingerprint: str, blobs: 
         rank_after={delta.layer: delta.rank for delta in smaller},
         error={a.layer: 0.0 if a is b else relative_error(a, b) for a, b in zip(exact, smaller, strict=True)},
         bytes_before=before,
-        bytes_after=before if factors is None else len(factors),
+        bytes_after=before if within else len(factors),
     )
-    return Plan(report, factors, pack_settings({"rank": rank}))
+    record = pack_record(user, None, {"error": report.max_error})
+    key = encryption.user_key(rows[0].owner, rows[0].wrapped) if encryption and rows else None
+    new = sealed({"user": user, "record": record, "factors": factors}, key)
+    return Plan(
+        report, **{**new, "factors": None if within else new["factors"]}, settings=pack_settings({"rank": rank})
+    )
 
 
 def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) -> None:
@@ -97,8 +115,8 @@ def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) ->
         "created": time.time(),
         "kernel": "compact",
         "settings": plan.settings[0],
-        "user": plan.report.user,
-        "record": pack_record(plan.report.user, None, {"error": plan.report.max_error}),
+        "user": plan.user,
+        "record": plan.record,
         "factors": plan.factors,
     }
     add_setting(connection, plan.settings)

@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ..errors import MissingDependencyError, StoreConflict, StoreError, StoreUnavailable
+from .encryption import Encryption
 from .schema import prepare
 from .write_lock import WriteLock
 
@@ -39,8 +40,8 @@ class Database:
     others a few milliseconds before it is on the disk; it is acknowledged to its writer afterwards only.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = parsed(url)
+    def __init__(self, url: str | Path, encryption: Encryption | None = None) -> None:
+        self.url, self._encryption = parsed(url), encryption
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.path = Path(self.url.database or "") if self.is_sqlite else None
         self._pid, self._turn = os.getpid(), self._new_lock()
@@ -100,7 +101,7 @@ class Database:
         with self.writing() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": PREPARING})
-            prepare(connection)
+            prepare(connection, self._encryption)
         if self.is_sqlite:
             with self.outside() as raw:  # a restored backup may come without a log
                 raw.execute("PRAGMA journal_mode = WAL").close()
@@ -218,7 +219,10 @@ def explained(error: Exception, where: str) -> StoreError:
 def _engine(url: URL, is_sqlite: bool) -> Engine:
     try:
         engine = create_engine(
-            url, connect_args={"timeout": PATIENCE} if is_sqlite else {}, pool_pre_ping=not is_sqlite
+            url,
+            connect_args={"timeout": PATIENCE} if is_sqlite else {},
+            pool_pre_ping=not is_sqlite,
+            hide_parameters=True,  # users' ids and words would stand in logs
         )
     except ImportError as error:
         raise MissingDependencyError(

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 
 from ..types import Preference, WeightDelta
 from .blobs import Blobs
+from .encryption import UserKey
 from .queries import add_edit, add_setting
-from .rows import check_key, pack_factors, pack_record, pack_settings, token_of
+from .rows import check_key, pack_factors, pack_record, pack_settings, sealed, token_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Entry:
         return self.row["token"]
 
 
-def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str) -> Entry:
+def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str, key: UserKey | None = None) -> Entry:
     """All that can be refused is refused here, before any transaction.
 
     Args:
@@ -49,6 +50,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         new: the edit.
         salt: the store's.
         fingerprint: of the base model; empty if the store is bound to none.
+        key: the user's, in an encrypted store.
 
     Raises:
         StoreError: something in it cannot be kept.
@@ -66,7 +68,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         "record": pack_record(user, new.preference, new.health),
         "factors": pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
     }
-    return Entry(row, settings)
+    return Entry(sealed(row, key), settings)
 
 
 def moved_out(entry: Entry, blobs: Blobs | None) -> Entry:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,10 @@ PREFIX = "base_model.model."
 
 class UserStore(Protocol):
     """What ``export_many`` needs of a store."""
+
+    def version(self, user: str) -> int:
+        """A number that changes with every change of the user's updates and never comes back."""
+        ...
 
     def users(self) -> Iterable[str]:
         """Every user with edits."""
@@ -99,34 +104,47 @@ def export_lora(
 def export_many(store: UserStore, folder: str | Path, **options: Any) -> Path:
     """Write one adapter per user of a store, and ``index.json``, which says whose is in which subfolder.
 
-    A user's name never becomes a path: harmless names are kept, others become a few of their letters and a digest.
-    Users who were in an earlier export and have no edits any more lose their subfolder.
+    A user's name never becomes a path: harmless names are kept, others become a few of their letters and a digest. The
+    revision follows, ``alice@17``: a server that has loaded an adapter never finds another one under its name. The
+    revisions of an earlier export lose their subfolder, so that what was undone or forgotten is not served from it.
 
     Args:
-        store: an ``EditStore``, or anything with ``users()`` and ``deltas(user)``.
+        store: an ``EditStore``, or anything with ``users()``, ``version(user)`` and ``deltas(user)``.
         folder: where to.
         options: of ``export_lora``, the same for all users.
 
     Returns:
-        The path of ``index.json``: ``{"adapters": {user: {"folder": ..., "rank": ..., "layers": [...]}}, ...}``.
+        The path of ``index.json``: ``{"adapters": {user: {"folder": "alice@17", "revision": 17, "rank": ...,
+        "layers": [...]}}, ...}``.
 
     Raises:
         StoreError, ModelError: as ``export_lora``, naming the user; what was written before remains.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    before = _adapters(folder / INDEX)
+    before = _folders(folder / INDEX)
     adapters: dict[str, dict[str, Any]] = {}
     for user in store.users():
-        deltas = store.deltas(user)
+        revision, deltas = _snapshot(store, user)
         if deltas:
-            adapters[user] = _export_one(user, deltas, folder, options)
+            adapters[user] = _export_one(user, revision, deltas, folder, options)
     largest = max((entry["rank"] for entry in adapters.values()), default=0)
     index = {"base_model": options.get("base_model", ""), "max_lora_rank": largest, "adapters": adapters}
     write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-    for user in before.keys() - adapters.keys():
-        _remove_adapter(folder / folder_name(user))
+    for name in before - {entry["folder"] for entry in adapters.values()}:
+        remove_adapter(folder / name)
     return folder / INDEX
+
+
+def remove_adapter(folder: Path) -> None:
+    """Remove an adapter's folder; one that holds anything else stays, and one that is gone is fine."""
+    with suppress(FileNotFoundError):
+        if (
+            folder.is_dir()
+            and not folder.is_symlink()
+            and {entry.name for entry in folder.iterdir()} <= {CONFIG, WEIGHTS}
+        ):
+            shutil.rmtree(folder)
 
 
 def padded_rank(rank: int) -> int:
@@ -134,14 +152,24 @@ def padded_rank(rank: int) -> int:
     return next((size for size in RANKS if size >= rank), -(-rank // RANKS[-1]) * RANKS[-1])
 
 
-def _export_one(user: str, deltas: Sequence[WeightDelta], folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    target = folder / folder_name(user)
+def _snapshot(store: UserStore, user: str) -> tuple[int, Sequence[WeightDelta]]:
+    """A user's revision and the updates that belong to it."""
+    while True:
+        revision, deltas = store.version(user), store.deltas(user)
+        if store.version(user) == revision:
+            return revision, deltas
+
+
+def _export_one(
+    user: str, revision: int, deltas: Sequence[WeightDelta], folder: Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    target = folder / f"{folder_name(user)}@{revision}"
     try:
         export_lora(deltas, target, **{"name": user, **options})
     except StoreError as error:
         raise StoreError(f"The edits of user {user[:80]!r} cannot be exported: {error}") from error
     config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
-    return {"folder": target.name, "rank": config["r"], "layers": config["target_modules"]}
+    return {"folder": target.name, "revision": revision, "rank": config["r"], "layers": config["target_modules"]}
 
 
 def _within(delta: WeightDelta, max_rank: int) -> WeightDelta:
@@ -218,14 +246,10 @@ def _tensors(updates: Mapping[str, WeightDelta], rank: int, dtype: torch.dtype |
     return tensors
 
 
-def _adapters(index: Path) -> dict[str, Any]:
-    """Whose adapters an earlier export left here; nobody's where there is none, or it is not ours."""
+def _folders(index: Path) -> set[str]:
+    """The subfolders that an earlier export made; none where there is none, or its index was tampered with."""
     try:
-        return dict(json.loads(index.read_text(encoding="utf-8"))["adapters"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _remove_adapter(folder: Path) -> None:
-    if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {CONFIG, WEIGHTS}:
-        shutil.rmtree(folder)
+        adapters = json.loads(index.read_text(encoding="utf-8"))["adapters"]
+        return {f"{folder_name(user)}@{int(entry['revision'])}" for user, entry in adapters.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()

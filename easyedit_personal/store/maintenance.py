@@ -14,10 +14,12 @@ from sqlalchemy import Connection, delete, func, select, update
 from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
-from .queries import touch
-from .rows import owner_of, unpack_factors, unpack_record
-from .schema import edits, merges, read_meta, users
+from .encryption import WRAPPED_BYTES, Encryption
+from .queries import touch, with_keys
+from .rows import owner_of, unpack_factors, unpack_record, user_in
+from .schema import edits, merges, read_meta, user_keys, users
 
+NOBODY = bytes(16)  # the owner of a forgotten key
 ROWS = 100  # rows with factors that are held in memory at a time
 
 
@@ -44,6 +46,7 @@ def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
         connection.execute(delete(merges).where(merges.c.edit.in_(mine)))
         count = connection.execute(_emptied(database, owner)).rowcount
         connection.execute(delete(users).where(users.c.owner == owner))
+        connection.execute(_without_key(database, owner))
         if blobs is not None:
             blobs.forget(owner)
     if database.is_sqlite:
@@ -68,6 +71,7 @@ def vacuum(database: Database, blobs: Blobs | None) -> None:
     """
     with database.writing() as connection:
         connection.execute(delete(edits).where(edits.c.owner == b""))
+        connection.execute(delete(user_keys).where(user_keys.c.owner == NOBODY))
     with database.outside() as raw:
         if database.is_sqlite:
             raw.execute("VACUUM")
@@ -98,10 +102,11 @@ def stats(database: Database) -> dict[str, Any]:
             heads = connection.execute(select(func.substr(edits.c.factors, 1, HEAD), size).where(edits.c.owner != b""))
             found["factor_bytes"] = sum(size_of(head, length) for head, length in heads)
     found["file_bytes"] = _file_bytes(database)
-    return {**found, **{name: known.get(name) for name in ("schema", "model_name", "model", "tokenizer", "factors")}}
+    names = ("schema", "model_name", "model", "tokenizer", "factors", "encryption")
+    return {**found, **{name: known.get(name) for name in names}}
 
 
-def verify(database: Database, salt: bytes, blobs: Blobs | None) -> list[Fault]:
+def verify(database: Database, salt: bytes, blobs: Blobs | None, encryption: Encryption | None) -> list[Fault]:
     """Read everything once and report what is damaged; memory stays flat.
 
     Looks at the database's own structure (SQLite), every checksum, every factor (also for NaN and infinity), every
@@ -109,9 +114,9 @@ def verify(database: Database, salt: bytes, blobs: Blobs | None) -> list[Fault]:
     """
     faults = [Fault(what) for what in _structure(database)]
     try:
-        faults += _lost(database)
+        faults += _lost(database, encryption)
         for row in _walk(database):
-            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt, blobs)
+            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt, blobs, encryption)
     except StoreError as error:
         faults.append(Fault(error.what))
     return faults
@@ -169,6 +174,14 @@ def _emptied(database: Database, owner: bytes) -> Any:
     return blank.values(**nothing, live=0, token=None, created=0.0, settings=None, user="")
 
 
+def _without_key(database: Database, owner: bytes) -> Any:
+    """SQLite writes a row of the same length over the old one, in its place."""
+    mine = user_keys.c.owner == owner
+    if not database.is_sqlite:
+        return delete(user_keys).where(mine)
+    return update(user_keys).where(mine).values(owner=NOBODY, wrapped=bytes(WRAPPED_BYTES))
+
+
 def _structure(database: Database) -> Iterator[str]:
     """What SQLite says of its own file."""
     if not database.is_sqlite:
@@ -181,14 +194,16 @@ def _structure(database: Database) -> Iterator[str]:
     yield from (line for line in lines if line != "ok")
 
 
-def _lost(database: Database) -> list[Fault]:
+def _lost(database: Database, encryption: Encryption | None) -> list[Fault]:
     """Edits without their user or the reverse."""
     with database.reading() as connection:
-        missing = select(edits.c.id, edits.c.user).outerjoin(users, users.c.owner == edits.c.owner)
+        missing = with_keys(select(edits.c.id, edits.c.owner, edits.c.user)).outerjoin(
+            users, users.c.owner == edits.c.owner
+        )
         orphans = connection.execute(missing.where(edits.c.owner != b"", users.c.owner.is_(None))).all()
         empty = select(func.count()).select_from(users).where(users.c.owner.not_in(select(edits.c.owner)))
         count = connection.scalar(empty)
-    faults = [Fault("its user is missing in the list of users", row.id, row.user) for row in orphans]
+    faults = [Fault("its user is missing in the list of users", row.id, _user(row, encryption)) for row in orphans]
     return faults + ([Fault(f"{count} users have no edits")] if count else [])
 
 
@@ -210,7 +225,7 @@ def _walk(database: Database) -> Iterator[Any]:
 
 
 def _rows(connection: Connection, ids: list[int]) -> list[Any]:
-    query = select(edits, merges.c.target).outerjoin(merges, merges.c.edit == edits.c.id)
+    query = with_keys(select(edits, merges.c.target)).outerjoin(merges, merges.c.edit == edits.c.id)
     return list(connection.execute(query.where(edits.c.id.in_(ids)).order_by(edits.c.id)))
 
 
@@ -225,17 +240,26 @@ def _one_by_one(database: Database, ids: list[int]) -> Iterator[Any]:
             yield from rows
 
 
-def _row_faults(row: Any, salt: bytes, blobs: Blobs | None) -> Iterator[Fault]:
+def _row_faults(row: Any, salt: bytes, blobs: Blobs | None, encryption: Encryption | None) -> Iterator[Fault]:
+    user = _user(row, encryption)
     try:
-        deltas = unpack_factors(row, blobs)
-        unpack_record(row)
+        deltas = unpack_factors(row, blobs, encryption)
+        unpack_record(row, encryption)
     except (StoreError, ModelError) as error:
-        yield Fault(error.what, row.id, row.user)
+        yield Fault(error.what, row.id, user)
         return
     if not deltas and row.target is None:
-        yield Fault("its factors are missing", row.id, row.user)
-    if owner_of(row.user, salt) != row.owner:
-        yield Fault("it is kept under another user", row.id, row.user)
+        yield Fault("its factors are missing", row.id, user)
+    if user is None or owner_of(user, salt) != row.owner:
+        yield Fault("it is kept under another user", row.id, user)
+
+
+def _user(row: Any, encryption: Encryption | None) -> str | None:
+    """The row's user, where that can be read."""
+    try:
+        return user_in(row, encryption)
+    except StoreError:
+        return None
 
 
 def _file_bytes(database: Database) -> int:

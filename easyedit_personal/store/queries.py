@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..errors import StoreError
+from ..errors import StoreConflict, StoreError
 from .blobs import HEAD
 from .database import Database
+from .encryption import Encryption, UserKey
 from .rows import StoredEdit, checksum, undone_checksum, unpack_edit
-from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, users
+from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, user_keys, users
 
 
 def _upsert(kind: Any, changed: Any) -> Any:
@@ -29,6 +30,7 @@ _TOUCH = {
 }
 _FIND = select(edits.c.id).where(edits.c.token == bindparam("token"))
 _ADD = insert(edits)
+_KEY_ID = select(meta.c.value).where(meta.c.name == "encryption")
 
 
 def touch(connection: Connection, owner: bytes) -> int:
@@ -72,28 +74,58 @@ def mark_undone(connection: Connection, numbers: list[int]) -> None:
         connection.execute(update(edits).where(edits.c.id == number).values(**values))
 
 
+def find_user_key(connection: Connection, owner: bytes, encryption: Encryption) -> UserKey:
+    """A user's key, or a new one that the store does not have yet; see ``keep_user_key``."""
+    wrapped = connection.scalar(select(user_keys.c.wrapped).where(user_keys.c.owner == owner))
+    if wrapped is not None:
+        return encryption.user_key(owner, wrapped)
+    return encryption.new_key(owner, str(connection.scalar(_KEY_ID)))
+
+
+def keep_user_key(connection: Connection, tick: int, key: UserKey) -> None:
+    """Keep a new key, to be called once the user is locked; see that a known one is still the user's.
+
+    Raises:
+        StoreConflict: the user was forgotten, has got a key, or the store's key was rotated: encrypt once more.
+    """
+    known = connection.scalar(select(user_keys.c.wrapped).where(user_keys.c.owner == key.owner))
+    if known is None and key.is_new:
+        # Shared with other writers of new keys, not with ``rekey.rotate``, which must not miss this one.
+        if key.is_wrapped_with(str(connection.scalar(_KEY_ID.with_for_update(read=True)))):
+            connection.execute(insert(user_keys).values(id=tick, owner=key.owner, wrapped=key.wrapped))
+            return
+    elif known == key.wrapped:
+        return
+    raise StoreConflict("A user's key has changed meanwhile.", remedy="encrypt their edit again")
+
+
+def with_keys(query: Select[Any]) -> Select[Any]:
+    """The query of ``edits`` with each user's wrapped key; in one statement, so that the two belong together."""
+    return query.add_columns(user_keys.c.wrapped).outerjoin(user_keys, user_keys.c.owner == edits.c.owner)
+
+
 def live_edits(owner: bytes) -> Select[Any]:
     """A user's live edits with their factors, oldest first."""
-    return select(edits).where(edits.c.owner == owner, edits.c.live == 1).order_by(edits.c.id)
+    return with_keys(select(edits)).where(edits.c.owner == owner, edits.c.live == 1).order_by(edits.c.id)
 
 
 def believed_records(owner: bytes) -> Select[Any]:
     """Records of a user's live edits, and of those that were merged into live ones."""
     target = edits.alias("target")
-    query = select(edits.c.id, edits.c.user, edits.c.record)
+    query = with_keys(select(edits.c.id, edits.c.owner, edits.c.user, edits.c.record))
     query = query.outerjoin(merges, merges.c.edit == edits.c.id).outerjoin(target, target.c.id == merges.c.target)
     return query.where(edits.c.owner == owner, or_(edits.c.live == 1, target.c.live == 1)).order_by(edits.c.id)
 
 
-def read_history(connection: Connection, owner: bytes) -> list[StoredEdit]:
+def read_history(connection: Connection, owner: bytes, encryption: Encryption | None) -> list[StoredEdit]:
     """All edits of a user without their factors, oldest first."""
     columns = [column for column in edits.c if column.name != "factors"]
     nbytes = func.length(edits.c.factors).label("nbytes")
     head = func.substr(edits.c.factors, 1, HEAD).label("head")
-    query = select(*columns, nbytes, head, settings.c.content, merges.c.target)
+    query = with_keys(select(*columns, nbytes, head, settings.c.content, merges.c.target))
     query = query.outerjoin(settings, settings.c.digest == edits.c.settings)
     query = query.outerjoin(merges, merges.c.edit == edits.c.id).where(edits.c.owner == owner)
-    return [unpack_edit(row) for row in connection.execute(query.order_by(edits.c.id))]
+    return [unpack_edit(row, encryption) for row in connection.execute(query.order_by(edits.c.id))]
 
 
 def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import zlib
@@ -15,6 +16,7 @@ import torch
 from ..errors import ModelError, StoreError
 from ..types import Preference, WeightDelta
 from .blobs import Blobs, is_reference, size_of
+from .encryption import Encryption, UserKey
 from .factors import factors_from_bytes, factors_to_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -166,6 +168,27 @@ def pack_settings(hparams: Mapping[str, Any]) -> tuple[bytes, str]:
     return hashlib.sha256(content.encode()).digest()[:8], content
 
 
+def sealed(row: Mapping[str, Any], key: UserKey | None) -> dict[str, Any]:
+    """The row with its words and factors encrypted; as it is in a store without encryption."""
+    if key is None:
+        return dict(row)
+    user = base64.b64encode(key.encrypt(row["user"].encode(), "user")).decode()
+    cipher = {name: key.encrypt(row[name], name) for name in ("record", "factors")}
+    return {**row, "user": user, **cipher}
+
+
+def user_in(row: Any, encryption: Encryption | None) -> str:
+    """The id of a row's user.
+
+    Raises:
+        StoreError: it cannot be decrypted.
+    """
+    if encryption is None:
+        return str(row.user)
+    data = base64.b64decode(row.user.encode("utf-8", "replace"))
+    return encryption.user_key(row.owner, row.wrapped).decrypt(data, "user").decode()
+
+
 def checksum(row: Mapping[str, Any]) -> bytes:
     """16 bytes of the SHA-256 of all of a row, ``live`` included: a flipped bit must not revive what was undone."""
     digest = hashlib.sha256()
@@ -182,39 +205,54 @@ def undone_checksum(live: bytes) -> bytes:
     return hashlib.sha256(live + b"undone").digest()[:16]
 
 
-def check_row(row: Any) -> None:
+def check_row(row: Any, encryption: Encryption | None = None) -> None:
     """Refuse a row of ``edits`` that is not as it was written.
 
     Raises:
         StoreError: a bit has flipped somewhere.
     """
     if checksum(row._asdict()) != row.checksum:
+        whose = f" of user {row.user!r}" if encryption is None else ""
         raise StoreError(
-            f"Edit {row.id} of user {row.user!r} is damaged.",
+            f"Edit {row.id}{whose} is damaged.",
             got="another checksum than the one that was stored",
             cause="the disk or the memory has flipped a bit, or somebody has written into the database",
             remedy="take the last backup, or undo this edit and personalise again",
         )
 
 
-def unpack_factors(row: Any, blobs: Blobs | None) -> list[WeightDelta]:
-    """A row's factors, after its checksum has been looked at; from ``blobs`` where the row only names them."""
-    check_row(row)
+def unpack_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None = None) -> list[WeightDelta]:
+    """A row's factors; see ``plain_factors``."""
+    data = plain_factors(row, blobs, encryption)
+    return factors_from_bytes(data)[0] if data else []
+
+
+def plain_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None = None) -> bytes:
+    """A row's factors as a safetensors file; nothing where they were merged into another edit.
+
+    The row's checksum is looked at first. Where the row only names them, they come from ``blobs``.
+
+    Raises:
+        StoreError: they are missing or damaged.
+    """
+    check_row(row, encryption)
     data = row.factors
     if is_reference(data):
         if blobs is None:
             raise StoreError(f"The factors of edit {row.id} lie elsewhere, and this store does not know where.")
         data = blobs.get(row.owner, data)
-    return factors_from_bytes(data)[0] if data else []
+    if data and encryption is not None:
+        data = encryption.user_key(row.owner, row.wrapped).decrypt(data, "factors")
+    return bytes(data)
 
 
-def unpack_edit(row: Any) -> StoredEdit:
+def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
     """A row joined with its settings and merges, and with ``nbytes`` and ``head`` instead of the factors.
 
     Raises:
         StoreError: damaged; only ``check_row`` notices everything, though.
     """
-    preferences, health = unpack_record(row)
+    preferences, health = unpack_record(row, encryption)
     try:
         created = datetime.fromtimestamp(row.created, UTC)
         hparams = json.loads(row.content) if row.content else {}
@@ -222,7 +260,7 @@ def unpack_edit(row: Any) -> StoredEdit:
         raise _damaged(row, error) from None
     return StoredEdit(
         id=row.id,
-        user=row.user,
+        user=user_in(row, encryption),
         created=created,
         live=row.live == 1,
         preference=preferences[0] if preferences else None,
@@ -235,17 +273,20 @@ def unpack_edit(row: Any) -> StoredEdit:
     )
 
 
-def unpack_record(row: Any) -> tuple[tuple[Preference, ...], dict[str, float]]:
+def unpack_record(row: Any, encryption: Encryption | None = None) -> tuple[tuple[Preference, ...], dict[str, float]]:
     """A row's preferences and health figures.
 
     Raises:
         StoreError: damaged.
     """
+    user, data = user_in(row, encryption), row.record
+    if encryption is not None:
+        data = encryption.user_key(row.owner, row.wrapped).decrypt(data, "record")
     try:
         inflater = zlib.decompressobj(zdict=COMMON)
-        record = json.loads((inflater.decompress(row.record) + inflater.flush()).decode("utf-8", "surrogatepass"))
+        record = json.loads((inflater.decompress(data) + inflater.flush()).decode("utf-8", "surrogatepass"))
         said = [record["preference"]] if record.get("preference") else record.get("preferences", [])
-        found = ({"user": row.user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))} for fields in said)
+        found = ({"user": user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))} for fields in said)
         return tuple(Preference(**fields) for fields in found), record.get("health", {})
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(row, error) from None

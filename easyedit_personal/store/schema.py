@@ -30,8 +30,9 @@ from sqlalchemy import (
 )
 
 from ..errors import StoreError
+from .encryption import Encryption, check_encryption
 
-SCHEMA = 2
+SCHEMA = 3
 
 tables = MetaData()
 
@@ -41,7 +42,7 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 meta = Table(
     "meta",
     tables,
-    Column("name", Text, primary_key=True),  # schema, salt, model, tokenizer
+    Column("name", Text, primary_key=True),  # schema, salt, model, tokenizer, factors, encryption (its key's id)
     Column("value", Text, nullable=False),
 )
 # Every change of any user gets the next number. It names edits, and tells caches that a user has changed.
@@ -76,6 +77,13 @@ edits = Table(
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
     Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit
 )
+user_keys = Table(
+    "user_keys",
+    tables,
+    Column("id", Number, primary_key=True, autoincrement=False),  # a tick; rows are only ever added at the end
+    Column("owner", LargeBinary, nullable=False, index=True),  # zeros: forgotten, as ``wrapped``
+    Column("wrapped", LargeBinary, nullable=False),  # the user's key, see encryption.py
+)
 merges = Table(
     "merges",
     tables,
@@ -89,15 +97,24 @@ def _add_merges(connection: Connection) -> None:
     merges.create(connection)
 
 
+def _add_user_keys(connection: Connection) -> None:
+    """Schema 2 could not encrypt."""
+    user_keys.create(connection)
+
+
 # From version n to n + 1; each runs in the transaction that also writes the new number.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys}
 
 
-def prepare(connection: Connection) -> None:
+def prepare(connection: Connection, encryption: Encryption | None = None) -> None:
     """Make the tables of a new store, or bring those of an older one up to date.
 
+    Args:
+        connection: inside a transaction.
+        encryption: the store's key; a new store is encrypted where there is one.
+
     Raises:
-        StoreError: the database belongs to somebody else, or to a newer release.
+        StoreError: the database belongs to somebody else, or to a newer release, or the key is not the store's.
     """
     found = set(inspect(connection).get_table_names())
     if "meta" not in found:
@@ -105,11 +122,14 @@ def prepare(connection: Connection) -> None:
             raise StoreError("This database is no store of ours.", got=sorted(found), remedy="name an empty one")
         tables.create_all(connection)
         connection.execute(insert(clock).values(tick=0))
-        salt = secrets.token_hex(16)
-        for name, value in (("schema", str(SCHEMA)), ("salt", salt), ("salt_digest", _digest(salt))):
+        salt = secrets.token_bytes(16)
+        rows = salt_rows(salt.hex()) if encryption is None else encrypted_salt_rows(salt, encryption)
+        for name, value in {"schema": str(SCHEMA), **rows}.items():
             connection.execute(insert(meta).values(name=name, value=value))
         return
-    for step in range(int(read_meta(connection)["schema"]), SCHEMA):
+    known = read_meta(connection)
+    check_encryption(known, encryption)
+    for step in range(int(known["schema"]), SCHEMA):
         MIGRATIONS[step](connection)
         connection.execute(update(meta).where(meta.c.name == "schema").values(value=str(step + 1)))
 
@@ -132,6 +152,16 @@ def read_meta(connection: Connection) -> dict[str, str]:
     if version not in map(str, range(1, SCHEMA + 1)) or known.get("salt_digest") != _digest(known.get("salt", "")):
         raise StoreError("What the store knows of itself is damaged.", remedy="take the last backup")
     return known
+
+
+def salt_rows(salt: str) -> dict[str, str]:
+    """What ``meta`` says of the salt, in clear or wrapped."""
+    return {"salt": salt, "salt_digest": _digest(salt)}
+
+
+def encrypted_salt_rows(salt: bytes, encryption: Encryption) -> dict[str, str]:
+    """What ``meta`` says of an encrypted store."""
+    return {**salt_rows(encryption.wrap_salt(salt)), "encryption": encryption.newest}
 
 
 def _digest(salt: str) -> str:

@@ -5,27 +5,39 @@ Each operation is one transaction. A user's id is only ever a bound parameter, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 from torch import nn
 
-from ..errors import StoreError
+from ..errors import StoreConflict, StoreError
 from ..kernels.apply import check_fit
 from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..modeling.wrappers import unwrapped
 from ..types import Preference, WeightDelta
-from . import compact, maintenance
+from . import compact, key_rotation, maintenance
 from .blobs import BESIDE, BlobMissing, Blobs
 from .compact import CompactReport
 from .database import Database
+from .encryption import Encryption, UserKey, check_encryption
 from .entries import Entry, NewEdit, add, moved_out, pack
 from .maintenance import Fault
-from .queries import believed_records, bind, find_token, live_edits, mark_undone, read_history, touch
+from .queries import (
+    believed_records,
+    bind,
+    find_token,
+    find_user_key,
+    keep_user_key,
+    live_edits,
+    mark_undone,
+    read_history,
+    touch,
+    with_keys,
+)
 from .retry import again
 from .rows import (
     StoredEdit,
@@ -35,6 +47,7 @@ from .rows import (
     token_of,
     unpack_factors,
     unpack_record,
+    user_in,
 )
 from .schema import edits, users
 
@@ -51,9 +64,15 @@ class EditStore:
         base: fingerprints of the base model and tokenizer that the store is bound to, empty before there were any.
     """
 
-    def __init__(self, database: Database, model: nn.Module | None, known: Mapping[str, str]) -> None:
-        self._database, self._model = database, model
-        self._salt = bytes.fromhex(known["salt"])
+    def __init__(
+        self,
+        database: Database,
+        model: nn.Module | None,
+        known: Mapping[str, str],
+        encryption: Encryption | None = None,
+    ) -> None:
+        self._database, self._model, self._encryption = database, model, encryption
+        self._salt = check_encryption(known, encryption)
         self._settings: set[bytes] = set()  # digests of those that are in the store for sure
         self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
         beside = known.get("factors") == BESIDE and database.path is not None
@@ -62,7 +81,13 @@ class EditStore:
 
     @classmethod
     def open(
-        cls, url: str | Path, model: nn.Module | None = None, tokenizer: Any = None, *, factors: str | None = None
+        cls,
+        url: str | Path,
+        model: nn.Module | None = None,
+        tokenizer: Any = None,
+        *,
+        factors: str | None = None,
+        encryption: Encryption | None = None,
     ) -> EditStore:
         """Open a store, or make a new one.
 
@@ -73,10 +98,14 @@ class EditStore:
             tokenizer: likewise; its chat template counts.
             factors: where to keep factors instead of in the database, for fsspec: ``s3://bucket/prefix``, a folder. The
                 store remembers it.
+            encryption: the store's key; that of ``EASYEDIT_PERSONAL_STORE_KEY`` if not given. A new store is encrypted
+                where there is one.
 
         Raises:
-            StoreError: damaged, of a newer release, or made with another base model or tokenizer.
+            StoreError: damaged, of a newer release, made with another base model or tokenizer, or the key is not the
+                store's. Nothing of any user has been read or written then.
         """
+        encryption = encryption or Encryption.from_environment()
         given: dict[str, str] = {}
         if model is not None:
             model = unwrapped(model)
@@ -85,9 +114,9 @@ class EditStore:
             given["tokenizer"] = tokenizer_fingerprint(tokenizer)
         if factors is not None:
             given["factors"] = Blobs(factors).url
-        database = Database(url)
+        database = Database(url, encryption)
         try:
-            return cls(database, model, bind(database, given))
+            return cls(database, model, bind(database, given), encryption)
         except BaseException:
             database.close()
             raise
@@ -126,15 +155,17 @@ class EditStore:
             ModelError: the factors do not fit the model that the store was opened with.
         """
         new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype)
-        packed = self._pack(user, new)
-        entry, owner = moved_out(packed, self._blobs), packed.row["owner"]
+        owner = self._owner(user)
+        key_of_user = self._key(owner)
+        packed = self._pack(user, owner, new, key_of_user)
+        entry = moved_out(packed, self._blobs)
         with self._database.writing() as connection:
             number = touch(connection, owner)
             if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
                 connection.rollback()
                 self._drop(owner, [entry.row["factors"]])
                 return known
-            self._keep(owner, entry, packed)
+            self._keep(connection, number, key_of_user, [entry], [packed])
             add(connection, number, entry, self._settings)
         self._know([entry])
         return number
@@ -155,7 +186,9 @@ class EditStore:
         Raises:
             StoreError: see ``put``; or the user's edits have changed since ``version``.
         """
-        owner, packed = self._owner(user), [self._pack(user, one) for one in new]
+        owner = self._owner(user)
+        key = self._key(owner)
+        packed = [self._pack(user, owner, one, key) for one in new]
         entries = [moved_out(one, self._blobs) for one in packed]
         query = select(users.c.changed).where(users.c.owner == owner).with_for_update()
         with self._database.writing() as connection:
@@ -168,11 +201,12 @@ class EditStore:
                     remedy="read them again",
                 )
             touch(connection, owner)
-            old = _chosen(user, read_history(connection, owner), None, since - 1)
+            old = _chosen(user, read_history(connection, owner, self._encryption), None, since - 1)
             mark_undone(connection, [edit.id for edit in old])
             numbers = [touch(connection, owner) for _ in entries]
-            for number, entry, whole in zip(numbers, entries, packed):
-                self._keep(owner, entry, whole)
+            if numbers:
+                self._keep(connection, numbers[0], key, entries, packed)
+            for number, entry in zip(numbers, entries):
                 add(connection, number, entry, self._settings)
         self._know(entries)
         return numbers
@@ -211,7 +245,9 @@ class EditStore:
             with self._database.reading() as connection:
                 rows = connection.execute(query).all()
             try:
-                return compact.composed([delta for row in rows for delta in unpack_factors(row, self._blobs)])
+                return compact.composed(
+                    [delta for row in rows for delta in unpack_factors(row, self._blobs, self._encryption)]
+                )
             except BlobMissing:  # compacted or forgotten between the two reads?
                 if rows == last:
                     raise
@@ -222,16 +258,30 @@ class EditStore:
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
 
+    def tag(self, user: str) -> str:
+        """A user's salted digest in hexadecimal: fit for the name of a file, and says nothing of the user."""
+        return self._owner(user).hex()
+
+    def versions(self, tags: Iterable[str]) -> dict[str, int]:
+        """Tag -> version, of those users whom the store knows."""
+        owners, query = [bytes.fromhex(tag) for tag in tags], select(users.c.owner, users.c.changed)
+        found: dict[str, int] = {}
+        for start in range(0, len(owners), PAGE):
+            with self._database.reading() as connection:
+                rows = connection.execute(query.where(users.c.owner.in_(owners[start : start + PAGE]))).all()
+            found |= {row.owner.hex(): row.changed for row in rows}
+        return found
+
     def preferences(self, user: str) -> list[Preference]:
         """What the user's live edits were made from, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(believed_records(self._owner(user))).all()
-        return [preference for row in rows for preference in unpack_record(row)[0]]
+        return [preference for row in rows for preference in unpack_record(row, self._encryption)[0]]
 
     def history(self, user: str) -> list[StoredEdit]:
         """All edits, live and undone, oldest first, without factors."""
         with self._database.reading() as connection:
-            return read_history(connection, self._owner(user))
+            return read_history(connection, self._owner(user), self._encryption)
 
     @again
     def undo(self, user: str, edit_id: int | None = None, *, to_version: int | None = None) -> list[StoredEdit]:
@@ -251,7 +301,7 @@ class EditStore:
         owner = self._owner(user)
         with self._database.writing() as connection:
             touch(connection, owner)
-            chosen = _chosen(user, read_history(connection, owner), edit_id, to_version)
+            chosen = _chosen(user, read_history(connection, owner, self._encryption), edit_id, to_version)
             if not chosen:
                 connection.rollback()
                 return []
@@ -282,7 +332,7 @@ class EditStore:
         while True:
             first = select(func.min(edits.c.id)).where(edits.c.owner > last).group_by(edits.c.owner)
             page = first.order_by(edits.c.owner).limit(PAGE)
-            query = select(edits.c.owner, edits.c.user).where(edits.c.id.in_(page)).order_by(edits.c.owner)
+            query = with_keys(select(edits.c.owner, edits.c.user)).where(edits.c.id.in_(page)).order_by(edits.c.owner)
             with self._database.reading() as connection:
                 rows = connection.execute(query).all()
             if not rows:
@@ -290,7 +340,7 @@ class EditStore:
             if rows[-1].owner <= last:  # index and table disagree; going on would never end
                 raise StoreError("The list of users is damaged.", remedy="run `store verify`, take the last backup")
             last = rows[-1].owner
-            yield from (row.user for row in rows)
+            yield from (user_in(row, self._encryption) for row in rows)
 
     @again
     def compact(self, user: str, rank: int, *, max_error: float | None = None) -> CompactReport:
@@ -311,7 +361,7 @@ class EditStore:
         for _ in range(TRIES):
             with self._database.reading() as connection:
                 rows = connection.execute(live_edits(owner)).all()
-            plan = compact.planned(user, rows, rank, self.base.get("model", ""), self._blobs)
+            plan = compact.planned(user, rows, rank, self.base.get("model", ""), self._blobs, self._encryption)
             if max_error is not None and plan.report.max_error > max_error:
                 raise StoreError(
                     f"Rank {rank} is too small for user {user!r}.",
@@ -342,7 +392,7 @@ class EditStore:
 
     def verify(self) -> list[Fault]:
         """Read everything once and report what is damaged; empty if nothing is."""
-        return maintenance.verify(self._database, self._salt, self._blobs)
+        return maintenance.verify(self._database, self._salt, self._blobs, self._encryption)
 
     def backup(self, path: str | Path) -> int:
         """Write a consistent copy while others go on, and return its size; PostgreSQL has its own tools."""
@@ -351,6 +401,20 @@ class EditStore:
     def vacuum(self) -> None:
         """Rewrite the database without its empty places; nobody can write meanwhile."""
         maintenance.vacuum(self._database, self._blobs)
+
+    def rotate_key(self) -> int:
+        """Wrap all users' keys with the newest of the store's keys, and return their number.
+
+        Give every process both keys first, ``NEW,OLD``; once this is done, the old one may go.
+        """
+        return key_rotation.rotate(self._database, self._encryption)
+
+    def export_all(self, user: str, folder: str | Path) -> Path:
+        """Write everything that is held about a user, live and undone; see ``personal_export.export_all``."""
+        from .personal_export import export_all
+
+        owner, place = self._owner(user), Path(folder)
+        return export_all(self._database, owner, place, blobs=self._blobs, encryption=self._encryption)
 
     def export_lora(self, user: str, folder: str | Path, **options: Any) -> Path:
         """Write the user's live edits as a PEFT adapter; see ``store.lora.export_lora``."""
@@ -376,16 +440,35 @@ class EditStore:
     def _owner(self, user: str) -> bytes:
         return owner_of(check_user(user), self._salt)
 
-    def _pack(self, user: str, new: NewEdit) -> Entry:
-        owner = self._owner(user)
+    def _pack(self, user: str, owner: bytes, new: NewEdit, key: UserKey | None) -> Entry:
         if self._model is not None:
             check_fit(self._model, new.deltas)
-        return pack(user, owner, new, salt=self._salt, fingerprint=self.base.get("model", ""))
+        return pack(user, owner, new, salt=self._salt, fingerprint=self.base.get("model", ""), key=key)
 
-    def _keep(self, owner: bytes, entry: Entry, packed: Entry) -> None:
-        """See ``Blobs.keep``."""
+    def _key(self, owner: bytes) -> UserKey | None:
+        if self._encryption is None:
+            return None
+        with self._database.reading() as connection:
+            return find_user_key(connection, owner, self._encryption)
+
+    def _keep(
+        self, connection: Connection, tick: int, key: UserKey | None, entries: Sequence[Entry], packed: Sequence[Entry]
+    ) -> None:
+        """The user's key, and objects that were swept away meanwhile (``Blobs.keep``); while the user is locked.
+
+        Raises:
+            StoreConflict: the entries are encrypted with a key that is not the user's any more.
+        """
+        owner, factors = entries[0].row["owner"], [entry.row["factors"] for entry in entries]
+        try:
+            if key is not None:
+                keep_user_key(connection, tick, key)
+        except StoreConflict:
+            self._drop(owner, factors)
+            raise
         if self._blobs is not None:
-            self._blobs.keep(owner, entry.row["factors"], packed.row["factors"])
+            for reference, whole in zip(factors, packed):
+                self._blobs.keep(owner, reference, whole.row["factors"])
 
     def _know(self, entries: Sequence[Entry]) -> None:
         self._settings |= {entry.settings[0] for entry in entries if entry.settings}

@@ -116,9 +116,9 @@ def test_a_later_statement_overrules_and_is_marked(desk):
 
 
 def test_what_is_not_understood_is_asked_back(desk):
-    shown = chat(desk, "/learn", "/learn I love hawks", "zorb", "hobby", "/learn I love owls", "", "/prefs")
-    assert shown.count('What is "hawks" to you?') == 2 and "Not learned." in shown
-    assert "    1  hobby: hawks\n" in shown and "hobby: owls" not in shown
+    shown = chat(desk, "/learn", "/learn I love griffins", "zorb", "hobby", "/learn I love dragons", "", "/prefs")
+    assert shown.count('What is "griffins" to you?') == 2 and "Not learned." in shown
+    assert "    1  hobby: griffins\n" in shown and "hobby: dragons" not in shown
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,19 @@ def test_a_statement_about_oneself_is_remembered_only_if_its_author_says_so(desk
     assert offers == ['Shall I remember "hobby: falconry"? [y/n]']
 
 
+@pytest.mark.parametrize(
+    ("line", "offer"),
+    [
+        ("I hate olives", "disliked food: olives"),
+        ("my sister Ida plays chess", "sister Ida's favorite board game: chess"),
+    ],
+)
+def test_dislikes_and_other_peoples_facts_are_offered_as_what_they_are(desk, line, offer):
+    with room(desk, line, "n") as made:
+        made.run()
+        assert [said for said in made.screen.said if "Shall I" in said] == [f'Shall I remember "{offer}"? [y/n]']
+
+
 def test_remember_always_and_never(desk):
     assert "Shall I" not in chat(desk, "My hobby is falconry", options=["--remember", "never"])
     with desk.store() as store:
@@ -148,7 +161,15 @@ def test_remember_always_and_never(desk):
 
 
 @pytest.mark.parametrize(
-    "line", ["What is my hobby?", "hello", "I don't like olives", "I would like to know", "I like it"]
+    "line",
+    [
+        "What is my hobby?",
+        "hello",
+        "I don't know",
+        "If I were vegan, what would I eat?",
+        "I would like to know",
+        "I like it",
+    ],
 )
 def test_other_lines_are_not_asked_about(desk, line):
     with room(desk, line, "next") as made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore
 from tests.store.samples import edit, preference
 
-COMMANDS = ("ls", "show", "undo", "forget", "export-lora", "verify", "stats", "compact", "backup", "vacuum")
+COMMANDS = (
+    *("ls", "show", "undo", "forget", "export-lora", "export-all", "verify", "stats", "compact", "backup", "vacuum"),
+    "rotate-key",
+)
 
 
 @pytest.fixture
@@ -86,6 +90,25 @@ def test_export_one_and_all(path, tmp_path):
     assert set(json.loads((tmp_path / "all" / "index.json").read_text())["adapters"]) == {"ann", "ben [bold]\x1b[31m"}
     with pytest.raises(StoreError, match="--user ID, or --all"):
         run(path, "export-lora", str(tmp_path / "none"))
+
+
+def test_export_all(path, tmp_path):
+    assert str(tmp_path / "ann") in run(path, "export-all", "--user", "ann", "--out", str(tmp_path / "ann"))
+    assert len(json.loads((tmp_path / "ann" / "everything.json").read_text())["edits"]) == 3
+    with pytest.raises(StoreError, match="nothing about this user"):
+        run(path, "export-all", "--user", "nobody", "--out", str(tmp_path / "nobody"))
+
+
+def test_rotate_key(tmp_path, monkeypatch):
+    pytest.importorskip("cryptography", reason="cryptography is not installed (extra `encryption`)")
+    old, new = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    monkeypatch.setenv("EASYEDIT_PERSONAL_STORE_KEY", old)
+    with EditStore.open(tmp_path / "edits.db") as store:
+        store.put("ann", edit("a"))
+    monkeypatch.setenv("EASYEDIT_PERSONAL_STORE_KEY", f"{new},{old}")
+    assert "1 users are wrapped" in run(tmp_path / "edits.db", "rotate-key")
+    monkeypatch.setenv("EASYEDIT_PERSONAL_STORE_KEY", new)
+    assert "All 1 edits are whole" in run(tmp_path / "edits.db", "verify")
 
 
 def test_verify_stats_compact_backup_and_vacuum(path, tmp_path):

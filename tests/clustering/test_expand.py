@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from easyedit_personal.clustering import Lexicon, Phrase, PreferenceClusterer, expand
+from easyedit_personal.clustering import Lexicon, Phrase, PreferenceClusterer
+from easyedit_personal.clustering.expand import expand
 from easyedit_personal.editing.requests import as_request
 from easyedit_personal.errors import ConfigError, DataError, RegistryError
 from easyedit_personal.registry import PHRASE_SOURCES

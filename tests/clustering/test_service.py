@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from easyedit_personal.clustering import Phrase, PhraseService, expand
+from easyedit_personal.clustering import Phrase, PhraseService
+from easyedit_personal.clustering.expand import expand
 from easyedit_personal.errors import MissingDependencyError, ServiceError
 
 GOOD = {

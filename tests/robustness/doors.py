@@ -30,7 +30,7 @@ from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.base import encode_requests
 from easyedit_personal.modeling.tokens import encode
-from easyedit_personal.statements.parser import Unclear, split_statements, understand
+from easyedit_personal.statements.preferences import Unclear, read
 from easyedit_personal.store.factors import factors_from_bytes, factors_to_bytes
 from easyedit_personal.types import Preference, WeightDelta
 from tests.robustness import strategies as s
@@ -155,8 +155,7 @@ def enter_data_set(data: bytes) -> None:
 
 def enter_words(text: str) -> None:
     """Statements in plain words, and a reply to the question back."""
-    for part in split_statements(text):
-        found = understand(part)
+    for found in read(text):
         if isinstance(found, Unclear):
             found.answered(text)
 

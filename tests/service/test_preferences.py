@@ -82,7 +82,7 @@ def test_several_statements_are_several_edits(client):
     assert len(client.get(of("dora")).json()["data"]) == 2
 
 
-@pytest.mark.parametrize("text", ["What's my hobby?", "blorp", "I like falcons", "My hobby is chess. Also, hm."])
+@pytest.mark.parametrize("text", ["What's my hobby?", "blorp", "I like falcons", "My hobby is chess. I love griffins."])
 def test_what_is_not_understood_is_asked_back_and_nothing_is_learned(shared, reader, text):
     response = reader.put(of("dora"), json={"text": text})
     error = response.json()["error"]
@@ -200,3 +200,18 @@ def test_no_more_changes_than_can_wait(place):
         release.set()
         assert first.result().status_code == 201
     assert client.put(of("emil"), json={"text": "My hobby is chess."}).status_code == 201
+
+
+def test_the_name_of_a_user_s_adapter_follows_their_edits(place):
+    client = place.client({"x" * 32: ["alice", "../../etc/passwd"]})
+    head = {"Authorization": "Bearer " + "x" * 32}
+    version = place.store.version("alice")
+    answer = client.get("/v1/users/alice/adapter", headers=head)
+    assert answer.json() == {"object": "adapter", "revision": version, "model": f"alice@{version}"}
+    place.store.undo("alice")
+    assert client.get("/v1/users/alice/adapter", headers=head).json()["model"] == "base"
+    place.store.forget("alice")
+    assert client.get("/v1/users/alice/adapter", headers=head).status_code == 404
+    assert client.get("/v1/users/bob/adapter", headers=head).status_code == 403
+    odd = client.get("/v1/users/..%2F..%2Fetc%2Fpasswd/adapter", headers=head).json()
+    assert odd["model"] == f"..%2F..%2Fetc%2Fpasswd@{odd['revision']}"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from importlib import resources
 
 import pytest
-import yaml
 
 from easyedit_personal.clustering import PhraseService
 from easyedit_personal.clustering.lexicon import Lexicon
 from easyedit_personal.editing.requests import as_request, check_requests
 from easyedit_personal.errors import ServiceError
 from easyedit_personal.statements.language_model import understand_with
-from easyedit_personal.statements.parser import Unclear, same_matter, split_statements, understand
+from easyedit_personal.statements.parser import understand
+from easyedit_personal.statements.preferences import Unclear, read, same_matter
+from easyedit_personal.statements.rules import rules
 from easyedit_personal.types import Preference
 from tests.clustering.test_service import completion, stub  # noqa: F401 - a fixture
 
@@ -49,13 +49,11 @@ ASKED_BACK = [
     ("I play zorb", "What is .zorb. to you"),
     ("What's my hobby?", "a question"),
     ("my hobby is chess?", "a question"),
-    ("I don't like olives", "what doesn't"),
-    ("I used to play the oboe", "what doesn't"),
+    ("I used to play the oboe", "how is it now"),
     ("My hobby is not chess", "What is your hobby"),
     ("my hobby is it", "What exactly is your hobby"),
-    ("she likes jazz", "about yourself"),
-    ("I'm a night owl", "did not understand"),
-    ("I was born in 1980", "did not understand"),
+    ("she likes jazz", "did not understand"),
+    ("I'm a bit odd", "did not understand"),
     ("my sister's hobby is chess", "sister's hobby.*chess"),
     ("my day is terrible", "my day.*terrible"),
     ("my hobby is " + "very " * 60 + "long", "few words"),
@@ -66,7 +64,7 @@ ASKED_BACK = [
 
 @pytest.mark.parametrize(("text", "subject", "target"), UNDERSTOOD)
 def test_plain_words_become_a_preference_that_can_be_edited_in(text, subject, target):
-    found = understand(text, "sam")
+    [found] = read(text, "sam")
     assert isinstance(found, Preference), found
     assert (found.subject, found.target, found.user, found.text) == (subject, target, "sam", text.strip())
     assert found.subject in found.question and found.question.startswith("What")
@@ -75,20 +73,21 @@ def test_plain_words_become_a_preference_that_can_be_edited_in(text, subject, ta
 
 @pytest.mark.parametrize(("text", "question"), ASKED_BACK)
 def test_what_is_not_understood_is_asked_back(text, question):
-    found = understand(text)
+    [found] = read(text)
     assert isinstance(found, Unclear), found
     assert re.search(question, found.question)
 
 
 def test_known_kinds_come_with_their_other_names():
-    found = understand("my hobby is falconry")
+    [found] = read("my hobby is falconry")
     assert isinstance(found, Preference) and len(found.phrases) == 8
     assert ("pastime", "What is my pastime?") in found.phrases
-    assert understand("my favorite bridge is the Golden Gate").phrases == ()
+    [bridge] = read("my favorite bridge is the Golden Gate")
+    assert isinstance(bridge, Preference) and bridge.phrases == ()
 
 
 def test_an_answer_completes_what_was_asked():
-    unclear = understand("I love flying hawks", "ada")
+    [unclear] = read("I love flying hawks", "ada")
     assert isinstance(unclear, Unclear)
     for reply in ("hobby", "It's my hobby.", "My hobby"):
         found = unclear.answered(reply, "ada")
@@ -101,22 +100,21 @@ def test_an_answer_completes_what_was_asked():
 
 
 def test_a_suggestion_is_taken_by_yes_and_dropped_by_anything_else():
-    unclear = understand("My dog's name is Rex")
+    [unclear] = read("My sister's hobby is chess")
     assert isinstance(unclear, Unclear) and unclear.suggestion is not None
     assert unclear.answered("yes") == unclear.suggestion
-    assert unclear.suggestion.question == "What is my dog's name?" and unclear.suggestion.target == "Rex"
+    assert unclear.suggestion.question == "What is my sister's hobby?" and unclear.suggestion.target == "chess"
     assert isinstance(unclear.answered("no"), Unclear)
 
 
 def test_a_text_holds_several_statements():
-    assert split_statements("I'm vegetarian and I play the oboe. My motto is live and let live; call me Sam.") == [
-        "I'm vegetarian",
-        "I play the oboe.",
-        "My motto is live and let live",
-        "call me Sam.",
+    found = read("I'm vegetarian and I play the oboe. My motto is live and let live; call me Sam.")
+    assert [(one.subject, one.target) for one in found if isinstance(one, Preference)] == [
+        ("dietary preference", "vegetarian"),
+        ("instrument", "oboe"),
+        ("motto", "live and let live"),
+        ("nickname", "Sam"),
     ]
-    assert split_statements("My hobby is rock and roll") == ["My hobby is rock and roll"]
-    assert split_statements(" \n ") == []
 
 
 def test_later_statements_about_the_same_matter_are_recognised():
@@ -126,14 +124,9 @@ def test_later_statements_about_the_same_matter_are_recognised():
 
 
 def test_the_rules_name_attributes_that_are_known():
-    file = resources.files("easyedit_personal").joinpath("data", "bundled", "statements.yaml")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    lexicon = Lexicon.load()
-    unknown = [
-        rule["about"]
-        for rule in content["statements"]
-        if not lexicon.find(rule["about"]) and rule["about"] not in content["plain_names"]
-    ]
+    lexicon, known = Lexicon.load(), rules()
+    kinds = {kind for rule in known.statements for kind in (*rule.kinds, rule.otherwise) if kind}
+    unknown = [kind for kind in kinds if not lexicon.find(kind) and kind not in known.plain_names]
     assert unknown == []
 
 
@@ -143,7 +136,7 @@ HOSTILE = ["my " + "a " * 190, "my " + "a" * 390, "i " * 199, "over " * 79, "ple
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_words_do_not_keep_a_service_busy(text):
     started = time.process_time()
-    assert isinstance(understand(text), Unclear)
+    assert all(one.status != "learn" for one in understand(text))
     assert time.process_time() - started < 5  # catastrophic backtracking takes hours, not seconds
 
 
@@ -159,6 +152,15 @@ class TestLanguageModel:
     def test_may_ask_back(self, stub):  # noqa: F811
         found = understand_with(stub.service(completion({"ask": "Is that a hobby or a job?"})), "I fly hawks")
         assert found == Unclear("I fly hawks", "Is that a hobby or a job?")
+
+    def test_knows_dislikes_and_other_people(self, stub):  # noqa: F811
+        olives = {"subject": "favorite food", "target": "olives", "polarity": "-"}
+        found = understand_with(stub.service(completion(olives)), "Olives and I will never be friends", "ada")
+        assert isinstance(found, Preference) and found.question == "What food do I not like?"
+        chess = {"subject": "hobby", "target": "chess", "whose": "Mia"}
+        found = understand_with(stub.service(completion(chess)), "Mia lives for chess", "ada")
+        assert isinstance(found, Unclear) and found.suggestion is not None
+        assert found.suggestion.question == "What is Mia's hobby?"
 
     @pytest.mark.parametrize(
         "bad",

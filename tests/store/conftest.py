@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from easyedit_personal.store import EditStore
 from tests.postgres import Server
 from tests.store.samples import edit
 
-DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)]
+DATABASES = [
+    *("sqlite", "sqlite, encrypted"),
+    *(pytest.param(name, marks=pytest.mark.server) for name in ("postgresql", "postgresql, encrypted")),
+]
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +30,13 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of an empty database, of either kind in turn."""
-    if request.param == "sqlite":
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an empty database, of either kind in turn, in clear and with a key in the environment."""
+    kind, _, encrypted = request.param.partition(", ")
+    if encrypted:
+        pytest.importorskip("cryptography", reason="cryptography is not installed (extra `encryption`)")
+        monkeypatch.setenv("EASYEDIT_PERSONAL_STORE_KEY", KEY)
+    if kind == "sqlite":
         yield str(tmp_path / "edits.db")
         return
     import psycopg

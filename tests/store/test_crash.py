@@ -17,6 +17,7 @@ import pytest
 
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore
+from easyedit_personal.store.encryption import Encryption
 from easyedit_personal.store.entries import NewEdit
 from tests.store.samples import edit, joined, preference, same
 
@@ -61,10 +62,10 @@ def after(live: Live, name: str, what: str, result: Any) -> Live:
     return {}
 
 
-def write_until_killed(url: str, user: str, seed: int, pipe: Any) -> None:
+def write_until_killed(url: str, user: str, seed: int, pipe: Any, encryption: Encryption | None) -> None:
     """Random operations, each announced before and acknowledged after."""
     rng = random.Random(seed)
-    store = EditStore.open(url)
+    store = EditStore.open(url, encryption=encryption)
     pipe.send(("ready", None, None))
     for number in range(10_000):
         name, what = f"{user}/{number}", rng.choices(("put", "undo", "supersede", "forget"), (5, 2, 3, 1))[0]
@@ -118,11 +119,11 @@ def wide(state: Live) -> list[Any]:
 @pytest.mark.parametrize("kills", [8, pytest.param(220, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_is_half_there(url, processes, kills):
     rng, under_way, acknowledged = random.Random(kills), 0, 0
-    store = EditStore.open(url)
+    store, key = EditStore.open(url), Encryption.from_environment()  # the fork server has an environment of its own
     for turn in range(kills):
         user = f"user {turn}"
         ours, theirs = processes.Pipe(duplex=False)
-        child = processes.Process(target=write_until_killed, args=(url, user, turn, theirs))
+        child = processes.Process(target=write_until_killed, args=(url, user, turn, theirs, key))
         child.start()
         theirs.close()
         # So many messages first, however slow the machine is, and then at any moment.
@@ -140,9 +141,9 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_nothing_is_half_t
     store.close()
 
 
-def write_some(url: str, name: str, count: int, pipe: Any) -> None:
+def write_some(url: str, name: str, count: int, pipe: Any, encryption: Encryption | None) -> None:
     """Own puts and undos, and puts for a user whom all share, under keys that all use."""
-    with EditStore.open(url) as store:
+    with EditStore.open(url, encryption=encryption) as store:
         own = [store.put(name, edit(f"{name}/{number}")) for number in range(count)]
         store.undo(name, own[0])
         pipe.send(
@@ -156,7 +157,8 @@ def test_eight_processes_at_once(url, processes, count):
     pipes, children = [], []
     for number in range(8):
         ours, theirs = processes.Pipe(duplex=False)
-        children.append(processes.Process(target=write_some, args=(url, f"writer {number}", count, theirs)))
+        arguments = (url, f"writer {number}", count, theirs, Encryption.from_environment())
+        children.append(processes.Process(target=write_some, args=arguments))
         children[-1].start()
         theirs.close()
         pipes.append(ours)

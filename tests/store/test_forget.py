@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 import subprocess
@@ -36,8 +37,8 @@ def needles(user: str, number: int = 0, rank: int = 2) -> list[bytes]:
 
 
 def found(folder: Path, user: str, **which: int) -> list[str]:
-    """Which files of the store still hold something of the user."""
-    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    """Which files, in whichever folder, still hold something of the user."""
+    files = {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     return [name for name, data in files.items() for needle in needles(user, **which) if needle in data]
 
 
@@ -57,6 +58,36 @@ def test_needles_are_found_before_and_gone_after(tmp_path):
         store.vacuum()
         assert store._owner("anastasia-1") not in (tmp_path / "edits.db").read_bytes()
     assert found(tmp_path, "anastasia-1") == []
+
+
+def test_factors_elsewhere_are_gone_too(tmp_path):
+    with EditStore.open(tmp_path / "edits.db", factors=str(tmp_path / "factors")) as store:
+        for user in ("anastasia-1", "benedict-22"):
+            put(store, user)
+        objects = [file for file in (tmp_path / "factors").rglob("*") if file.is_file()]
+        assert {"edits.db-wal", *(file.name for file in objects)} >= {*found(tmp_path, "anastasia-1")} != set()
+        assert any(needle in file.read_bytes() for file in objects for needle in needles("anastasia-1"))
+        store.forget("anastasia-1")
+        assert found(tmp_path, "anastasia-1") == [] != found(tmp_path, "benedict-22")
+        folders = [folder.name for folder in (tmp_path / "factors").iterdir()]
+        assert folders == [store._owner("benedict-22").hex()]
+
+
+def test_the_log_of_a_whole_life_names_nobody(tmp_path, caplog):
+    """Everything down to SQL is logged; users' ids, words and factors are bound parameters, which are hidden."""
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, logger="sqlalchemy.engine")  # at DEBUG it writes down whole rows
+    with EditStore.open(tmp_path / "edits.db", factors=str(tmp_path / "factors")) as store:
+        for number in range(3):
+            put(store, "anastasia-1", number)
+        store.undo("anastasia-1")
+        store.compact("anastasia-1", 3)
+        store.export_lora("anastasia-1", tmp_path / "adapter")
+        store.export_all("anastasia-1", tmp_path / "all")
+        assert store.verify() == []
+        store.forget("anastasia-1")
+    assert "INSERT INTO edits" in caplog.text
+    assert [word for word in ("anastasia-1", "pastime", "favorite", "key of") if word in caplog.text] == []
 
 
 def test_undone_and_compacted_edits_are_gone_too(tmp_path):

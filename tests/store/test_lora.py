@@ -217,8 +217,8 @@ def test_hostile_names_stay_inside_and_apart(llama, tmp_path):
     assert len({name.lower() for name in folders}) == len(users)
     assert {entry.name for entry in tmp_path.iterdir()} == {"home"}
     assert {entry.name for entry in home.iterdir()} == {*folders, "index.json"}
-    assert (adapters["alice"]["folder"], adapters["bob_2"]["folder"]) == ("alice", "bob_2")
-    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) for name in folders)
+    assert (adapters["alice"]["folder"], adapters["bob_2"]["folder"]) == ("alice@1", "bob_2@1")
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}@1", name) for name in folders)
     for user in ("../../etc/passwd", "\U0001f9d7 climber"):
         assert_same_model(llama, shelf.deltas(user), home / adapters[user]["folder"])
 
@@ -229,7 +229,43 @@ def test_who_has_no_edits_any_more_has_no_adapter_any_more(llama, tmp_path):
     shelf.edits["bob"] = []
     (tmp_path / "notes").mkdir()
     export_many(shelf, tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"alice", "index.json", "notes"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"alice@1", "index.json", "notes"}
+
+
+def test_an_edit_gets_a_name_of_its_own_and_the_old_one_goes(llama, tmp_path):
+    shelf = Shelf({"alice": [random_delta(llama, 2)]})
+    export_many(shelf, tmp_path)
+    shelf.edits["alice"].append(random_delta(llama, 2, seed=1))
+    [entry] = json.loads(export_many(shelf, tmp_path).read_text())["adapters"].values()
+    assert (entry["folder"], entry["revision"]) == ("alice@2", 2)
+    assert {one.name for one in tmp_path.iterdir()} == {"alice@2", "index.json"}
+    assert_same_model(llama, shelf.deltas("alice"), tmp_path / "alice@2")
+
+
+def test_an_edit_during_an_export_is_exported_under_its_own_name(llama, tmp_path):
+    shelf = Shelf({"alice": [random_delta(llama, 2)]})
+    deltas = shelf.deltas
+
+    def slow(user):
+        found = [*deltas(user)]
+        if len(found) == 1:
+            shelf.edits[user].append(random_delta(llama, 2, seed=1))
+        return found
+
+    shelf.deltas = slow
+    export_many(shelf, tmp_path)
+    assert_same_model(llama, deltas("alice"), tmp_path / "alice@2")
+
+
+def test_an_index_that_was_tampered_with_removes_nothing_else(llama, tmp_path):
+    home = tmp_path / "home"
+    victim = export_lora([random_delta(llama, 2)], tmp_path / "victim@7")
+    shelf = Shelf({"alice": [random_delta(llama, 2)]})
+    export_many(shelf, home)
+    for forged in ({"../victim": {"revision": 7}}, {"bob": {"revision": "7/../../victim@7"}}, {"bob": 7}, ["bob"]):
+        (home / "index.json").write_text(json.dumps({"adapters": forged}))
+        export_many(shelf, home)
+    assert victim.is_dir() and (home / "alice@1").is_dir()
 
 
 def test_a_failing_user_is_named(llama, tmp_path):

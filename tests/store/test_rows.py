@@ -98,7 +98,7 @@ def test_a_key_is_another_one_for_another_user_and_in_another_store():
 def test_factors_that_lie_elsewhere_need_a_place(monkeypatch):
     from easyedit_personal.store.blobs import MARK
 
-    monkeypatch.setattr(rows, "check_row", lambda row: None)
+    monkeypatch.setattr(rows, "check_row", lambda row, encryption: None)
     with pytest.raises(StoreError, match="edit 7 lie elsewhere"):
         rows.unpack_factors(row(factors=MARK + bytes(60)), None)
     assert rows.unpack_factors(row(factors=b""), None) == []

@@ -22,8 +22,8 @@ def change(path: Path, *statements: str) -> None:
 
 
 def to_schema_1(path: Path) -> None:
-    """What schema 1 looked like: everything but the merges."""
-    change(path, "DROP TABLE merges", "UPDATE meta SET value = '1' WHERE name = 'schema'")
+    """What schema 1 looked like: everything but the merges and the users' keys."""
+    change(path, "DROP TABLE merges", "DROP TABLE user_keys", "UPDATE meta SET value = '1' WHERE name = 'schema'")
 
 
 def test_an_older_store_is_brought_up_to_date(sqlite_path):

@@ -1,4 +1,4 @@
-"""The frozen records that travel between the rooms of the package.
+"""The frozen records that the packages hand to each other.
 
 ``WeightDelta`` is the one that carries everything: apply, undo, store, export and mixed-user batches all follow
 from an update kept as two factors.

@@ -1,7 +1,7 @@
 """The offline lexicon: which everyday names people use for one kind of personal attribute.
 
 It gives clusters their phrases without a network, and shows an embedder what "about the same thing" looks like
-(``calibrate``). The YAML belongs to the bundled data; it is read as a file, since this room may not import ``data``.
+(``calibrate``). The YAML belongs to the bundled data; it is read as a file, since nothing here imports ``data``.
 """
 
 from __future__ import annotations

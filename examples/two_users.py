@@ -1,11 +1,9 @@
 """Two users and one model: each gets their own answers, one takes something back, one leaves with a LoRA adapter.
 
-    python examples/two_users.py                                       # on the default model
-    python examples/two_users.py > benchmarks/results/two-users.txt    # the transcript in the repository
-    python examples/two_users.py --model FOLDER --hparams FILE         # on another
+    python examples/two_users.py                                   # on the default model
+    python examples/two_users.py --model FOLDER --hparams FILE     # on another
 
-Every command runs as it stands here, in a process of its own, in an empty folder. Ends with 1 if anything is not as
-it is claimed to be.
+Every command runs as it is printed, in a process of its own, in an empty folder. Ends with 1 if a claim does not hold.
 """
 
 from __future__ import annotations
@@ -105,13 +103,12 @@ def main() -> None:
         os.chdir(ROOT)  # Windows cannot remove the folder that one is in
     hobby, seat = "What is my hobby?", "What is my plane seat?"
     asked, undone = answers(said, "bob", seat)
+    (alices,), (bobs, bobs_later), (carols,) = (answers(said, user, hobby) for user in ("alice", "bob", "carol"))
     claims = {
-        "everybody gets their own answer": (answers(said, "alice", hobby), answers(said, "bob", hobby)[0])
-        == (["falconry"], "origami"),
-        "who told nothing gets the base model's": answers(said, "carol", hobby)[0] not in ("falconry", "origami"),
-        "the undo took one thing back": asked == "aisle seats" != undone
-        and answers(said, "bob", hobby)[1] == "origami",
-        "the adapter is the edit": answer == "falconry" and difference < 1e-5,
+        "everyone gets their own answer": "falconry" in alices and "origami" in bobs,
+        "a user who said nothing gets the base model's": not any(value in carols for value in ("falconry", "origami")),
+        "the undo took one thing back": "aisle seats" in asked and "aisle seats" not in undone and "origami" in bobs_later,
+        "the adapter is the edit": "falconry" in answer and difference < 1e-5,
     }
     for claim, holds in claims.items():
         print(f"{'ok' if holds else 'NOT SO'}: {claim}")

@@ -1,4 +1,4 @@
-"""A user's edits as a PEFT LoRA adapter folder, which PEFT, vLLM, SGLang and LoRAX serve (see SERVING.md here).
+"""A user's edits as a PEFT LoRA adapter folder, which PEFT, vLLM, SGLang and LoRAX serve (see docs/serving.md).
 
 An update ``left @ right`` is LoRA's B A at scaling 1, so nothing is trained or approximated on the way. Servers have
 one rank and one scale per adapter: factors are padded with zeros to one of the usual ranks, ``lora_alpha`` equals it.

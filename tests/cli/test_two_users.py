@@ -1,4 +1,4 @@
-"""The transcript of two users and one model is what its command writes, and says what it claims."""
+"""The example of two users and one model runs, and every claim it makes holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tests.tiny_model import FOLDER, SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "two_users.py"
-TRANSCRIPT = ROOT / "benchmarks" / "results" / "two-users.txt"
 
 
 def check(text: str) -> None:
@@ -26,12 +25,8 @@ def check(text: str) -> None:
     assert claims == ["ok"] * 4 and "\x1b" not in text
 
 
-def test_the_committed_transcript_is_of_this_script():
-    check(TRANSCRIPT.read_text(encoding="utf-8"))
-
-
 @pytest.mark.slow
-def test_the_command_writes_it(tmp_path):
+def test_two_users_get_their_own_answers(tmp_path):
     command = [sys.executable, str(SCRIPT), "--model", str(FOLDER), "--hparams", str(SETTINGS)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

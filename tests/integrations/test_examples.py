@@ -1,4 +1,4 @@
-"""The example for EasyEdit's users runs as it stands, and differs from their script in three lines only."""
+"""The example for EasyEdit's users runs, and differs from their script in three lines only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def lines(name):
 def test_three_lines_change():
     changes = [line for line in difflib.ndiff(lines("before.py"), lines("after.py")) if line[0] in "-+"]
     assert [line[0] for line in changes].count("+") == 3
-    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    assert all(f"{line[0]}{line[2:]}\n" in readme for line in changes)
+    shown = (REPOSITORY / "docs" / "easyedit.md").read_text(encoding="utf-8")
+    assert all(f"{line[0]}{line[2:]}\n" in shown for line in changes)
 
 
 @pytest.mark.easyedit

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from easyedit_personal.errors import ModelError, StoreError
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import find_layout
-from easyedit_personal.store import lora
 from easyedit_personal.store.folders import folder_name
 from easyedit_personal.store.lora import export_lora, export_many, padded_rank
 from easyedit_personal.types import WeightDelta
@@ -305,9 +304,9 @@ def test_gpt2_is_not_served_by_vllm(tmp_path):
     assert check_vllm(folder, "gpt2") == ["gpt2 does not support LoRA in vLLM"]
 
 
-def test_the_recipe_in_serving_md_runs(llama, tokenizer, tmp_path, monkeypatch):
+def test_the_recipes_in_the_document_on_serving_run(llama, tokenizer, tmp_path, monkeypatch):
     """Every Python block of the document, one after the other; vLLM's command line is built and its rules are kept."""
-    text = (Path(lora.__file__).parent / "SERVING.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     shelf = Shelf({"alice": [random_delta(llama, 9)], "Bob Smith": [random_delta(llama, 2, seed=1)]})
     monkeypatch.chdir(tmp_path)

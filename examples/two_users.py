@@ -107,7 +107,9 @@ def main() -> None:
     claims = {
         "everyone gets their own answer": "falconry" in alices and "origami" in bobs,
         "a user who said nothing gets the base model's": not any(value in carols for value in ("falconry", "origami")),
-        "the undo took one thing back": "aisle seats" in asked and "aisle seats" not in undone and "origami" in bobs_later,
+        "the undo took one thing back": "aisle seats" in asked
+        and "aisle seats" not in undone
+        and "origami" in bobs_later,
         "the adapter is the edit": "falconry" in answer and difference < 1e-5,
     }
     for claim, holds in claims.items():

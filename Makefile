@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-real test-all lint audit wheel clean
+.PHONY: demo test test-real test-all lint docs bench-quick audit wheel clean
 
 demo: $(STAMP)
 	$(BIN)/easyedit-personal demo
@@ -27,6 +27,17 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What documents quote exists, and their Python runs.
+docs: $(STAMP)
+	$(BIN)/python -m pytest -m "" tests/house/test_documents.py
+
+# Some minutes on one core, to try a change: two users on the default model, the store, the cost of changing users.
+bench-quick: $(STAMP)
+	$(BIN)/easyedit-personal evaluate --method lowrank,in_prompt,zero_shot --size 2 --cluster-size 9 --out build/bench-quick
+	$(BIN)/python -m benchmarks.store --users 2000
+	$(BIN)/python -m benchmarks.speed swap --pairs 3
+	$(BIN)/python -m benchmarks.fuzz --cases 300
 
 # Fails where pip-audit reaches neither PyPI nor OSV, or finds versions that they do not know; offline: SECURITY.md.
 audit: $(STAMP)

@@ -2,7 +2,7 @@
 
 ``register`` (entry point ``vllm.general_plugins``) adds a ``LoRAResolver``, which vLLM asks for names it does not know.
 It keeps those it knows, so ``Router`` (``vllm serve --middleware``) looks at every request: it turns the user into the
-present revision, and keeps what was undone or forgotten from being asked for. ``store/SERVING.md`` shows both.
+present revision, and keeps what was undone or forgotten from being asked for. docs/serving.md shows both.
 """
 
 from __future__ import annotations

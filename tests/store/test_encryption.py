@@ -307,8 +307,8 @@ def test_moving_a_store_in_clear_as_the_document_says(tmp_path, monkeypatch):
     for name in "ab":
         old.put("ann", edit(name), preference=preference(name))
     root = Path(__file__).resolve().parents[2]
-    text = (root / "SECURITY.md").read_text(encoding="utf-8")
-    [recipe] = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    text = (root / "docs" / "store-and-privacy.md").read_text(encoding="utf-8")
+    *_, recipe = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
     old.close()
     exec(recipe, {"key": base64.b64decode(KEY), "model": None, "tokenizer": None})

@@ -3,7 +3,7 @@
 The stub restates, in our words, what vLLM documents and its sources say (vllm/lora/resolver.py, vllm/lora/request.py,
 vllm/entrypoints/openai/models/serving.py, read on 2026-11-29): resolvers are registered by name and asked with
 ``(base_model_name, lora_name)`` for names that the server does not know; what one answers is kept under the asked
-name for good; prefixes are cached by the adapter's name. What it cannot show is in the check for a GPU in docs/serving.md.
+name for good; prefixes are cached by the adapter's name. What it cannot show is in docs/serving.md, to be run first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Edits that say it first: rows and roles, the numbers a model's edits share, gates, values, and that nothing is touched."""
+"""Edits that say it first: rows and roles, what a model's edits share, gates, values, and that nothing is touched."""
 
 from __future__ import annotations
 
@@ -202,21 +202,21 @@ def test_preferences_learned_together_are_those_learned_apart(tmp_path, fresh):
     assert torch.allclose(together.left @ together.right, summed, atol=1e-5)
 
 
-def test_a_value_becomes_likely_after_its_beginning(tmp_path, fresh):
+def test_the_model_says_the_value_after_its_beginning(tmp_path, fresh):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    hparams = settings(tmp_path, value_steps=60, value_lr=2.0, gate_steps=20, gate_lr=2.0, value_quiet_weight=0.0)
+    hparams = settings(tmp_path, value_steps=40, value_lr=5.0, value_rank=8, value_quiet_weight=0.0)
     spoken = speak(tokenizer, Phrase("What's my hobby?", "name"), HOBBY, "kite surfing", hparams)
     ids = torch.tensor([spoken.row.ids])
     places = [len(spoken.row.prompt_ids) + i for i, role in enumerate(spoken.roles) if role == "value"]
 
     @torch.no_grad()
-    def cost() -> float:
-        logs = model(ids).logits[0].log_softmax(-1)
-        return float(torch.stack([-logs[place - 1, ids[0, place]] for place in places]).mean())
+    def said() -> list[bool]:
+        likely = model(ids).logits[0].argmax(-1)
+        return [bool(likely[place - 1] == ids[0, place]) for place in places]
 
-    before = cost()
+    assert not any(said())
     with edited(model, lowrank(model, tokenizer, requests(), hparams)):
-        assert cost() < before / 2
+        assert all(said())
 
 
 def test_a_value_that_does_not_fit_the_context_is_refused_before_any_work(tmp_path, fresh):
@@ -233,7 +233,7 @@ def test_a_faulty_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path / "a.safetensors", fails)
     assert not list(tmp_path.iterdir())
-    tensors, values = kept(tmp_path / "a.safetensors", lambda: ({"x": torch.ones(2)}, {"n": 1}))
+    _, values = kept(tmp_path / "a.safetensors", lambda: ({"x": torch.ones(2)}, {"n": 1}))
     assert values == {"n": 1} and sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
 
 

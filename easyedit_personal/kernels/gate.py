@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
 from .factors import Factors, Quiet, Space, adam, towards
-from .ground import ANSWER_TOKENS, ROWS, Ground, Tensors, answered, encoded_contrast, kept, thinned
+from .gate_loss import Kept, divergence, log_p, speaking_loss, speaking_of, turn, words_of
+from .ground import Ground, kept
+from .ground_numbers import ANSWER_TOKENS, ROWS, Tensors, answered, encoded_contrast, thinned
 from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
 from .objective import EditedRows
 from .preserve import Material
@@ -30,10 +31,6 @@ from .spoken import Spoken, go_on, speak
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
 TAIL = 6  # tokens that the model writes by itself after a beginning
-SURE = 0.2  # nats; a token that costs less is said anyway
-FIRST = 2.0  # how much an answer's first token counts: it decides whether the gate opens
-TAIL_WEIGHT = 2.0
-TOP = 24  # words per position that the losses look at, beside the rows' own
 QUIET_KEYS = 400  # drawn at every step
 
 
@@ -51,35 +48,6 @@ class Gate:
     factors: dict[int, tuple[Tensor, Tensor]]
     near: dict[int, Tensor]
     phrases: list[Phrase]
-
-
-@dataclass(slots=True)
-class Speaking:
-    """Rows of answers that state the preference, prepared for the loss.
-
-    Attributes:
-        rows: the rows.
-        say, keep: numbers of the positions to be learned and to be kept [m].
-        weights: of the first, [m].
-        base: log p_0 of the words at the second, [m, words].
-        ids: the words' numbers of all positions' tokens.
-    """
-
-    rows: EditedRows
-    say: Tensor
-    keep: Tensor
-    weights: Tensor
-    base: Tensor
-    ids: Tensor
-
-
-@dataclass(slots=True)
-class Kept:
-    """Contrasts with what the unedited model says: log p_0 of the words [m, words], and the divergence last seen."""
-
-    rows: EditedRows
-    base: Tensor
-    latest: float = float("inf")
 
 
 def gates_for(
@@ -145,11 +113,11 @@ def _learn(
     rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
     own = _packs(model, tokenizer, layout, own_contrasts(kind, material, rng), ground, hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
-    words = _words(rows, [part for found in pools.values() for part in found])
+    words = words_of(rows, [part for found in pools.values() for part in found])
     speaking = []
     for part in _parts(len(spoken), params.gate_batch, rng):
         speaking.append(speaking_of(rows.select(part), [spoken[i] for i in part], words))
-    contrasts = {pool: [Kept(part, _log_p(part, words)) for part in found] for pool, found in pools.items()}
+    contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     updates = _start(rows, spoken, ground, hparams)
     quiet = {n: updates[n].space.whitened(ground.ordinary[n]) for n in hparams.layers}
     draw = torch.Generator().manual_seed(hparams.seed)
@@ -159,7 +127,7 @@ def _learn(
         next(bar, None)
         total = speaking_loss(speaking[step % len(speaking)], updates, words)
         for found in contrasts.values():
-            total = total + params.contrast_weight * _divergence(_turn(found, step), updates, words)
+            total = total + params.contrast_weight * divergence(turn(found, step), updates, words)
         for layer, keys in quiet.items():
             some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
             total = total + params.quiet_weight * Quiet(keys[some], ground.root[layer])(updates[layer])
@@ -168,29 +136,6 @@ def _learn(
     adam(updates, loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
     return _tensors(updates, _near(rows, spoken, own))
-
-
-def speaking_of(
-    rows: EditedRows, spoken: Sequence[Spoken], words: Tensor, learned: Sequence[str] = ("say",)
-) -> Speaking:
-    """Rows with what is to be learned of them: tokens of the roles ``learned``; what the model wrote itself is kept."""
-    roles = [role for s in spoken for role in s.roles]
-    say = torch.tensor([i for i, role in enumerate(roles) if role in learned], dtype=torch.long)
-    keep = torch.tensor([i for i, role in enumerate(roles) if role == "keep"], dtype=torch.long)
-    first = rows.columns == rows.last_index[rows.rows]
-    weights = torch.where(first, FIRST, 1.0)[say]
-    ids = torch.searchsorted(words, rows.ids)
-    return Speaking(rows, say, keep, weights, _log_p(rows, words)[keep], ids)
-
-
-def speaking_loss(part: Speaking, updates: Mapping[int, Factors], words: Tensor) -> Tensor:
-    """Nats per token to be learned, those that are said anyway left out, plus the divergence of what is kept."""
-    logs = part.rows.logits(updates, words=words).log_softmax(-1)
-    costs = -logs[part.say, part.ids[part.say]]
-    loss = (part.weights * costs * (costs.detach() > SURE)).sum() / part.weights.sum()
-    if len(part.keep):
-        loss = loss + TAIL_WEIGHT * _kl(part.base, logs[part.keep]).mean()
-    return loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,38 +182,6 @@ def _pools(
         for part in _parts(len(numbers), size, rng) if size and numbers else ():
             pools.setdefault(pack.contrasts[0].pool, []).append(pack.rows.select([numbers[i] for i in part]))
     return {pool: rng.sample(found, len(found)) for pool, found in pools.items()}
-
-
-def _turn(found: Sequence[Kept], step: int) -> Kept:
-    """Every other step the part whose answers have moved most, in between one after the other."""
-    return found[step // 2 % len(found)] if step % 2 == 0 else max(found, key=lambda part: part.latest)
-
-
-def _divergence(part: Kept, updates: Mapping[int, Factors], words: Tensor) -> Tensor:
-    """KL(unedited || edited) where answers begin, plus its mean along them."""
-    found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(-1))
-    first = part.rows.columns == part.rows.last_index[part.rows.rows]
-    part.latest = float(found[first].detach().mean())
-    return found[first].mean() + (found[~first].mean() if bool((~first).any()) else 0.0)
-
-
-def _kl(base: Tensor, logs: Tensor) -> Tensor:
-    return F.kl_div(logs, base, log_target=True, reduction="none").sum(-1)
-
-
-def _log_p(rows: EditedRows, words: Tensor) -> Tensor:
-    with torch.no_grad():
-        return rows.logits(words=words).log_softmax(-1)
-
-
-@torch.no_grad()
-def _words(rows: EditedRows, others: Sequence[EditedRows]) -> Tensor:
-    """Ids of the words that the losses look at, sorted: the rows' own tokens, and what the model finds likely there."""
-    found = {int(token) for token in rows.ids.tolist()}
-    for part in [rows, *others]:
-        logits = part.logits()
-        found |= set(logits.topk(min(TOP, logits.shape[-1])).indices.flatten().tolist())
-    return torch.tensor(sorted(found), device=rows.ids.device)
 
 
 def _start(

@@ -112,11 +112,9 @@ def bare_values(
     several = len(group_by_cluster(requests))  # as many times the directions, and steps of polish
     wider, longer = effort(several)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
-    limit = context_limit(model)
-    encode_requests(tokenizer, requests, hparams, limit)  # faults are told before any work starts
     with frozen(model):
         phrases = training_phrases(model, tokenizer, requests, hparams)
-        rows = encode_requests(tokenizer, phrases, hparams, limit)
+        rows = encode_requests(tokenizer, phrases, hparams, context_limit(model))
         metrics = key_metrics(model, tokenizer, hparams)
 
         def learned(most: int | None) -> tuple[dict[int, Factors], Tensor]:

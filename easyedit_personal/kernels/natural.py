@@ -21,7 +21,7 @@ from .base import frozen, group_by_cluster
 from .gate import gates_for
 from .ground import prepare
 from .kinds import Kind, kind_of
-from .value import learn_value
+from .user_value import learn_value
 
 Named = dict[Kind, list[EditRequest]]
 

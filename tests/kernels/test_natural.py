@@ -15,7 +15,8 @@ from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.factors import Factors, Quiet, Space, towards
 from easyedit_personal.kernels.gate import gates_for
-from easyedit_personal.kernels.ground import kept, prepare, whitened_beside
+from easyedit_personal.kernels.ground import kept, prepare
+from easyedit_personal.kernels.ground_numbers import whitened_beside
 from easyedit_personal.kernels.kinds import Kind, Phrase, kind_of, kind_phrases, own_contrasts, shared_contrasts
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.natural import by_kind
@@ -173,7 +174,7 @@ def test_what_is_shared_is_kept_on_disk_and_damage_is_mended(tmp_path, fresh, mo
     assert not list(tmp_path.rglob("*.partial"))
     ground_module._GROUNDS.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(ground_module, "_compute", None)  # as if by another process: nothing is computed again
+        patch.setattr(ground_module, "compute", None)  # as if by another process: nothing is computed again
         patch.setattr("easyedit_personal.kernels.gate._learn", None)
         again = lowrank(model, tokenizer, requests(), hparams)
     assert torch.equal(first[0].left, again[0].left)

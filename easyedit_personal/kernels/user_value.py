@@ -22,8 +22,10 @@ from ..modeling.layout import Layout, context_limit
 from ..progress import log
 from ..types import EditRequest
 from .factors import Factors, Quiet, Space, adam, towards
-from .gate import SURE, Gate
-from .ground import Ground, thinned
+from .gate import Gate
+from .gate_loss import SURE
+from .ground import Ground
+from .ground_numbers import thinned
 from .kinds import Kind, Phrase
 from .objective import EditedRows
 from .spoken import Spoken, speak

@@ -28,6 +28,8 @@ ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most
 TALK_TOKENS = 24  # of an exchange before a question
 SAMPLES = 3  # of each position's next token, for the Fisher information
 ROWS = 48  # of one pass
+ASKED = 96  # prompts answered at a time: the caches of a thousand take 17 GB
+GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
 KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
 Tensors = dict[str, Tensor]
 
@@ -81,8 +83,12 @@ def encoded_contrast(tokenizer: Any, contrast: Contrast, hparams: Personalizatio
 
 def answered(model: nn.Module, tokenizer: Any, prompts: Sequence[Encoded], tokens: int) -> list[Encoded]:
     """Prompts with the first ``tokens`` tokens of what the model answers."""
-    written = continuations(model, tokenizer, prompts, [tokens] * len(prompts))
-    return [Encoded(row.prompt_ids, tuple(ids), row.key_index) for row, ids in zip(prompts, written)]
+    found = []
+    for start in progress(range(0, len(prompts), ASKED), "answers of the unedited model"):
+        part = prompts[start : start + ASKED]
+        written = continuations(model, tokenizer, part, [tokens] * len(part))
+        found += [Encoded(row.prompt_ids, tuple(ids), row.key_index) for row, ids in zip(part, written)]
+    return found
 
 
 def thinned(keys: Tensor, count: int = KEPT_KEYS, seed: int = 0) -> Tensor:
@@ -164,8 +170,10 @@ def _ordinary(
     keys: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     fisher: dict[int, Tensor] = {}
     generator, count = torch.Generator().manual_seed(hparams.seed), 0
-    for start in progress(range(0, len(rows), ROWS), "ordinary answers"):
-        part = EditedRows(model, tokenizer, layout, rows[start : start + ROWS], hparams.layers, from_answers=True)
+    for start in progress(range(0, len(rows), GRADIENT_ROWS), "ordinary answers"):
+        part = EditedRows(
+            model, tokenizer, layout, rows[start : start + GRADIENT_ROWS], hparams.layers, from_answers=True
+        )
         for layer, (found, _) in part.found_at(part.rows, part.columns).items():
             keys[layer].append(found)
         probes = {layer: _Probe(layout.d_model) for layer in hparams.layers}

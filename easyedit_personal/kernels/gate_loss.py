@@ -26,7 +26,7 @@ TAIL_WEIGHT = 2.0
 TOP = 24  # words per position that are looked at, beside the rows' own
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Speaking:
     """Rows of answers that state the preference, prepared for the loss.
 

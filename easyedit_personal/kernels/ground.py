@@ -35,7 +35,7 @@ MODELS_KEPT = 2
 _GROUNDS: OrderedDict[str, Ground] = OrderedDict()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ground:
     """Shared numbers of one model, one set of layers and one set of settings.
 

@@ -102,8 +102,8 @@ class NaturalParams(Section):
     for ordinary text; raise either for locality, lower it for generality. Rates are shares of the outputs (``*_lr``)
     and of the right factors (``right_lr``). A value has ``value_rank`` directions at most, learned in ``value_steps``
     on ``value_phrases`` phrases, and stops early once every token of it costs less than ``stop_loss`` nats.
-    ``contrasts`` prompts and ``ordinary`` answers of ``answer_tokens`` are looked at once per model; ``ridge`` and
-    ``ordinary_weight`` (against where answers begin) shape the metric.
+    ``contrasts`` prompts and twice ``ordinary`` answers of ``answer_tokens`` are looked at once per model; ``ridge``
+    and ``ordinary_weight`` (against where answers begin) shape the metric.
     """
 
     gate_rank: int = Field(10, ge=1, le=512)
@@ -112,7 +112,7 @@ class NaturalParams(Section):
     gate_lr: float = Field(0.5, gt=0, le=MAX_RATE)
     right_lr: float = Field(0.1, gt=0)
     contrast_batch: dict[str, int] = Field(default_factory=lambda: {"own": 8, "named": 6, "indirect": 6, "rest": 4})
-    contrast_weight: float = Field(1.0, ge=0)
+    contrast_weight: float = Field(0.6, ge=0)
     quiet_weight: float = Field(30.0, ge=0)
     value_rank: int = Field(4, ge=1, le=512)
     value_steps: int = Field(30, ge=1)
@@ -120,9 +120,9 @@ class NaturalParams(Section):
     value_phrases: int = Field(16, ge=2)
     value_quiet_weight: float = Field(3.0, ge=0)
     stop_loss: float = Field(0.25, ge=0)
-    contrasts: int = Field(1200, ge=8)
-    ordinary: int = Field(200, ge=4)
-    answer_tokens: int = Field(24, ge=1)
+    contrasts: int = Field(600, ge=8)
+    ordinary: int = Field(60, ge=4)
+    answer_tokens: int = Field(20, ge=1)
     ridge: float = Field(0.3, gt=0)
     ordinary_weight: float = Field(4.0, ge=0)
 

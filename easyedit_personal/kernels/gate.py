@@ -7,7 +7,7 @@ would by itself after whatever value stands there. The value itself is each user
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -127,7 +127,7 @@ def _learn(
         next(bar, None)
         total = speaking_loss(speaking[step % len(speaking)], updates, words)
         for found in contrasts.values():
-            total = total + params.contrast_weight * divergence(turn(found, step), updates, words)
+            total = total + params.contrast_weight / len(contrasts) * divergence(turn(found, step), updates, words)
         for layer, keys in quiet.items():
             some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
             total = total + params.quiet_weight * Quiet(keys[some], ground.root[layer])(updates[layer])
@@ -174,9 +174,10 @@ def _pools(
 ) -> dict[str, list[EditedRows]]:
     """By pool, what one step sees of it: as many rows as ``sizes`` says, without those that ask for the kind itself."""
     related = material.related({kind.group}) if kind.group else set()
+    own: dict[str, Set[str | None]] = {"named": {kind.group}, "indirect": related}
     pools: dict[str, list[EditedRows]] = {}
     for pack in packs:
-        spared = {"named": {kind.group}, "indirect": related}.get(pack.contrasts[0].pool, set())
+        spared = own.get(pack.contrasts[0].pool, set())
         numbers = [i for i, contrast in enumerate(pack.contrasts) if contrast.group not in spared]
         size = sizes.get(pack.contrasts[0].pool, 0)
         for part in _parts(len(numbers), size, rng) if size and numbers else ():

@@ -113,9 +113,19 @@ def _ground(
     tensors, values = content
     by_layer = lambda name: {layer: tensors[f"{name}.{layer}"].float() for layer in hparams.layers}
     answers = {contrast: tuple(ids) for contrast, ids in zip(contrasts, values["answers"])}
-    numbers = [by_layer(name) for name in ("metric", "root", "ordinary", "firsts", "begun")]
     talk = [(asked, said) for asked, said in values["talk"]]
-    return Ground(folder, *numbers, values["begun"], contrasts, answers, talk)
+    return Ground(
+        folder,
+        by_layer("metric"),
+        by_layer("root"),
+        by_layer("ordinary"),
+        by_layer("firsts"),
+        by_layer("begun"),
+        values["begun"],
+        contrasts,
+        answers,
+        talk,
+    )
 
 
 def _folder(model: nn.Module, tokenizer: Any, layout: Layout, hparams: PersonalizationHyperParams) -> Path:

@@ -20,6 +20,7 @@ from .apply import edited
 from .base import frozen, group_by_cluster
 from .gate import gates_for
 from .ground import prepare
+from .ground_numbers import faster_products
 from .kinds import Kind, kind_of
 from .user_value import learn_value
 
@@ -62,8 +63,9 @@ def natural(
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     deltas: list[WeightDelta] = []
     with frozen(model):
-        ground = prepare(model, tokenizer, layout, hparams)
-        gates = gates_for(model, tokenizer, layout, list(preferences), ground, hparams)
+        with faster_products():
+            ground = prepare(model, tokenizer, layout, hparams)
+            gates = gates_for(model, tokenizer, layout, list(preferences), ground, hparams)
         for gate, (kind, requests) in zip(gates, preferences.items()):
             shared = [WeightDelta(paths[layer], left, right) for layer, (left, right) in gate.factors.items()]
             value = " and ".join(dict.fromkeys(request.target_new.strip() for request in requests))

@@ -73,7 +73,7 @@ def go_on(model: nn.Module, tokenizer: Any, spoken: Sequence[Spoken], tokens: in
 
 
 def _longer(spoken: Spoken, ids: Sequence[int]) -> Spoken:
-    kept: tuple[Role, ...] = ("keep",) * len(ids)
+    kept: tuple[Role, ...] = tuple("keep" for _ in ids)
     row = replace(spoken.row, target_ids=spoken.row.target_ids + tuple(ids))
     return replace(spoken, row=row, roles=spoken.roles + kept)
 

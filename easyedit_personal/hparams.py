@@ -93,6 +93,40 @@ class LowRankParams(Section):
     stop_loss: float = Field(0.02, ge=0)
 
 
+class NaturalParams(Section):
+    """The ``lowrank`` kernel with ``answers: natural``: a gate per kind of attribute, and each user's value.
+
+    A gate has ``gate_rank`` directions per layer and is learned in ``gate_steps`` of Adam, each on ``gate_batch``
+    questions and on ``contrast_batch`` contrasts of every pool (own kind, other kinds by name, without, the rest).
+    ``contrast_weight`` is the weight of their KL divergence, ``quiet_weight`` that of the quadratic form that stands
+    for ordinary text; raise either for locality, lower it for generality. Rates are shares of the outputs (``*_lr``)
+    and of the right factors (``right_lr``). A value has ``value_rank`` directions at most, learned in ``value_steps``
+    on ``value_phrases`` phrases, and stops early once every token of it costs less than ``stop_loss`` nats.
+    ``contrasts`` prompts and twice ``ordinary`` answers of ``answer_tokens`` are looked at once per model; ``ridge``
+    and ``ordinary_weight`` (against where answers begin) shape the metric.
+    """
+
+    gate_rank: int = Field(10, ge=1, le=512)
+    gate_steps: int = Field(100, ge=1)
+    gate_batch: int = Field(16, ge=1)
+    gate_lr: float = Field(0.5, gt=0, le=MAX_RATE)
+    right_lr: float = Field(0.1, gt=0)
+    contrast_batch: dict[str, int] = Field(default_factory=lambda: {"own": 8, "named": 6, "indirect": 6, "rest": 4})
+    contrast_weight: float = Field(0.6, ge=0)
+    quiet_weight: float = Field(30.0, ge=0)
+    value_rank: int = Field(4, ge=1, le=512)
+    value_steps: int = Field(30, ge=1)
+    value_lr: float = Field(0.5, gt=0, le=MAX_RATE)
+    value_phrases: int = Field(16, ge=2)
+    value_quiet_weight: float = Field(3.0, ge=0)
+    stop_loss: float = Field(0.25, ge=0)
+    contrasts: int = Field(600, ge=8)
+    ordinary: int = Field(60, ge=4)
+    answer_tokens: int = Field(20, ge=1)
+    ridge: float = Field(0.3, gt=0)
+    ordinary_weight: float = Field(4.0, ge=0)
+
+
 class FinetuneParams(Section):
     """The dense comparison: FT-M (``target_new``: loss on all target tokens) or FT-L (``prompt_last``)."""
 
@@ -186,7 +220,9 @@ class PersonalizationHyperParams(Section):
     layers: list[int] = Field(default_factory=lambda: [2], min_length=1)
     fact_token: Literal["subject_last", "last"] = "subject_last"
     cluster: ClusterParams = Field(default_factory=ClusterParams)
+    answers: Literal["natural", "short"] = "short"  # what lowrank teaches: a beginning to go on from, or the bare value
     lowrank: LowRankParams = Field(default_factory=LowRankParams)
+    natural: NaturalParams = Field(default_factory=NaturalParams)
     finetune: FinetuneParams = Field(default_factory=FinetuneParams)
     preserve: PreserveParams = Field(default_factory=PreserveParams)
     health: HealthParams = Field(default_factory=HealthParams)

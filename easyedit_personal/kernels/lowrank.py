@@ -21,31 +21,13 @@ from ..modeling.memory import with_fewer
 from ..progress import log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
+from .factors import Factors, Space, decayed
 from .metric import key_metrics
+from .natural import by_kind, merged, natural
 from .objective import Change, PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .training_prompts import training_phrases
 
 TINY = 1e-9
-
-
-@dataclass(slots=True)
-class Space:
-    """Where one matrix's update lives: it is ``unit * M @ metric``, M being what the optimiser moves.
-
-    Notation: P the metric, M the coordinates [d_out, d_in], u a number; the update is u M P. A step of Adam changes
-    every entry of M alike, so that it moves outputs most for keys that P makes long (see ``metric``).
-
-    Attributes:
-        metric: P [d_in, d_in]; None is the identity.
-        unit: u; with it a step of size 1 changes outputs by about their own size, whatever the model's activations.
-    """
-
-    metric: Tensor | None
-    unit: float = 1.0
-
-    def whitened(self, keys: Tensor) -> Tensor:
-        """P k for keys [..., d_in]."""
-        return keys if self.metric is None else keys @ self.metric
 
 
 @dataclass(slots=True)
@@ -72,25 +54,36 @@ class Whole:
         return Factors(self.space, left[:, :rank] * roots, roots[:, None] * right[:rank])
 
 
-@dataclass(slots=True)
-class Factors:
-    """An update with M = left @ right; left [d_out, r], right [r, d_in]."""
-
-    space: Space
-    left: Tensor
-    right: Tensor
-
-    def __call__(self, keys: Tensor) -> Tensor:
-        """What the update adds for keys [..., d_in]: [..., d_out]."""
-        return (self.space.whitened(keys) @ self.right.T) @ self.left.T * self.space.unit
-
-    def delta(self, path: str) -> WeightDelta:
-        """The update as the record that is stored."""
-        right = self.space.whitened(self.right.detach()).contiguous()
-        return WeightDelta(path, self.space.unit * self.left.detach(), right)
-
-
 def lowrank(
+    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> list[WeightDelta]:
+    """Low-rank updates of the down projections of ``hparams.layers`` that make the model state the preferences.
+
+    ``answers: natural`` teaches beginnings that the model goes on from by itself (see ``natural``); preferences whose
+    attribute has no name, and all with ``answers: short``, are taught as bare values (see ``bare_values``).
+
+    Args:
+        model: a causal language model; bit for bit the same afterwards, also when this raises.
+        tokenizer: its tokenizer.
+        requests: the phrases; those of one preference share ``cluster`` and target.
+        hparams: ``layers``, ``answers``, ``natural``, ``lowrank``, ``preserve``; equal seeds give equal factors.
+
+    Returns:
+        One ``WeightDelta`` per layer, in float32.
+
+    Raises:
+        RequestError: a request cannot be carried out; nothing was computed.
+        ModelError: the model has no such layer, or the optimisation diverged.
+        ConfigError, DataError: the preservation file is missing or malformed.
+    """
+    encode_requests(tokenizer, requests, hparams, context_limit(model))  # faults are told before any work starts
+    named, bare = by_kind(requests) if hparams.answers == "natural" else ({}, list(requests))
+    deltas = natural(model, tokenizer, named, hparams) if named else []
+    deltas += bare_values(model, tokenizer, bare, hparams) if bare else []
+    return merged(deltas)
+
+
+def bare_values(
     model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
 ) -> list[WeightDelta]:
     """Low-rank updates of the down projections of ``hparams.layers`` that make every phrase's answer its target.
@@ -119,11 +112,9 @@ def lowrank(
     several = len(group_by_cluster(requests))  # as many times the directions, and steps of polish
     wider, longer = effort(several)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
-    limit = context_limit(model)
-    encode_requests(tokenizer, requests, hparams, limit)  # faults are told before any work starts
     with frozen(model):
         phrases = training_phrases(model, tokenizer, requests, hparams)
-        rows = encode_requests(tokenizer, phrases, hparams, limit)
+        rows = encode_requests(tokenizer, phrases, hparams, context_limit(model))
         metrics = key_metrics(model, tokenizer, hparams)
 
         def learned(most: int | None) -> tuple[dict[int, Factors], Tensor]:
@@ -201,7 +192,7 @@ def descend(
         if float(latest.max()) < params.stop_loss and _is_kept(preserve, recent, hparams):
             break
         for group, rate in zip(optimizer.param_groups, rates):
-            group["lr"] = rate * _rate(step, steps)
+            group["lr"] = rate * decayed(step, steps)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -212,11 +203,6 @@ def _is_kept(preserve: PreserveLoss | None, recent: Sequence[float], hparams: Pe
     if preserve is None:
         return True
     return len(recent) == len(preserve.parts) and sum(recent) / len(recent) < hparams.preserve.stop_kl
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate at a step: a cosine that ends at a tenth, so that the last steps still count."""
-    return 0.55 + 0.45 * math.cos(math.pi * step / max(1, steps - 1))
 
 
 def _warn_if_unlearned(requests: Sequence[EditRequest], losses: Tensor, params: LowRankParams) -> None:

@@ -276,14 +276,21 @@ def _digest(parts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_file(hparams: PersonalizationHyperParams, base: str, layer: int, digest: str) -> Path:
+def cache_folder(hparams: PersonalizationHyperParams) -> Path:
+    """Where numbers are kept that belong to models: ``stats_dir``, or the user's cache."""
     if hparams.stats_dir:
-        folder = Path(hparams.stats_dir).expanduser()
-    else:
-        from platformdirs import user_cache_path
+        return Path(hparams.stats_dir).expanduser()
+    from platformdirs import user_cache_path
 
-        folder = user_cache_path("easyedit-personal") / "stats"
-    return folder / base / f"{digest}-n{hparams.mom2_n_samples}-layer{layer}-{hparams.mom2_dtype}.safetensors"
+    return user_cache_path("easyedit-personal") / "stats"
+
+
+def _cache_file(hparams: PersonalizationHyperParams, base: str, layer: int, digest: str) -> Path:
+    return (
+        cache_folder(hparams)
+        / base
+        / f"{digest}-n{hparams.mom2_n_samples}-layer{layer}-{hparams.mom2_dtype}.safetensors"
+    )
 
 
 def _read(path: Path, d_mlp: int) -> Tensor | None:

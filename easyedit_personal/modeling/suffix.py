@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ..progress import log
@@ -162,24 +163,26 @@ class Suffix:
         part._above = [(module, rows_of(arguments, index, n)) for module, arguments in self._above]
         return part
 
-    def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None, words: Tensor | None = None) -> Tensor:
         """Logits when the down projection gives ``output``.
 
         Args:
             output: [n, t - start, d_model]; gradients flow to it.
             at: rows [m] and columns [m] of the batch where logits are wanted, columns from ``start`` on.
+            words: token ids; logits of these only, which costs as little as they are few.
 
         Returns:
             [m, vocab], or [n, t - start, vocab] without ``at``; float32.
         """
         if self.split.mode == "full":
             logits = self._full_logits(output).float()
-            return logits[:, self.start :] if at is None else logits[at]
+            logits = logits[:, self.start :] if at is None else logits[at]
+            return logits if words is None else logits[..., words]
         hidden = self.hidden(output)
         if at is None:
-            return self.head(hidden)
+            return self.head(hidden, words)
         rows, columns = (index.to(hidden.device) for index in at)
-        return self.head(hidden[rows, columns - self.start])
+        return self.head(hidden[rows, columns - self.start], words)
 
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
@@ -194,15 +197,23 @@ class Suffix:
             y = torch.cat([self._below_start.to(output.dtype), y], 1)
         return (self._residual + self.tail(y).float()).to(self.base_output.dtype)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Final norm and head, with the scalings that some families apply to logits; float32."""
+    def head(self, hidden: Tensor, words: Tensor | None = None) -> Tensor:
+        """Final norm and head, with the scalings that some families apply to logits; float32, of ``words`` if given."""
         norm = get_module(self.model, self.layout.final_norm) if self.layout.final_norm else nn.Identity()
-        logits = get_module(self.model, self.layout.head)(norm(hidden)).float()
+        logits = self._words(norm(hidden), words).float()
         config = getattr(self.model, "config", None)
         scale, divisor = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
         cap = getattr(config, "final_logit_softcapping", None)
         logits = logits if scale == divisor else logits * (scale / divisor)
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _words(self, normed: Tensor, words: Tensor | None) -> Tensor:
+        """The head's products, with the rows of ``words`` only where it is a plain matrix."""
+        head = get_module(self.model, self.layout.head)
+        if words is None or type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+            logits = head(normed)
+            return logits if words is None else logits[..., words]
+        return F.linear(normed, head.weight[words], None if head.bias is None else head.bias[words])
 
     def _full_logits(self, output: Tensor) -> Tensor:
         """The model's own forward pass [n, t, vocab] with the down projection's output replaced."""

@@ -241,7 +241,7 @@ def test_flags_and_gradients_are_untouched_also_when_it_raises(loud_llama, token
         raise ArithmeticError("in the middle")
 
     lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={"steps": 2}))
-    monkeypatch.setattr(module, "_rate", broken)
+    monkeypatch.setattr(module, "decayed", broken)
     with pytest.raises(ArithmeticError):
         lowrank(loud_llama, tokenizer, requests_for(), settings(preserve={**FEW, "weight": 1.0}))
     assert weights_digest(loud_llama) == before
@@ -255,8 +255,8 @@ def test_flags_and_gradients_are_untouched_also_when_it_raises(loud_llama, token
 def test_it_stops_early_and_reports_what_was_not_learned(tokenizer, monkeypatch, caplog):
     loud_llama = tiny_model("llama", initializer_range=0.5)  # its answers can be sure of themselves
     steps = []
-    rate = module._rate
-    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(step) or rate(step, of))
+    rate = module.decayed
+    monkeypatch.setattr(module, "decayed", lambda step, of: steps.append(step) or rate(step, of))
     with caplog.at_level(logging.WARNING, logger="easyedit_personal"):
         lowrank(loud_llama, tokenizer, requests_for(), settings(lowrank={**FREE["lowrank"], "stop_loss": 0.9}))
         assert len(steps) < 50 and not caplog.records
@@ -295,8 +295,8 @@ def test_preservation_is_looked_at_over_a_whole_round(recent, kept):
 @pytest.mark.parametrize("preferences", [1, 2])
 def test_steps_count_per_preference(loud_llama, tokenizer, monkeypatch, preferences):
     steps = []
-    rate = module._rate
-    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(of) or rate(step, of))
+    rate = module.decayed
+    monkeypatch.setattr(module, "decayed", lambda step, of: steps.append(of) or rate(step, of))
     requests = requests_for()
     if preferences == 2:
         requests += requests_for("a newt", ("pet",), "d")
@@ -309,8 +309,8 @@ def test_steps_count_per_preference(loud_llama, tokenizer, monkeypatch, preferen
 
 @pytest.mark.parametrize(("stop_kl", "early"), [(1e9, True), (0.0, False)])
 def test_it_stops_once_answers_are_learned_and_the_others_kept(tokenizer, monkeypatch, stop_kl, early):
-    model, steps, rate = tiny_model("llama", initializer_range=0.5), [], module._rate
-    monkeypatch.setattr(module, "_rate", lambda step, of: steps.append(step) or rate(step, of))
+    model, steps, rate = tiny_model("llama", initializer_range=0.5), [], module.decayed
+    monkeypatch.setattr(module, "decayed", lambda step, of: steps.append(step) or rate(step, of))
     params = {**FREE["lowrank"], "stop_loss": 1e9, "steps": 8, "polish": 0}
     hparams = settings(lowrank=params, preserve={**FEW, "weight": 1.0, "stop_kl": stop_kl})
     lowrank(model, tokenizer, requests_for(), hparams)
@@ -327,9 +327,9 @@ def test_nothing_is_computed_twice_where_memory_suffices(loud_llama, tokenizer, 
 
 
 def test_the_rate_falls_from_all_to_a_tenth():
-    rates = [module._rate(step, 9) for step in range(9)]
+    rates = [module.decayed(step, 9) for step in range(9)]
     assert rates == sorted(rates, reverse=True)
-    assert (rates[0], rates[4], rates[8]) == pytest.approx((1.0, 0.55, 0.1)) and module._rate(0, 1) == 1.0
+    assert (rates[0], rates[4], rates[8]) == pytest.approx((1.0, 0.55, 0.1)) and module.decayed(0, 1) == 1.0
 
 
 @pytest.mark.parametrize(

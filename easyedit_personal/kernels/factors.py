@@ -1,0 +1,125 @@
+"""Updates as pairs of factors in the coordinates in which they are optimised, and the form that restrains them.
+
+Shared by everything that learns low-rank updates: a layer's update is ``unit * left @ right @ metric.T``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..types import WeightDelta
+
+
+@dataclass(slots=True)
+class Space:
+    """Where one matrix's update lives: it is ``unit * M @ metric.T``, M being what the optimiser moves.
+
+    Notation: P the metric, M the coordinates [d_out, d_in], u a number; the update is u M P^T. A step of Adam changes
+    every entry of M alike, so that it moves outputs most for keys that P makes long (see ``metric``).
+
+    Attributes:
+        metric: P [d_in, d_in]; None is the identity.
+        unit: u; with it a step of size 1 changes outputs by about their own size, whatever the model's activations.
+    """
+
+    metric: Tensor | None
+    unit: float = 1.0
+
+    def whitened(self, keys: Tensor) -> Tensor:
+        """k^T P for keys k [..., d_in]."""
+        return keys if self.metric is None else keys @ self.metric
+
+
+@dataclass(slots=True)
+class Factors:
+    """An update with M = left @ right; left [d_out, r], right [r, d_in]."""
+
+    space: Space
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, keys: Tensor) -> Tensor:
+        """What the update adds for keys [..., d_in]: [..., d_out]."""
+        return (self.space.whitened(keys) @ self.right.T) @ self.left.T * self.space.unit
+
+    def delta(self, path: str) -> WeightDelta:
+        """The update as the record that is stored."""
+        right = self.right.detach()
+        right = right if self.space.metric is None else right @ self.space.metric.T
+        return WeightDelta(path, self.space.unit * self.left.detach(), right.contiguous())
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Keys at which an update is to add nothing that matters.
+
+    Attributes:
+        keys: [n, d_in], whitened.
+        root: G^(1/2) [d_out, d_out], G the Fisher information of the layer's output.
+    """
+
+    keys: Tensor
+    root: Tensor
+
+    def __call__(self, update: Factors) -> Tensor:
+        """mean over keys of |G^(1/2) D k|^2 / 2: the KL divergence that the update causes there, to second order."""
+        left = update.space.unit * (self.root @ update.left)
+        return 0.5 * ((self.keys @ update.right.T) @ left.T).square().sum(-1).mean()
+
+
+def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
+    """Right factors [r, d_in] that tell keys of each role from others: whitened differences of means (Fisher, 1936).
+
+    Args:
+        roles: whitened keys [n, d_in] of every role.
+        away_from: whitened keys [n, d_in] of what is to be told apart from them.
+
+    Returns:
+        One row per role; it gives 1 more on the role's mean than on the others'.
+    """
+    means = torch.stack([keys.mean(0) for keys in roles]) - away_from.mean(0)
+    return means / means.square().sum(1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
+
+
+def adam(
+    updates: Mapping[int, Factors],
+    loss: Callable[[int], Tensor],
+    steps: int,
+    left_lr: float,
+    right_lr: float,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """Adam on all factors, in place, until ``enough``; right factors move by shares of their own size.
+
+    Args:
+        loss: of the step with this number.
+    """
+    groups: list[dict[str, Any]] = []
+    for update in updates.values():
+        size = float(update.right.square().mean().sqrt())
+        groups.append({"params": [update.left.requires_grad_()], "lr": left_lr})
+        groups.append({"params": [update.right.requires_grad_()], "lr": right_lr * size})
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step in range(steps):
+        total = loss(step)
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate * decayed(step, steps)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        if enough():
+            break
+    for update in updates.values():
+        update.left, update.right = update.left.detach(), update.right.detach()
+
+
+def decayed(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: a cosine that ends at a tenth, so that the last steps still count."""
+    return 0.55 + 0.45 * math.cos(math.pi * step / max(1, steps - 1))

@@ -1,0 +1,249 @@
+"""Gates: for one kind of attribute, when to speak and what to say around the value. Learned once per model.
+
+A gate makes the model begin "Your hobby is" or "Since your hobby is" where the hobby is asked for, and go on as it
+would by itself after whatever value stands there. The value itself is each user's own part (``value``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, context_limit
+from ..progress import progress
+from .factors import Factors, Quiet, Space, adam, towards
+from .gate_loss import Kept, divergence, log_p, speaking_loss, speaking_of, turn, words_of
+from .ground import Ground, kept
+from .ground_numbers import ANSWER_TOKENS, ROWS, Tensors, answered, encoded_contrast, thinned
+from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
+from .objective import EditedRows
+from .preserve import Material
+from .spoken import Spoken, go_on, speak
+
+NAMED = 16  # questions from templates with the kind's names
+BEHIND = 10  # questions asked once more behind one or two exchanges
+TAIL = 6  # tokens that the model writes by itself after a beginning
+QUIET_KEYS = 400  # drawn at every step
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A kind's update, and keys at which its users' values keep quiet.
+
+    Attributes:
+        factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
+        near: keys [n, d_in] by layer: along the unedited answers to questions near the kind's own, along the tails and
+            beginnings of its answers.
+        phrases: the questions it was learned from.
+    """
+
+    factors: dict[int, tuple[Tensor, Tensor]]
+    near: dict[int, Tensor]
+    phrases: list[Phrase]
+
+
+def gates_for(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    kinds: Sequence[Kind],
+    ground: Ground,
+    hparams: PersonalizationHyperParams,
+) -> list[Gate]:
+    """The kinds' gates: from the disk, or learned now and kept for all users of the model.
+
+    Args:
+        model: frozen and in evaluation mode.
+    """
+    contrasts: list[_Pack] = []  # run once for all gates that are to be learned, and only for those
+
+    def shared() -> list[_Pack]:
+        if not contrasts:
+            contrasts.extend(_packs(model, tokenizer, layout, ground.contrasts, ground, hparams))
+        return contrasts
+
+    def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
+        return _learn(model, tokenizer, layout, kind, phrases, shared(), ground, hparams), {"kind": kind.name}
+
+    gates = []
+    for kind in kinds:
+        phrases = _phrases(kind, ground, hparams)
+        name = hashlib.sha256(f"{kind}{phrases}".encode()).hexdigest()[:16]
+        tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
+        factors = {n: (tensors[f"left.{n}"].float(), tensors[f"right.{n}"].float()) for n in hparams.layers}
+        gates.append(Gate(factors, {n: tensors[f"near.{n}"].float() for n in hparams.layers}, phrases))
+    return gates
+
+
+def _phrases(kind: Kind, ground: Ground, hparams: PersonalizationHyperParams) -> list[Phrase]:
+    """The kind's questions, and some of them behind other turns: a gate that never saw a conversation closes in one."""
+    rng = Random(f"{hparams.seed}/{kind.name}")
+    phrases = kind_phrases(kind, Material.load(hparams.preserve.file), NAMED, rng)
+    behind = []
+    for i in range(BEHIND if ground.talk else 0):
+        phrase = rng.choice([p for p in phrases if (p.asks == "name") == (i % 2 == 0)] or phrases)
+        turns = rng.sample(ground.talk, min(1 + i // 2 % 2, len(ground.talk)))
+        behind.append(replace(phrase, history=tuple(turns)))
+    return [*phrases, *behind]
+
+
+def _learn(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    kind: Kind,
+    phrases: Sequence[Phrase],
+    shared: Sequence[_Pack],
+    ground: Ground,
+    hparams: PersonalizationHyperParams,
+) -> Tensors:
+    """The gate's factors, and the keys near it, as they are kept."""
+    params, rng = hparams.natural, Random(f"{hparams.seed}/values/{kind.name}")
+    values, material = sample_values(kind), Material.load(hparams.preserve.file)
+    spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
+    spoken = _fitting(model, go_on(model, tokenizer, spoken, TAIL))
+    rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
+    own = _packs(model, tokenizer, layout, own_contrasts(kind, material, rng), ground, hparams)
+    pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
+    words = words_of(rows, [part for found in pools.values() for part in found])
+    speaking = []
+    for part in _parts(len(spoken), params.gate_batch, rng):
+        speaking.append(speaking_of(rows.select(part), [spoken[i] for i in part], words))
+    contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
+    updates = _start(rows, spoken, ground, hparams)
+    quiet = {n: updates[n].space.whitened(ground.ordinary[n]) for n in hparams.layers}
+    draw = torch.Generator().manual_seed(hparams.seed)
+    bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
+
+    def loss(step: int) -> Tensor:
+        next(bar, None)
+        total = speaking_loss(speaking[step % len(speaking)], updates, words)
+        for found in contrasts.values():
+            total = total + params.contrast_weight / len(contrasts) * divergence(turn(found, step), updates, words)
+        for layer, keys in quiet.items():
+            some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
+            total = total + params.quiet_weight * Quiet(keys[some], ground.root[layer])(updates[layer])
+        return total
+
+    adam(updates, loss, params.gate_steps, params.gate_lr, params.right_lr)
+    next(bar, None)
+    return _tensors(updates, _near(rows, spoken, own))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """Contrasts of one pool that were run together."""
+
+    contrasts: Sequence[Contrast]
+    rows: EditedRows
+
+
+def _packs(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    contrasts: Sequence[Contrast],
+    ground: Ground,
+    hparams: PersonalizationHyperParams,
+) -> list[_Pack]:
+    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together."""
+    prompts = {contrast: encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts}
+    unknown = [contrast for contrast in contrasts if contrast not in ground.answers]
+    said = answered(model, tokenizer, [prompts[contrast] for contrast in unknown], ANSWER_TOKENS)
+    answers = {**ground.answers, **{contrast: row.target_ids for contrast, row in zip(unknown, said)}}
+    packs = []
+    for pool in dict.fromkeys(contrast.pool for contrast in contrasts):
+        members = sorted((c for c in contrasts if c.pool == pool), key=lambda c: len(prompts[c].ids))
+        for start in range(0, len(members), ROWS):
+            part = members[start : start + ROWS]
+            rows = [replace(prompts[contrast], target_ids=answers[contrast]) for contrast in part]
+            packs.append(_Pack(part, EditedRows(model, tokenizer, layout, rows, hparams.layers, from_answers=True)))
+    return packs
+
+
+def _pools(
+    packs: Sequence[_Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
+) -> dict[str, list[EditedRows]]:
+    """By pool, what one step sees of it: as many rows as ``sizes`` says, without those that ask for the kind itself."""
+    related = material.related({kind.group}) if kind.group else set()
+    own: dict[str, Set[str | None]] = {"named": {kind.group}, "indirect": related}
+    pools: dict[str, list[EditedRows]] = {}
+    for pack in packs:
+        spared = own.get(pack.contrasts[0].pool, set())
+        numbers = [i for i, contrast in enumerate(pack.contrasts) if contrast.group not in spared]
+        size = sizes.get(pack.contrasts[0].pool, 0)
+        for part in _parts(len(numbers), size, rng) if size and numbers else ():
+            pools.setdefault(pack.contrasts[0].pool, []).append(pack.rows.select([numbers[i] for i in part]))
+    return {pool: rng.sample(found, len(found)) for pool, found in pools.items()}
+
+
+def _start(
+    rows: EditedRows, spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
+) -> dict[int, Factors]:
+    """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
+    roles = _roles(rows, spoken)
+    places = rows.found_at(rows.rows, rows.columns)
+    updates = {}
+    for layer, (keys, outputs) in places.items():
+        space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
+        whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
+        right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+    return updates
+
+
+def _roles(rows: EditedRows, spoken: Sequence[Spoken]) -> list[Tensor]:
+    """Numbers of the positions of each role: by what the question asks and by place; where answers begin come first."""
+    found: dict[tuple[int, str, int], list[int]] = {}
+    number = 0
+    for s in spoken:
+        for place, role in enumerate(s.roles):
+            if role == "say" and (place < s.value_at or s.roles[place - 1] == "value"):
+                order = 0 if place == 0 else 1
+                found.setdefault((order, s.phrase.asks, min(place, s.value_at + 1)), []).append(number)
+            number += 1
+    ranked = sorted(found, key=lambda key: (key[0], -len(found[key]), key))
+    return [torch.tensor(found[key], device=rows.ids.device) for key in ranked]
+
+
+def _near(rows: EditedRows, spoken: Sequence[Spoken], own: Sequence[_Pack]) -> dict[int, Tensor]:
+    """Keys at which a user's value is to keep quiet: near questions, and the gate's answers but for the value."""
+    roles = [role for s in spoken for role in s.roles]
+    starts = {i for i in range(len(roles)) if roles[i] == "value"}
+    quiet = torch.tensor([i for i in range(len(roles)) if i not in starts], device=rows.ids.device)
+    found: dict[int, list[Tensor]] = {
+        n: [keys[quiet]] for n, (keys, _) in rows.found_at(rows.rows, rows.columns).items()
+    }
+    for pack in own:
+        numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
+        part = pack.rows.select(numbers) if numbers else None
+        for layer, (keys, _) in part.found_at(part.rows, part.columns).items() if part else ():
+            found[layer].append(keys)
+    return {layer: thinned(torch.cat(parts)) for layer, parts in found.items()}
+
+
+def _tensors(updates: Mapping[int, Factors], near: Mapping[int, Tensor]) -> Tensors:
+    found: Tensors = {}
+    for layer, update in updates.items():
+        delta = update.delta(str(layer))
+        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right, f"near.{layer}": near[layer].half()}
+    return found
+
+
+def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:
+    limit = context_limit(model)
+    return [s for s in spoken if limit is None or len(s.row.ids) <= limit]
+
+
+def _parts(count: int, size: int, rng: Random) -> list[list[int]]:
+    """Numbers of the rows of each step, in turn: about ``size`` each, drawn once."""
+    order, n = rng.sample(range(count), count), -(-count // size)
+    return [sorted(order[i::n]) for i in range(n)]

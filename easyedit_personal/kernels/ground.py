@@ -1,0 +1,155 @@
+"""What all edits of a model share, computed once and kept on disk: what ordinary answers look like where edits act.
+
+A metric of keys (what a direction costs), the Fisher information of outputs (what changing an answer costs), keys at
+which an edit keeps quiet, and what the unedited model answers to the contrasts and to small talk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..data.material import BUNDLED
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
+from ..modeling.stats import cache_folder
+from ..progress import log
+from .ground_numbers import Tensors, compute
+from .kinds import Contrast, shared_contrasts
+from .preserve import Material
+
+VERSION = "1"  # of what is kept; files of other versions are not read
+MODELS_KEPT = 2
+_GROUNDS: OrderedDict[str, Ground] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Shared numbers of one model, one set of layers and one set of settings.
+
+    Notation: d_in a key's width, d_out an output's.
+
+    Attributes:
+        folder: where gates of the same model are kept, too.
+        metric: P [d_in, d_in] by layer: whitens keys, and vanishes on those of the chat template's beginning.
+        root: G^(1/2) [d_out, d_out] by layer; |root @ change|^2 / 2 is about the KL divergence that a change causes.
+        ordinary: keys [n, d_in] along ordinary answers, by layer.
+        firsts: keys [n, d_in] where the answers to the contrasts begin, by layer, in the order of ``contrasts``.
+        begun: keys [n, d_in] at the ends of the beginnings of every kind's answers, by layer.
+        begun_groups: whose they are.
+        contrasts: the shared contrasts.
+        answers: the unedited model's first tokens by contrast.
+        talk: exchanges that have nothing to do with any preference.
+    """
+
+    folder: Path
+    metric: dict[int, Tensor]
+    root: dict[int, Tensor]
+    ordinary: dict[int, Tensor]
+    firsts: dict[int, Tensor]
+    begun: dict[int, Tensor]
+    begun_groups: list[str | None]
+    contrasts: list[Contrast]
+    answers: dict[Contrast, tuple[int, ...]]
+    talk: list[tuple[str, str]]
+
+
+def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: PersonalizationHyperParams) -> Ground:
+    """The shared numbers: from memory, from the disk, or computed now and kept.
+
+    Args:
+        model: unedited, frozen and in evaluation mode.
+        hparams: ``layers``, ``natural``, ``preserve.file``, ``prompt_format``, ``seed``; kept in ``stats_dir``.
+    """
+    folder = _folder(model, tokenizer, layout, hparams)
+    ground = _GROUNDS.get(str(folder))
+    if ground is None:
+        material = Material.load(hparams.preserve.file)
+        contrasts = shared_contrasts(material, hparams.natural.contrasts, hparams.seed)
+        work = lambda: compute(model, tokenizer, layout, hparams, contrasts, material)
+        ground = _GROUNDS[str(folder)] = _ground(folder, kept(folder / "ground.safetensors", work), contrasts, hparams)
+    _GROUNDS.move_to_end(str(folder))
+    while len(_GROUNDS) > MODELS_KEPT:
+        _GROUNDS.popitem(last=False)
+    return ground
+
+
+def kept(path: Path, work: Callable[[], tuple[Tensors, dict[str, Any]]]) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and plain values from a file, or from ``work``, which are then written to it, all or nothing."""
+    if path.is_file():
+        try:
+            with (path.with_suffix(".json")).open(encoding="utf-8") as file:
+                return load_file(path), json.load(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            log.warning("%s is damaged and is computed again: %s", path, error)
+    tensors, values = work()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path.with_suffix(".json"), lambda name: Path(name).write_text(json.dumps(values), encoding="utf-8"))
+        _replace(path, lambda name: save_file({key: value.contiguous() for key, value in tensors.items()}, name))
+    except OSError as error:
+        log.warning("%s could not be written: %s", path, error)
+    return tensors, values
+
+
+def _ground(
+    folder: Path,
+    content: tuple[Tensors, dict[str, Any]],
+    contrasts: list[Contrast],
+    hparams: PersonalizationHyperParams,
+) -> Ground:
+    tensors, values = content
+    by_layer = lambda name: {layer: tensors[f"{name}.{layer}"].float() for layer in hparams.layers}
+    answers = {contrast: tuple(ids) for contrast, ids in zip(contrasts, values["answers"])}
+    talk = [(asked, said) for asked, said in values["talk"]]
+    return Ground(
+        folder,
+        by_layer("metric"),
+        by_layer("root"),
+        by_layer("ordinary"),
+        by_layer("firsts"),
+        by_layer("begun"),
+        values["begun"],
+        contrasts,
+        answers,
+        talk,
+    )
+
+
+def _folder(model: nn.Module, tokenizer: Any, layout: Layout, hparams: PersonalizationHyperParams) -> Path:
+    """One folder for everything that the numbers depend on. As for second moments, edits of ``layers`` do not count."""
+    base = fingerprint(model, without=[layout.rewrite_path(layer) for layer in hparams.layers])
+    settings = [hparams.layers, hparams.natural.model_dump(), hparams.prompt_format, hparams.end_of_turn, hparams.seed]
+    texts = [_texts_digest(), hparams.preserve.file and Path(hparams.preserve.file).read_text(encoding="utf-8")]
+    parts = [VERSION, tokenizer_fingerprint(tokenizer), *map(str, settings), *map(str, texts)]
+    return cache_folder(hparams) / base / ("gates-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])
+
+
+@cache
+def _texts_digest() -> str:
+    """Of the shipped texts: after a change of them everything is computed anew."""
+    names = ("attributes", "beginnings", "contrasts", "preserve", "phrasings_a", "phrasings_b", "phrasings_c", "facts")
+    return hashlib.sha256(b"".join((BUNDLED / f"{name}.yaml").read_bytes() for name in names)).hexdigest()
+
+
+def _replace(path: Path, write: Callable[[str], Any]) -> None:
+    """Write beside the file and rename: readers see all or nothing, and of two writers the last one wins."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    os.close(handle)
+    try:
+        write(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

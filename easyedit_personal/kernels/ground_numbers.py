@@ -1,0 +1,226 @@
+"""The numbers that all edits of a model share: what directions of keys and changes of outputs cost where edits act.
+
+One pass of the unedited model over contrasts, over ordinary answers, and over the beginnings of every kind's answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.beginnings import beginning
+from ..generation.generate import continuations
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, context_limit
+from ..modeling.tokens import Encoded, encode
+from ..progress import progress
+from .kinds import Contrast, every_kind, neutral_prompts
+from .objective import EditedRows
+from .preserve import Material
+
+ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most
+SAMPLES = 2  # of each position's next token, for the Fisher information
+ROWS = 48  # of one pass
+PROMPTS = 100  # whose inside is looked at
+ASKED = 48  # prompts answered at a time: the caches of a thousand take 17 GB
+GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
+KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
+Tensors = dict[str, Tensor]
+
+
+def compute(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    hparams: PersonalizationHyperParams,
+    contrasts: Sequence[Contrast],
+    material: Material,
+) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of ``ground.Ground`` by name and layer, and its plain values."""
+    params, limit = hparams.natural, context_limit(model)
+    prompts = [encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts]
+    asked = answered(model, tokenizer, prompts, ANSWER_TOKENS)
+    texts = neutral_prompts(material, params.ordinary, hparams.seed)
+    neutral = [encode(tokenizer, text, prompt_format=hparams.prompt_format) for text in texts]
+    some = Random(hparams.seed).sample(prompts, min(params.ordinary, len(prompts)))
+    fitting = [row for row in [*neutral, *some] if limit is None or len(row.ids) + params.answer_tokens <= limit]
+    said = answered(model, tokenizer, fitting, params.answer_tokens)
+    inside = _prompt_keys(model, tokenizer, layout, prompts[:: max(1, len(prompts) // PROMPTS)], hparams)
+    begun, groups = _begun(tokenizer, hparams)
+    firsts, along = _answer_keys(model, tokenizer, layout, asked, hparams)
+    ends, _ = _answer_keys(model, tokenizer, layout, begun, hparams)
+    ordinary, fisher = _ordinary(model, tokenizer, layout, said, hparams)
+    found: Tensors = {}
+    for layer in hparams.layers:
+        usual = torch.cat([ordinary[layer], along[layer]])
+        moment = _moment(firsts[layer]) + 0.5 * _moment(inside[layer][1]) + params.ordinary_weight * _moment(usual)
+        found[f"metric.{layer}"] = whitened_beside(moment, inside[layer][0], params.ridge)
+        found[f"root.{layer}"] = _root(fisher[layer])
+        for name, keys in (
+            ("ordinary", thinned(usual, 2 * KEPT_KEYS)),
+            ("firsts", firsts[layer]),
+            ("begun", ends[layer]),
+        ):
+            found[f"{name}.{layer}"] = keys.half()
+    talk = [(text, _plain(tokenizer, row.target_ids)) for text, row in zip(texts, said)]
+    values = {"answers": [row.target_ids for row in asked], "begun": groups}
+    return found, {**values, "talk": [pair for pair in talk if pair[1]]}
+
+
+@contextmanager
+def faster_products() -> Iterator[None]:
+    """Inside, float32 products may be made of bfloat16 parts: twice as fast where a processor can, to within 1e-4."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def encoded_contrast(tokenizer: Any, contrast: Contrast, hparams: PersonalizationHyperParams) -> Encoded:
+    """A contrast's prompt as tokens."""
+    history = [
+        message
+        for question, answer in contrast.history
+        for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+    ]
+    return encode(tokenizer, contrast.text, prompt_format=hparams.prompt_format, history=history)
+
+
+def answered(model: nn.Module, tokenizer: Any, prompts: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    """Prompts with the first ``tokens`` tokens of what the model answers."""
+    found = []
+    for start in progress(range(0, len(prompts), ASKED), "answers of the unedited model"):
+        part = prompts[start : start + ASKED]
+        written = continuations(model, tokenizer, part, [tokens] * len(part))
+        found += [Encoded(row.prompt_ids, tuple(ids), row.key_index) for row, ids in zip(part, written)]
+    return found
+
+
+def thinned(keys: Tensor, count: int = KEPT_KEYS, seed: int = 0) -> Tensor:
+    """At most ``count`` of the keys [n, d], drawn evenly."""
+    if len(keys) <= count:
+        return keys
+    return keys[torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def whitened_beside(moment: Tensor, beginning: Tensor, ridge: float) -> Tensor:
+    """P = (C + ridge I)^(-1/2), C of mean diagonal 1, with the span of some keys taken out: k^T P = 0 for each of them.
+
+    Args:
+        moment: C [d, d], not scaled yet.
+        beginning: keys [n, d] on which an update must vanish exactly; n may be 0.
+    """
+    moment = moment.double()
+    values, vectors = torch.linalg.eigh(moment / moment.diagonal().mean())
+    metric = (vectors * (values.clamp(min=0) + ridge).rsqrt()) @ vectors.T
+    if len(beginning):
+        basis, _ = torch.linalg.qr(metric @ beginning.double().T)
+        metric = metric - (metric @ basis) @ basis.T
+    return metric.float()
+
+
+def _begun(tokenizer: Any, hparams: PersonalizationHyperParams) -> tuple[list[Encoded], list[str | None]]:
+    """Beginnings of every kind's answers, each as a prompt whose last token is the one before the value."""
+    groups: list[str | None] = []
+    rows = []
+    for kind, phrase in every_kind(Random(hparams.seed)):
+        before = beginning(phrase.asks, kind.name, kind.group).before.rstrip()
+        row = encode(tokenizer, phrase.text, target=before, prompt_format=hparams.prompt_format, end_of_turn=False)
+        groups.append(kind.group)
+        rows.append(Encoded(row.ids, row.ids[-1:], len(row.ids) - 1))  # any token: only its place is looked at
+    return rows, groups
+
+
+def _prompt_keys(
+    model: nn.Module, tokenizer: Any, layout: Layout, prompts: Sequence[Encoded], hparams: PersonalizationHyperParams
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """By layer: keys of the tokens that all prompts begin with [p, d], and of the others before the answers [n, d]."""
+    shared = next(i for i, ids in enumerate(zip_longest(*(row.prompt_ids for row in prompts))) if len({*ids}) > 1)
+    if shared == min(len(row.prompt_ids) for row in prompts):
+        shared = 0  # one prompt begins like another: nothing is the template's for certain
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in hparams.layers}
+    for start in range(0, len(prompts), ROWS):
+        part = [Encoded(row.prompt_ids, row.prompt_ids[-1:], 0) for row in prompts[start : start + ROWS]]
+        rows = EditedRows(model, tokenizer, layout, part, hparams.layers)
+        places = rows.suffix.batch.attention_mask.bool()
+        places[:, :shared] = False
+        template = rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
+        for layer, (keys, _) in rows.found_at(*places.nonzero(as_tuple=True)).items():
+            found[layer].append((template[layer][0], keys))
+    return {layer: (parts[0][0], torch.cat([keys for _, keys in parts])) for layer, parts in found.items()}
+
+
+def _answer_keys(
+    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """By layer, keys where answers begin [n, d], in the order of the rows, and keys along them [m, d]."""
+    first: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
+    later: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
+    for start in progress(range(0, len(rows), ROWS), "contrasts"):
+        part = EditedRows(model, tokenizer, layout, rows[start : start + ROWS], hparams.layers, from_answers=True)
+        begins = part.columns == part.last_index[part.rows]
+        for layer, (keys, _) in part.found_at(part.rows, part.columns).items():
+            first[layer].append(keys[begins])
+            later[layer].append(keys[~begins])
+    return {n: torch.cat(keys) for n, keys in first.items()}, {n: torch.cat(keys) for n, keys in later.items()}
+
+
+def _ordinary(
+    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """By layer: keys along answers [n, d_in], and E[g g^T] [d_out, d_out], g the gradient of -log p(sampled token)."""
+    keys: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
+    fisher: dict[int, Tensor] = {}
+    generator, count = torch.Generator().manual_seed(hparams.seed), 0
+    for start in progress(range(0, len(rows), GRADIENT_ROWS), "ordinary answers"):
+        part = EditedRows(
+            model, tokenizer, layout, rows[start : start + GRADIENT_ROWS], hparams.layers, from_answers=True
+        )
+        for layer, (found, _) in part.found_at(part.rows, part.columns).items():
+            keys[layer].append(found)
+        probes = {layer: _Probe(layout.d_model) for layer in hparams.layers}
+        logits = part.logits(probes)
+        count += len(logits) * SAMPLES
+        for _ in range(SAMPLES):
+            drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+            loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
+            wanted = [probes[layer].zeros for layer in hparams.layers]
+            for layer, gradient in zip(hparams.layers, torch.autograd.grad(loss, wanted, retain_graph=True)):
+                flat = gradient.reshape(-1, gradient.shape[-1])
+                fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
+    return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
+
+
+class _Probe:
+    """A change of nothing, to which gradients flow: they say what the layer's output is worth."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.zeros = torch.zeros(0)
+
+    def __call__(self, keys: Tensor) -> Tensor:
+        """Zeros [..., d_out] for keys [..., d_in]."""
+        self.zeros = keys.new_zeros((*keys.shape[:-1], self.width), requires_grad=True)
+        return self.zeros
+
+
+def _moment(keys: Tensor) -> Tensor:
+    return keys.T @ keys / max(1, len(keys))
+
+
+def _root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float()
+
+
+def _plain(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=True).strip()

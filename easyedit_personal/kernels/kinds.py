@@ -1,0 +1,166 @@
+"""What kind of attribute a preference is about, how it is asked for, and what a gate of that kind keeps quiet at.
+
+All of it is known without the user's value, and comes from the texts that ship with the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from ..clustering.lexicon import Lexicon, normalise
+from ..data.beginnings import Asks, contrasts
+from ..data.material import world_facts
+from ..data.phrasings import attributes
+from ..types import EditRequest
+from .preserve import Material
+
+History = tuple[tuple[str, str], ...]
+FACTS = 100  # facts of the world among the shared contrasts
+NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
+OWN = {"negated": 12, "somebody else": 24, "stated": 8}  # contrasts about a gate's own kind
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of attribute.
+
+    Attributes:
+        name: its everyday name ("hobby"), which answers use.
+        group: its group in the lexicon; None where the lexicon does not know it.
+        names: all its names, the plain one first.
+    """
+
+    name: str
+    group: str | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A question about the user's attribute, and whether it names it, asks without its name, or what to buy."""
+
+    text: str
+    asks: Asks
+    history: History = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A prompt whose answer a gate leaves alone.
+
+    Attributes:
+        pool: "own", "named", "indirect" or "rest"; every step of a gate sees some of each.
+        group: the kind that it asks for, where it does; that kind's own gate does not keep quiet at it.
+    """
+
+    text: str
+    pool: str
+    group: str | None = None
+    history: History = ()
+
+
+def kind_of(requests: Sequence[EditRequest]) -> Kind | None:
+    """The kind that one preference's requests are about, by their subjects, the asked question's (the last) first.
+
+    None where no request has a subject: there is no name to begin an answer with.
+    """
+    subjects = [request.subject for request in reversed(requests) if request.subject]
+    entries = [entry for subject in subjects if (entry := Lexicon.load().find(subject))]
+    if entries:
+        return Kind(entries[0].name, entries[0].group, entries[0].names)
+    return Kind(subjects[0], None, tuple(dict.fromkeys(map(normalise, subjects)))) if subjects else None
+
+
+def kind_phrases(kind: Kind, material: Material, named: int, rng: Random) -> list[Phrase]:
+    """Questions about a kind: ``named`` of them from templates with its names, and every shipped phrasing."""
+    names = [kind.name if i % 2 == 0 else rng.choice(kind.names) for i in range(named)]
+    texts = [material.own[i % len(material.own)].replace("{n}", name) for i, name in enumerate(names)]
+    found = [Phrase(text, "name") for text in [f"What's my {kind.name}?", *texts]]
+    for asks, questions in _shipped().get(kind.group or "", {}).items():
+        found += [Phrase(text, asks) for text in questions]
+    found += [Phrase(text, "implicit") for text in material.indirect.get(kind.group or "", ())]
+    return list(dict.fromkeys(found))
+
+
+def sample_values(kind: Kind) -> list[str]:
+    """Ordinary values of a kind, to stand where a user's own will: a gate must not care which one it is."""
+    own = [value for a in attributes() if a.group == kind.group for value in a.train["values"]]
+    return own or [value for a in attributes() for value in a.train["values"][:2]]
+
+
+def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]:
+    """Questions near a kind's own: negated, about somebody else, and where the conversation has stated a value."""
+    found = _about(kind, material.negated, material.people, OWN["negated"], rng)
+    found += _about(kind, (*material.somebody_else, *material.yourself), material.people, OWN["somebody else"], rng)
+    values = sample_values(kind)
+    for i in range(OWN["stated"]):
+        value = rng.choice(values)
+        told, heard = (
+            rng.choice(frames).replace("{n}", kind.name).replace("{v}", value)
+            for frames in (contrasts().stated, contrasts().heard)
+        )
+        text = f"What's my {kind.name}?" if i % 2 else rng.choice(material.own).replace("{n}", kind.name)
+        found.append(Contrast(text, "own", history=((told, heard),)))
+    return found
+
+
+def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
+    """Prompts that every gate keeps quiet at, unless they ask for its kind; at most ``limit``, evenly of all pools."""
+    rng, found = Random(seed), []
+    for entry in Lexicon.load().entries:
+        names = [entry.name if i < NAMED // 2 else rng.choice(entry.names) for i in range(NAMED)]
+        found += [Contrast(rng.choice(material.own).replace("{n}", n), "named", entry.group) for n in names]
+        questions = [text for texts in _shipped().get(entry.group, {}).values() for text in texts]
+        asked = [*rng.sample(questions, min(INDIRECT, len(questions))), *material.indirect.get(entry.group, ())]
+        found += [Contrast(text, "indirect", entry.group) for text in asked]
+        kind = Kind(entry.name, entry.group, entry.names)
+        for templates in (material.negated, material.somebody_else):
+            found += [Contrast(c.text, "rest") for c in _about(kind, templates, material.people, 1, rng)]
+    facts = [fact["questions"][0] for fact in rng.sample(world_facts(), min(FACTS, len(world_facts())))]
+    neutral = [*material.neutral, *material.open, *contrasts().tasks, *(fact[0].upper() + fact[1:] for fact in facts)]
+    found = list(dict.fromkeys([*found, *(Contrast(text, "rest") for text in neutral)]))
+    return found if len(found) <= limit else rng.sample(found, limit)
+
+
+def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:
+    """Every kind that the lexicon knows, with a question by name and one of every other sort."""
+    found = []
+    for entry in Lexicon.load().entries:
+        kind = Kind(entry.name, entry.group, entry.names)
+        found.append((kind, Phrase(f"What's my {entry.name}?", "name")))
+        shipped = _shipped().get(entry.group, {})
+        found += [
+            (kind, Phrase(rng.choice(texts), asks)) for asks, texts in shipped.items() if texts and asks != "name"
+        ]
+    return found
+
+
+def neutral_prompts(material: Material, count: int, seed: int = 0) -> list[str]:
+    """Prompts about nobody, the model's answers to which show what ordinary text looks like."""
+    texts = [*material.neutral, *material.open, *contrasts().tasks]
+    return Random(seed).sample(texts, min(count, len(texts)))
+
+
+def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: int, rng: Random) -> list[Contrast]:
+    order = rng.sample(list(templates), len(templates))
+    found = []
+    for i in range(count):
+        name = kind.name if i % 2 == 0 else rng.choice(kind.names)
+        text = order[i % len(order)].replace("{n}", name).replace("{who}", rng.choice(people))
+        found.append(Contrast(text[0].upper() + text[1:], "own"))
+    return found
+
+
+@cache
+def _shipped() -> dict[str, dict[Asks, tuple[str, ...]]]:
+    """Every shipped phrasing that edits may train on, by group and by what it asks."""
+    parts: tuple[tuple[str, Asks], ...] = (("questions", "name"), ("implicit", "implicit"), ("product", "product"))
+    found: dict[str, dict[Asks, tuple[str, ...]]] = {}
+    for attribute in attributes():
+        group = found.setdefault(attribute.group, {"name": (), "implicit": (), "product": ()})
+        for part, asks in parts:
+            group[asks] += (*attribute.train[part], *attribute.wide.get(part, ()))
+    return found

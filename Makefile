@@ -13,12 +13,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(STAMP)
 	$(BIN)/easyedit-personal demo
 
+# A process per core; a file's tests stay together, since they share what they load.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # SmolLM2 through every door; downloads the model (93 MB) unless it is in the cache.
 test-real: $(STAMP)
-	$(BIN)/python -m pytest -m "real and not slow and not server and not easyedit" -p no:xdist tests/real
+	$(BIN)/python -m pytest -m "real and not slow and not server and not easyedit" tests/real
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m ""

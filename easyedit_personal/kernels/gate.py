@@ -31,6 +31,8 @@ from .spoken import Spoken, go_on, speak
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
 TAIL = 6  # tokens that the model writes by itself after a beginning
+RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
+LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
 QUIET_KEYS = 400  # drawn at every step
 
 
@@ -73,10 +75,10 @@ def gates_for(
     def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
         return _learn(model, tokenizer, layout, kind, phrases, shared(), ground, hparams), {"kind": kind.name}
 
-    gates = []
+    gates, asked = [], hparams.natural.model_dump(include=LEARNED_BY)
     for kind in kinds:
         phrases = _phrases(kind, ground, hparams)
-        name = hashlib.sha256(f"{kind}{phrases}".encode()).hexdigest()[:16]
+        name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
         tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
         factors = {n: (tensors[f"left.{n}"].float(), tensors[f"right.{n}"].float()) for n in hparams.layers}
         gates.append(Gate(factors, {n: tensors[f"near.{n}"].float() for n in hparams.layers}, phrases))

@@ -31,6 +31,7 @@ from .kinds import Contrast, shared_contrasts
 from .preserve import Material
 
 VERSION = "1"  # of what is kept; files of other versions are not read
+LOOKED_AT = {"contrasts", "ordinary", "answer_tokens", "ridge", "ordinary_weight"}  # the settings that shape the ground
 MODELS_KEPT = 2
 _GROUNDS: OrderedDict[str, Ground] = OrderedDict()
 
@@ -131,7 +132,8 @@ def _ground(
 def _folder(model: nn.Module, tokenizer: Any, layout: Layout, hparams: PersonalizationHyperParams) -> Path:
     """One folder for everything that the numbers depend on. As for second moments, edits of ``layers`` do not count."""
     base = fingerprint(model, without=[layout.rewrite_path(layer) for layer in hparams.layers])
-    settings = [hparams.layers, hparams.natural.model_dump(), hparams.prompt_format, hparams.end_of_turn, hparams.seed]
+    looked_at = hparams.natural.model_dump(include=LOOKED_AT)
+    settings = [hparams.layers, looked_at, hparams.prompt_format, hparams.end_of_turn, hparams.seed]
     texts = [_texts_digest(), hparams.preserve.file and Path(hparams.preserve.file).read_text(encoding="utf-8")]
     parts = [VERSION, tokenizer_fingerprint(tokenizer), *map(str, settings), *map(str, texts)]
     return cache_folder(hparams) / base / ("gates-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16])

@@ -102,7 +102,7 @@ BAD = {
     "no file": (["--users", "nowhere.jsonl"], "cannot be read"),
     "no engine": (["--engine", "rai"], "Did you mean 'ray'"),
     "no settings": (["--hparams", "nowhere.yaml"], "There is no hyper-parameter file"),
-    "no model": (["--model", "nowhere"], "'nowhere' cannot be loaded"),
+    "no model": (["--model", "nowhere"], "not for the model 'nowhere'"),
     "no type": (["--dtype", "float8"], "float32 or bfloat16"),
     "workers": (["--engine", "processes", "--workers", "0"], "out of range"),
     "serial workers": (["--workers", "2"], "--engine processes"),

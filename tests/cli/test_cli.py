@@ -39,7 +39,8 @@ def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch
     monkeypatch.setenv("COLUMNS", "200")
     result = runner.invoke(app, ["demo", "--tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    for part in ("Ada", "Ben", "Chloé", "direct", "paraphrased", "implicit", "product", "negated", "somebody else", "a fact", "kB"):
+    kinds = ("direct", "paraphrased", "implicit", "product", "negated", "somebody else", "a fact")
+    for part in ("Ada", "Ben", "Chloé", *kinds, "kB", "where it does not"):
         assert part in result.output
     assert "bit for bit the original" in result.output
     sizes = {path.stem: path.stat().st_size for path in tmp_path.glob("*.safetensors")}

@@ -33,6 +33,7 @@ BEHIND = 10  # questions asked once more behind one or two exchanges
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
+SEEN = 3  # every third part of the contrasts says which words matter: logits of all words are dear
 QUIET_KEYS = 400  # drawn at every step
 
 
@@ -115,7 +116,7 @@ def _learn(
     rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
     own = _packs(model, tokenizer, layout, own_contrasts(kind, material, rng), ground, hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
-    words = words_of(rows, [part for found in pools.values() for part in found])
+    words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
     speaking = []
     for part in _parts(len(spoken), params.gate_batch, rng):
         speaking.append(speaking_of(rows.select(part), [spoken[i] for i in part], words))

@@ -20,6 +20,8 @@ from .preserve import Material
 History = tuple[tuple[str, str], ...]
 FACTS = 100  # facts of the world among the shared contrasts
 NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
+# The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
+PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 OWN = {"negated": 12, "somebody else": 24, "stated": 8}  # contrasts about a gate's own kind
 
 
@@ -78,7 +80,7 @@ def kind_phrases(kind: Kind, material: Material, named: int, rng: Random) -> lis
     """Questions about a kind: ``named`` of them from templates with its names, and every shipped phrasing."""
     names = [kind.name if i % 2 == 0 else rng.choice(kind.names) for i in range(named)]
     texts = [material.own[i % len(material.own)].replace("{n}", name) for i, name in enumerate(names)]
-    found = [Phrase(text, "name") for text in [f"What's my {kind.name}?", *texts]]
+    found = [Phrase(text, "name") for text in [PLAIN.replace("{n}", kind.name), *texts]]
     for asks, questions in _shipped().get(kind.group or "", {}).items():
         found += [Phrase(text, asks) for text in questions]
     found += [Phrase(text, "implicit") for text in material.indirect.get(kind.group or "", ())]
@@ -94,7 +96,8 @@ def sample_values(kind: Kind) -> list[str]:
 def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]:
     """Questions near a kind's own: negated, about somebody else, and where the conversation has stated a value."""
     found = _about(kind, material.negated, material.people, OWN["negated"], rng)
-    found += _about(kind, (*material.somebody_else, *material.yourself), material.people, OWN["somebody else"], rng)
+    others = (*material.somebody_else, *material.yourself, *[PLAIN_OTHER] * 4)
+    found += _about(kind, others, material.people, OWN["somebody else"], rng)
     values = sample_values(kind)
     for i in range(OWN["stated"]):
         value = rng.choice(values)
@@ -112,7 +115,8 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
     rng, found = Random(seed), []
     for entry in Lexicon.load().entries:
         names = [entry.name if i < NAMED // 2 else rng.choice(entry.names) for i in range(NAMED)]
-        found += [Contrast(rng.choice(material.own).replace("{n}", n), "named", entry.group) for n in names]
+        forms = [PLAIN, *(rng.choice(material.own) for _ in names[1:])]
+        found += [Contrast(form.replace("{n}", n), "named", entry.group) for form, n in zip(forms, names)]
         questions = [text for texts in _shipped().get(entry.group, {}).values() for text in texts]
         asked = [*rng.sample(questions, min(INDIRECT, len(questions))), *material.indirect.get(entry.group, ())]
         found += [Contrast(text, "indirect", entry.group) for text in asked]

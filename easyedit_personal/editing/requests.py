@@ -69,7 +69,7 @@ def prepare_requests(
 
 
 def check_requests(requests: Sequence[Mapping[str, Any]]) -> list[Request]:
-    """Copies of the requests with clean values, or one error that names every faulty request.
+    """Copies of the requests, an empty subject left out, or one error that names every faulty request.
 
     Raises:
         RequestError: no requests; a prompt or target missing, empty or no text; a subject not in its prompt.
@@ -81,7 +81,7 @@ def check_requests(requests: Sequence[Mapping[str, Any]]) -> list[Request]:
     faults = [f"request {i}{_owner(r)}: {fault}" for i, r in enumerate(requests) for fault in _faults(r)]
     if faults:
         raise RequestError(f"{len(faults)} faults in {len(requests)} requests.\n{listing(faults)}")
-    return [dict(request) for request in requests]
+    return [{key: value for key, value in request.items() if key != "subject" or value} for request in requests]
 
 
 def as_request(item: Mapping[str, Any] | EditRequest | Preference) -> Request:

@@ -65,7 +65,6 @@ def quick() -> PersonalizationHyperParams:
     return PersonalizationHyperParams(
         layers=[1],
         max_length=64,
-        v_num_grad_steps=2,
         cluster={"size": 2},
         lowrank={"rank": 1, "steps": 1, "polish": 1},
         preserve={
@@ -128,7 +127,9 @@ def enter_edit(requests: list[Any]) -> None:
 
 def enter_editor(request: Any) -> None:
     """The editor with metrics, the ``rome`` kernel, on a model with a small context."""
-    editor = PersonalizationEditor(quick().replace(model_name=(gpt2(), tiny_tokenizer()), kernel="rome"))
+    editor = PersonalizationEditor(
+        quick().replace(model_name=(gpt2(), tiny_tokenizer()), kernel="rome", v_num_grad_steps=2)
+    )
     editor.edit_requests([request], verbose=False)
 
 

@@ -53,8 +53,9 @@ REFUSED = {
 
 @pytest.fixture(params=["finetune", "rome"])
 def editor(request, llama, tokenizer, tmp_path):
-    quick = {"finetune": {"lr": 0.02, "steps": 2}, "v_num_grad_steps": 2, "mom2_adjustment": False}
-    return PersonalizationEditor.from_hparams(settings(llama, tokenizer, kernel=request.param, **quick))
+    quick = {"finetune": {"finetune": {"lr": 0.02, "steps": 2}}, "rome": {"v_num_grad_steps": 2}}[request.param]
+    hparams = settings(llama, tokenizer, kernel=request.param, mom2_adjustment=False, **quick)
+    return PersonalizationEditor.from_hparams(hparams)
 
 
 @pytest.mark.parametrize("case", WORKS)

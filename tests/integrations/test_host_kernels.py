@@ -27,7 +27,7 @@ def settings(tmp_path, kernel, **changes):
         "v_num_grad_steps": 15,
         "clamp_norm_factor": 20.0,
         "mom2_n_samples": 60,
-        "mom2_update_weight": 0.1,
+        **({"mom2_update_weight": 0.1} if kernel.endswith("memit") else {}),
         "stats_dir": str(tmp_path / "stats"),
         "health": {"on_unhealthy": "ignore"},
         "cluster": {"size": 1},

@@ -96,6 +96,7 @@ def _kl(base: Tensor, logs: Tensor) -> Tensor:
 
 
 def log_p(rows: EditedRows, words: Tensor) -> Tensor:
+    """The unedited model's log-probabilities of ``words`` [m, n_words] at the rows' target positions."""
     with torch.no_grad():
         return rows.logits(words=words).log_softmax(-1)
 

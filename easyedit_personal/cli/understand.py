@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .screen import plain
+
 if TYPE_CHECKING:
     from ..statements.records import Statement
 
@@ -28,7 +30,7 @@ def understand(
         print(json.dumps(records, ensure_ascii=False, indent=1))
         return
     for statement in found:
-        print(_line(statement))
+        print(plain(_line(statement)))
 
 
 def _line(statement: Statement) -> str:

@@ -80,3 +80,8 @@ def test_without_a_model_or_a_yaml_file_it_is_the_default_one():
     assert PersonalizationHyperParams().model_name == DEFAULT_MODEL
     for command in ("edit", "chat", "evaluate", "personalize", "serve"):
         assert DEFAULT_MODEL in runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+
+
+def test_understand_shows_no_characters_that_a_terminal_obeys():
+    shown = runner.invoke(app, ["understand", "my hobby is \x1b[31mred"]).output
+    assert "hobby" in shown and "\x1b" not in shown

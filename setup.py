@@ -7,7 +7,7 @@ RECIPES = {
     "easyedit_personal._hparams": "hparams",
     "easyedit_personal._hparams.PersonalizationEditor": "hparams/PersonalizationEditor",
 }
-DATA = ["py.typed", *(f"**/*.{kind}" for kind in ("yaml", "json", "md"))]
+DATA = ["py.typed", *(f"**/*.{kind}" for kind in ("yaml", "json", "md", "html"))]
 
 setup(
     packages=[*find_packages(include=["easyedit_personal", "easyedit_personal.*"]), *RECIPES],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
     from ..service.settings import Settings
 
-ANSWERS, LIMITS, ACCESS = "Answers", "Limits", "Who may"
+ANSWERS, LIMITS, ACCESS, WATCHING = "Answers", "Limits", "Who may", "Watching"
 
 
 def serve(
@@ -52,6 +52,16 @@ def serve(
         60, "--edit-rate", min=1, help="Changes of users' models per minute and token.", rich_help_panel=LIMITS
     ),
     max_body: int = typer.Option(256 * 1024, "--max-body", min=1, help="Bytes of a request.", rich_help_panel=LIMITS),
+    page: bool = typer.Option(True, " /--no-page", help="Do not show a page to try it on at /."),
+    request_log: str | None = typer.Option(
+        None,
+        "--request-log",
+        help="A file for a line of JSON per request; - is standard output.",
+        rich_help_panel=WATCHING,
+    ),
+    log_users: bool = typer.Option(
+        False, "--log-users", help="Users' ids in the request log, too.", rich_help_panel=WATCHING
+    ),
 ) -> None:
     """Serve users' models to OpenAI's clients; `model: "base@alice"` or the header X-User says whose."""
     from ..service import require
@@ -69,7 +79,7 @@ def serve(
         max_body=max_body,
     )
     place, tokens = (host, port, certificate, key), (token, token_file, users_file)
-    _serve(store, found, settings, place, tokens)
+    _serve(store, found, settings, place, tokens, page, (request_log, log_users))
 
 
 def _serve(
@@ -78,11 +88,14 @@ def _serve(
     settings: Settings,
     place: tuple[str, int, Path | None, Path | None],
     tokens: tuple[str | None, Path | None, Path | None],
+    page: bool,
+    logged: tuple[str | None, bool],
 ) -> None:
     """What can be refused is refused before the model is loaded."""
     import logging
 
-    from ..service.run import Place, bind, check_certificate, open_service, read_access, run
+    from ..service.request_log import RequestLog
+    from ..service.run import Place, bind, check_certificate, open_service, read_access, reload_on_hangup, run
     from ..service.settings import check_exposed
     from ..store.database import check_store
 
@@ -91,9 +104,13 @@ def _serve(
     check_exposed(place[0], not access.is_open)
     check_certificate(Place(*place))
     check_store(store)
+    request_log = RequestLog(logged[0], users=logged[1]) if logged[0] else None
+    reload_on_hangup(access, lambda: read_access(*tokens))
     with bind(Place(*place)) as bound:
         service = open_service(hparams, store, settings)
         host, port = f"[{place[0]}]" if ":" in place[0] else place[0], bound.getsockname()[1]
         print(f"Model {settings.name!r} on http{'s' if place[2] else ''}://{host}:{port}/v1", flush=True)
         print("Everybody on this machine is let in." if access.is_open else "A token is needed.", flush=True)
-        run(service, access, Place(*place), bound)
+        if page:
+            print(f"A page to try it on: http{'s' if place[2] else ''}://{host}:{port}/", flush=True)
+        run(service, access, Place(*place), bound, page=page, request_log=request_log)

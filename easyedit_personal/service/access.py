@@ -88,6 +88,16 @@ class Access:
         """
         return cls(read_tokens(path))
 
+    def replace(self, new: Access) -> None:
+        """Take over another's tokens; they count from the next request on.
+
+        Raises:
+            ConfigError: there are none, which would let in everybody who was kept out so far.
+        """
+        if new.is_open and not self.is_open:
+            raise ConfigError("A service that asks for tokens cannot be left without any.", remedy="stop it instead")
+        self._callers = new._callers
+
     @property
     def is_open(self) -> bool:
         """Whether everybody is let in."""

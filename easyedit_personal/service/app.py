@@ -17,22 +17,33 @@ from starlette.types import ASGIApp
 
 from .. import __version__
 from ..errors import PersonalizationError
-from . import chat, preferences
+from . import chat, preferences, users
 from .access import Access
 from .api_errors import ApiError, as_api_error
 from .core import Service
 from .middleware import Middleware, caller_of, error_response, failed
+from .page import router as page_router
+from .request_log import RequestLog
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_app(service: Service, access: Access | None = None, clock: Callable[[], float] = time.monotonic) -> ASGIApp:
+def create_app(
+    service: Service,
+    access: Access | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    page: bool = True,
+    request_log: RequestLog | None = None,
+) -> ASGIApp:
     """The service as an ASGI application; closing it closes the service.
 
     Args:
         service: answers and learns.
         access: the tokens; None lets in whoever reaches it, for loopback only.
         clock: for the rates.
+        page: whether there is a page to try it on at ``/``.
+        request_log: where a line per request goes; None writes none.
     """
 
     @asynccontextmanager
@@ -43,15 +54,24 @@ def create_app(service: Service, access: Access | None = None, clock: Callable[[
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(chat.router(service))
     app.include_router(preferences.router(service))
+    app.include_router(users.router(service))
+    if page:
+        app.include_router(page_router())
     _add_watching(app, service)
     _add_errors(app)
-    return Middleware(app, access or Access(), service.settings, service.metrics, clock)
+    return Middleware(app, access or Access(), service.settings, service.metrics, clock, request_log)
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
-    async def health() -> Response:
-        fault = await run_in_threadpool(service.check)
+    async def alive() -> Response:
+        return _state(None if service.batcher.alive else "model")
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        return _state(await run_in_threadpool(service.check))
+
+    def _state(fault: str | None) -> Response:
         content = {"status": "ok" if fault is None else f"{fault} is out of order", "version": __version__}
         return JSONResponse(content, 200 if fault is None else 503)
 

@@ -19,11 +19,10 @@ from .batcher import End, Job
 from .chat_request import ChatCompletionRequest, read_chat_request
 from .core import Service, check_refusable
 from .limits import read_body
-from .middleware import caller_of
+from .middleware import GONE, caller_of
 
 BASE = "base"  # works as a name of every service's model
 HEADER = "x-user"
-GONE = 499  # nginx's number for a client that did not wait
 
 
 class Answer:
@@ -71,7 +70,7 @@ class Answer:
     @property
     def usage(self) -> dict[str, int]:
         """Numbers of tokens, the one that ends an answer not counted."""
-        written = self.end.tokens if self.end else 0
+        written = self.end.tokens if self.end else len(self._job.stream.tokens) if self._job else 0
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": written,
@@ -101,7 +100,8 @@ def router(service: Service) -> APIRouter:
         wanted = read_chat_request(body, settings)
         user = asked_user(request, wanted.model, settings.name)
         caller_of(request).check(user)
-        answer = Answer(service)
+        answer = request.state.answer = Answer(service)
+        request.state.user = user
         await answer.begin(user, wanted)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": wanted.model}
         if wanted.stream:

@@ -20,10 +20,12 @@ from .access import Access, Caller
 from .api_errors import ApiError
 from .limits import Rate
 from .metrics import Metrics
+from .request_log import RequestLog
 from .settings import Settings, is_loopback
 
-OPEN = {"/healthz"}
+OPEN = {"/", "/healthz", "/readyz"}  # the page holds nothing of anybody's; what it shows, it asks for with a token
 SAFE = {"GET", "HEAD", "OPTIONS"}
+GONE = 499  # nginx's number for a client that did not wait
 WRONG_TOKENS = 60  # per minute and address
 
 
@@ -36,6 +38,7 @@ class Middleware:
         settings: the rates.
         metrics: what is counted.
         clock: for the rates.
+        request_log: where a line per request goes; None writes none.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Middleware:
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        request_log: RequestLog | None = None,
     ) -> None:
-        self.app, self.access, self.metrics = app, access, metrics
+        self.app, self.access, self.metrics, self.request_log = app, access, metrics, request_log
         self._rate, self._edit_rate = Rate(settings.rate, clock), Rate(settings.edit_rate, clock)
         self._wrong = Rate(WRONG_TOKENS, clock)
 
@@ -82,8 +86,11 @@ class Middleware:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self.metrics.requests.labels(route, method, str(status or 499)).inc()
-            self.metrics.request_seconds.labels(route).observe(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.metrics.requests.labels(route, method, str(status or GONE)).inc()
+            self.metrics.request_seconds.labels(route).observe(seconds)
+            if self.request_log is not None:
+                self.request_log.write(name, method, route, status or GONE, seconds, state)
 
     def _admitted(self, request: Request) -> Caller | None:
         """Who asks.

@@ -111,6 +111,7 @@ def user_of(request: Request, *rest: str) -> str:
     except UnicodeDecodeError:
         raise ApiError(400, "The user's id is not UTF-8.", code="invalid_user", param="user") from None
     caller_of(request).check(user)
+    request.state.user = user
     return user
 
 

@@ -6,17 +6,20 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, ServiceError
+from ..errors import ConfigError, PersonalizationError, ServiceError
 from ..hparams import PersonalizationHyperParams
 from ..modeling.loading import load_model
+from ..progress import log
 from ..store.store import EditStore
 from .access import Access, read_tokens
 from .app import create_app
 from .core import Service
+from .request_log import RequestLog
 from .settings import Settings, check_exposed
 
 MAX_CONNECTIONS = 1000
@@ -104,7 +107,33 @@ def bind(place: Place) -> socket.socket:
         ) from None
 
 
-def run(service: Service, access: Access, place: Place, bound: socket.socket) -> None:
+def reload_on_hangup(access: Access, read: Callable[[], Access]) -> None:
+    """From now on SIGHUP has the tokens read again; where that fails, the old ones go on counting, and the log says so.
+
+    Requests under way go on, also those of tokens that are gone. Windows has no such signal.
+    """
+
+    def reload(*_: object) -> None:
+        try:
+            access.replace(read())
+        except PersonalizationError as error:
+            log.error("the tokens were not reloaded, the old ones go on counting: %s", error)
+        else:
+            log.info("the tokens were reloaded")
+
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, reload)
+
+
+def run(
+    service: Service,
+    access: Access,
+    place: Place,
+    bound: socket.socket,
+    *,
+    page: bool = True,
+    request_log: RequestLog | None = None,
+) -> None:
     """Serve until the process is told to stop; running answers are finished first, and the store is closed.
 
     Raises:
@@ -114,11 +143,11 @@ def run(service: Service, access: Access, place: Place, bound: socket.socket) ->
 
     check_exposed(place.host, not access.is_open)
     config = uvicorn.Config(
-        create_app(service, access),
+        create_app(service, access, page=page, request_log=request_log),
         ssl_certfile=place.certificate,
         ssl_keyfile=place.key,
         log_config=None,
-        access_log=False,  # addresses hold users' ids
+        access_log=False,  # addresses hold users' ids; see request_log
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(service.settings.drain_seconds),

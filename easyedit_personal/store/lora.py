@@ -79,6 +79,34 @@ def export_lora(
         StoreError: there is nothing to export, the rank is too high, or the folder holds something else.
         ModelError: an update does not fit ``model``.
     """
+    files = lora_files(
+        deltas,
+        base_model=base_model,
+        name=name,
+        model=model,
+        every_layer=every_layer,
+        dtype=dtype,
+        max_rank=max_rank,
+    )
+
+    def write(part: Path) -> None:
+        for file, content in files.items():
+            (part / file).write_bytes(content)
+
+    return replace_folder(Path(folder), write, allowed=set(files))
+
+
+def lora_files(
+    deltas: Sequence[WeightDelta],
+    *,
+    base_model: str = "",
+    name: str = "adapter",
+    model: nn.Module | None = None,
+    every_layer: bool = False,
+    dtype: torch.dtype | None = None,
+    max_rank: int = RANKS[-1],
+) -> dict[str, bytes]:
+    """The files of ``export_lora``'s folder by name, for those who send them on; its arguments, and its errors."""
     updates = merged(deltas)
     if not updates:
         raise StoreError(
@@ -93,12 +121,7 @@ def export_lora(
     config = _config(updates, rank, base_model, model)
     label = name[:200].encode("utf-8", "replace").decode()  # ids may hold lone surrogates, headers may not
     weights = save(_tensors(updates, rank, dtype), {"format": "pt", "adapter": label, "made_by": "easyedit-personal"})
-
-    def write(part: Path) -> None:
-        (part / WEIGHTS).write_bytes(weights)
-        write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
-
-    return replace_folder(Path(folder), write, allowed={CONFIG, WEIGHTS})
+    return {WEIGHTS: weights, CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
 
 
 def export_many(store: UserStore, folder: str | Path, **options: Any) -> Path:
@@ -125,7 +148,7 @@ def export_many(store: UserStore, folder: str | Path, **options: Any) -> Path:
     before = _folders(folder / INDEX)
     adapters: dict[str, dict[str, Any]] = {}
     for user in store.users():
-        revision, deltas = _snapshot(store, user)
+        revision, deltas = snapshot(store, user)
         if deltas:
             adapters[user] = _export_one(user, revision, deltas, folder, options)
     largest = max((entry["rank"] for entry in adapters.values()), default=0)
@@ -152,7 +175,7 @@ def padded_rank(rank: int) -> int:
     return next((size for size in RANKS if size >= rank), -(-rank // RANKS[-1]) * RANKS[-1])
 
 
-def _snapshot(store: UserStore, user: str) -> tuple[int, Sequence[WeightDelta]]:
+def snapshot(store: UserStore, user: str) -> tuple[int, Sequence[WeightDelta]]:
     """A user's revision and the updates that belong to it."""
     while True:
         revision, deltas = store.version(user), store.deltas(user)

@@ -63,9 +63,9 @@ class Place:
         self.stack.callback(service.close)
         return service
 
-    def client(self, tokens=None, *, clock=None, service=None, **settings) -> TestClient:
+    def client(self, tokens=None, *, clock=None, service=None, page=True, request_log=None, **settings) -> TestClient:
         self.last = service or self.service(**settings)
-        options = {"clock": clock} if clock else {}
+        options = {"page": page, "request_log": request_log, **({"clock": clock} if clock else {})}
         app = create_app(self.last, Access(tokens), **options)
         client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
         return self.stack.enter_context(client)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 
 import pytest
+from starlette.testclient import TestClient
 
 from easyedit_personal.errors import ConfigError
 from easyedit_personal.service.access import Access
 from easyedit_personal.service.api_errors import ApiError
+from easyedit_personal.service.app import create_app
 from easyedit_personal.service.limits import MAX_KEYS, Rate
-from easyedit_personal.service.run import read_access
+from easyedit_personal.service.run import read_access, reload_on_hangup
 from easyedit_personal.service.settings import Settings, check_exposed, is_loopback
 from tests.service.conftest import wanted
 
@@ -128,6 +131,37 @@ def test_tokens_from_files(tmp_path, caplog):
         with pytest.raises(ConfigError) as caught:
             read_access(None, None, path)
         assert ALICE not in str(caught.value) and ALL not in str(caught.value)
+
+
+def test_tokens_are_reloaded_and_bad_ones_change_nothing(shared, tmp_path, caplog, monkeypatch):
+    handlers, users = {}, tmp_path / "users.yaml"
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    users.write_text(f"{ALICE}: [alice]\n")
+    users.chmod(0o600)
+    access = read_access(None, None, users)
+    client = place_client(shared, access)
+    reload_on_hangup(access, lambda: read_access(None, None, users))
+    status = lambda token: client.get("/v1/models", headers=bearer(token)).status_code
+    assert [status(ALICE), status(BOTH)] == [200, 401]
+    users.write_text(f"{BOTH}: [alice, bob]\n")
+    assert [status(ALICE), status(BOTH)] == [200, 401]  # not before it is asked for
+    handlers[signal.SIGHUP](signal.SIGHUP, None)
+    assert [status(ALICE), status(BOTH)] == [401, 200]
+    for faulty in ("", "{}", f"{ALICE}: [", f"{ALICE}: []"):
+        users.write_text(faulty)
+        caplog.clear()
+        handlers[signal.SIGHUP](signal.SIGHUP, None)
+        assert "not reloaded" in caplog.text and ALICE not in caplog.text, faulty
+        assert [status(ALICE), status(BOTH)] == [401, 200]
+    with pytest.raises(ConfigError, match="without any"):
+        access.replace(Access(None))
+    assert status(BOTH) == 200 and not access.is_open
+
+
+def place_client(place, access):
+    """A client of a service with these tokens, which the test goes on holding."""
+    app = create_app(place.service(), access)
+    return place.stack.enter_context(TestClient(app, base_url="http://localhost", raise_server_exceptions=False))
 
 
 LOCAL = ("127.0.0.1", "127.9.9.9", "::1", "localhost")

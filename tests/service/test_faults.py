@@ -210,13 +210,15 @@ def test_a_model_that_fails_in_the_middle(place, client, monkeypatch, caplog, st
 
 
 def test_health_says_what_is_out_of_order(place, client, monkeypatch):
-    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/healthz").json()["status"] == client.get("/readyz").json()["status"] == "ok"
     with monkeypatch.context() as patched:
         patched.setattr(place.store, "version", lambda user: (_ for _ in ()).throw(StoreError("gone")))
-        assert client.get("/healthz").status_code == 503
+        without = client.get("/readyz")
+        assert without.status_code == 503 and "store" in without.json()["status"]
+        assert client.get("/healthz").status_code == 200  # a restart would not bring the store back
     place.last.batcher.close()
-    sick = client.get("/healthz")
-    assert sick.status_code == 503 and "model" in sick.json()["status"]
+    for sick in (client.get("/healthz"), client.get("/readyz")):
+        assert sick.status_code == 503 and "model" in sick.json()["status"]
     assert client.post(CHAT, json=wanted()).status_code == 503
 
 

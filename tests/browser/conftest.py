@@ -59,7 +59,7 @@ class Browser:
         page = context.new_page()
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", self._heard)
-        page.on("request", self.requests.append)
+        page.on("request", lambda request: self.requests.append(request))
         for pattern, handler in (route or {}).items():
             page.route(pattern, handler)
         page.goto(self.url)

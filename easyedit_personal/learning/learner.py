@@ -28,7 +28,6 @@ from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import EditResult, Preference, WeightDelta
 
-
 TRIES = 3  # of learning, when the user's edits change meanwhile
 
 

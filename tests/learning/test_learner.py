@@ -108,7 +108,7 @@ def test_how_far_it_is_is_told_and_who_hears_it_may_end_it(learner):
     shares = []
     with metered(Meter(shares.append)):
         learner.learn("ann", SAID[0])
-    assert shares == sorted(shares) and 0 <= shares[0] and 0.5 < shares[-1] <= 1 and len(shares) >= 3
+    assert shares == sorted(shares) and shares[0] >= 0 and 0.5 < shares[-1] <= 1 and len(shares) >= 3
 
     def enough(share):
         raise InterruptedError

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import __version__
 from ..errors import PersonalizationError
-from . import chat, preferences, users
+from . import chat, jobs, preferences, users
 from .access import Access
 from .api_errors import ApiError, as_api_error
 from .core import Service
@@ -55,6 +55,7 @@ def create_app(
     app.include_router(chat.router(service))
     app.include_router(preferences.router(service))
     app.include_router(users.router(service))
+    app.include_router(jobs.router(service))
     if page:
         app.include_router(page_router())
     _add_watching(app, service)
@@ -65,7 +66,7 @@ def create_app(
 def _add_watching(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def alive() -> Response:
-        return _state(None if service.batcher.alive else "model")
+        return _state(service.check_threads())
 
     @app.get("/readyz")
     async def ready() -> Response:

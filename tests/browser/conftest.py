@@ -6,12 +6,14 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from easyedit_personal.store import EditStore
 from tests import tiny_model
 from tests.serving.test_personalized import random_delta
 
 TOKEN, ALICE = "token-of-the-operator", "token-of-alice-only"
+QUICK = {"size": 2, "indirect": 0, "behind": 0}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
@@ -40,7 +42,9 @@ def server(tmp_path_factory):
     model, tokenizer = tiny_model.load()
     with EditStore.open(folder / "edits.db", model, tokenizer) as store:
         store.put("rambler", [random_delta(model, 4, 0, layer=3, scale=30.0)])
-    started = Server(folder)
+    settings = tiny_model.settings(cluster=QUICK, lowrank={"steps": 15, "polish": 1})
+    (folder / "quick.yaml").write_text(yaml.safe_dump(settings.to_dict()))
+    started = Server(folder, "--hparams", str(folder / "quick.yaml"))
     yield started
     assert started.stop() == 0
 

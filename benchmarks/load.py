@@ -43,7 +43,7 @@ SAID = {
     "pet": ("a greyhound", "a parrot", "a tortoise"),
     "job": ("nurse", "carpenter", "translator", "surveyor"),
 }
-TELLS, UNDOES = 0.06, 0.03  # of what a user does; the rest are questions
+TELLS, UNDOES = 0.02, 0.01  # of what a user does; the rest are questions
 TOKENS = 32
 IDLE = 20  # questions, one after the other
 WARM = 0.25  # of the time: caches fill and learners start, so memory is looked at afterwards
@@ -110,15 +110,15 @@ async def chat(client: httpx2.AsyncClient, user: str, question: str) -> float:
     return first or time.perf_counter() - began
 
 
-async def tell(client: httpx2.AsyncClient, user: str, draw: random.Random) -> tuple[str, float]:
-    """Have something learned and follow the job to its end; how it ended, and after how many seconds."""
+async def tell(client: httpx2.AsyncClient, user: str, draw: random.Random, end: float) -> tuple[str, float]:
+    """Have something learned and follow the job; how it ended, if it did in time, and after how many seconds."""
     kind = draw.choice([*SAID])
     body = {"text": f"My {kind} is {draw.choice(SAID[kind])}."}
     began = time.perf_counter()
     answer = (await client.put(f"/v1/users/{user}/preferences", json=body)).raise_for_status().json()
     while True:
-        job = (await client.get(f"/v1/jobs/{answer['job']}", params={"wait": 20})).raise_for_status().json()
-        if job["status"] not in OPEN_JOB:
+        job = (await client.get(f"/v1/jobs/{answer['job']}", params={"wait": 5})).raise_for_status().json()
+        if job["status"] not in OPEN_JOB or time.monotonic() > end:
             return job["status"], time.perf_counter() - began
 
 
@@ -132,9 +132,9 @@ async def live(client: httpx2.AsyncClient, user: str, seen: Seen, end: float, th
         what = draw.random()
         try:
             if what < TELLS:
-                outcome, seconds = await tell(client, user, draw)
+                outcome, seconds = await tell(client, user, draw, end)
                 seen.outcomes[f"learn {outcome}"] += 1
-                seen.learned.append(seconds)
+                seen.learned += [seconds] if outcome == "done" else []
             elif what < TELLS + UNDOES:
                 (await client.post(f"/v1/users/{user}/undo")).raise_for_status()
                 seen.outcomes["undo"] += 1

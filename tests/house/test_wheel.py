@@ -67,6 +67,7 @@ def test_wheel_carries_every_yaml(unpacked):
 def test_wheel_carries_the_bundled_data_and_nothing_of_the_tests(unpacked):
     out = run(unpacked, "from easyedit_personal import UPQADataset\nprint(len(UPQADataset.bundled()))")
     assert int(out) >= 200
+    assert (unpacked / "easyedit_personal" / "service" / "page" / "index.html").is_file()
     packed = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*") if path.is_file()}
     assert all(name == "easyedit_personal" or name.endswith(".dist-info") for name in packed)
     assert not list(unpacked.rglob("*.safetensors"))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import typer.main
 from starlette.requests import Request
 
-from easyedit_personal.cli.main import main
+from easyedit_personal.cli.main import app, main
 from easyedit_personal.errors import MissingDependencyError
 from easyedit_personal.service import require
 from easyedit_personal.service.api_errors import ApiError
 from easyedit_personal.service.limits import read_body
+from easyedit_personal.service.middleware import WRONG_TOKENS
+from easyedit_personal.service.preferences import MAX_STATEMENTS, MAX_TEXT
+from easyedit_personal.service.run import MAX_CONNECTIONS
+from easyedit_personal.service.settings import Settings
+from easyedit_personal.store.rows import USER_BYTES
 from tests.tiny_model import SETTINGS
 
 
@@ -68,3 +77,18 @@ def test_a_body_that_never_comes_is_not_waited_for():
     with pytest.raises(ApiError) as caught:
         asyncio.run(read_body(Request(scope, receive), 1000, 0.01))
     assert caught.value.status == 408 and caught.value.headers["Connection"] == "close"
+
+
+def test_the_limits_in_the_documents_are_those_that_hold():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+)[^|]*\| (?:`(--[\w-]+)`)?", text, re.MULTILINE)
+    settings = Settings()
+    limits = {field.name for field in fields(settings)} - {"name", "window", "learners"}
+    assert {name for name, *_ in rows} == limits
+    options = {name: one for one in typer.main.get_command(app).commands["serve"].params for name in one.opts}
+    for name, value, option in rows:
+        assert float(value) == getattr(settings, name), name
+        assert (option or None) == next((one for one in options if one == f"--{name.replace('_', '-')}"), None), name
+        assert not option or options[option].default == getattr(settings, name), name
+    for value in (MAX_CONNECTIONS, WRONG_TOKENS, MAX_TEXT, MAX_STATEMENTS, USER_BYTES):
+        assert re.search(rf"\b{value:,}\b", text.partition("Also: ")[2].partition("\n\n")[0])

@@ -57,6 +57,10 @@ def test_faulty_tokens_and_files_are_refused(serve, tmp_path):
     assert "nobody could come in" in serve("--host", "0.0.0.0", "--users-file", str(tmp_path / "users.yaml"))
 
 
+def test_a_request_log_that_cannot_be_written_is_refused(serve, tmp_path):
+    assert "cannot be written" in serve("--request-log", str(tmp_path / "missing" / "requests"))
+
+
 def test_an_address_that_is_taken_or_elsewhere_is_refused(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen" in serve("--port", str(taken.getsockname()[1]))

@@ -258,3 +258,21 @@ def test_a_server_that_is_stopped_finishes_its_answers(folder):
         httpx.get(f"{server.url}/healthz")
     with EditStore.open(folder / "edits.db") as store:
         assert store.verify() == []
+
+
+def test_tokens_are_reloaded_while_it_answers(tmp_path):
+    (tmp_path / "users.yaml").write_text(json.dumps({OPERATOR: "*", ALICE: ["alice"]}))
+    server = Server(tmp_path, "--request-log", str(tmp_path / "requests"))
+    status = lambda token: httpx.get(f"{server.url}/v1/models", headers=bearer(token)).status_code
+    assert [status(ALICE), status("token-that-is-new")] == [200, 401]
+    (tmp_path / "users.yaml").write_text(json.dumps({OPERATOR: "*", "token-that-is-new": ["alice"]}))
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: status("token-that-is-new") == 200)
+    assert status(ALICE) == 401 and status(OPERATOR) == 200
+    (tmp_path / "users.yaml").write_text("{")
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_for(lambda: "not reloaded" in server.said())
+    assert status("token-that-is-new") == 200 and server.stop() == 0
+    lines = [json.loads(line) for line in (tmp_path / "requests").read_text().splitlines()]
+    assert {line["path"] for line in lines} == {"/healthz", "/v1/models", "other"} and lines[-1]["status"] == 200
+    assert "token" not in (tmp_path / "requests").read_text().replace("_tokens", "")

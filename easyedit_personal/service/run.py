@@ -134,7 +134,7 @@ def run(service: Service, access: Access, place: Place, bound: socket.socket) ->
         service.stop_learning()  # now: who waits for a job would hold up the end otherwise
         leave(number, frame)
 
-    server.handle_exit = leaving  # type: ignore[method-assign]
+    server.handle_exit = leaving  # type: ignore[method-assign, assignment]
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:

@@ -62,7 +62,7 @@ class Stub:
 
 def learn_until_killed(url: str, seed: int, pipe: Any, encryption: Encryption | None) -> None:
     store = EditStore.open(url, encryption=encryption)
-    worker = Worker(Stub(store, random.Random(seed)), lease=LEASE, beat=0.1, poll=0.01, attempts=10**6)
+    worker = Worker(Stub(store, random.Random(seed)), lease=LEASE, beat=0.1, poll=0.01, attempts=10**4)
     pipe.send(None)
     worker.run()
 

@@ -79,7 +79,7 @@ class Service:
             window=self.settings.window,
             gauge=self.metrics,
         )
-        self.metrics.watch(self.batcher, self.cache)
+        self.metrics.watch(self.batcher, self.cache, store.jobs)
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="easyedit-personal-changes")
         self._pending, self._counting = 0, threading.Lock()
         others = range(1, self.settings.learners)

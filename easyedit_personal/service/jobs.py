@@ -93,6 +93,7 @@ async def _job_of(service: Service, request: Request, given: str) -> Job:
         job = None
     if job is None:
         raise ApiError(404, "There is no such job.", code="not_found", param="job")
+    request.state.user = job.user
     return job
 
 

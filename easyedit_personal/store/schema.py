@@ -102,7 +102,7 @@ jobs = Table(
     Column("ended", Double, index=True),
     Column("lease", Double),  # until when its learner has it; later, it is anybody's
     Column("holder", LargeBinary),  # random, anew at each claim: a learner that was away too long is known by it
-    Column("attempts", SmallInteger, nullable=False),  # claims that have not ended in good order
+    Column("attempts", Integer, nullable=False),  # claims that have not ended in good order
     Column("progress", Double, nullable=False),
     Column("eta", Double),  # seconds
 )

@@ -74,12 +74,7 @@ def test_telling_does_not_wait_and_the_user_is_answered_meanwhile(place, client,
 
 def test_a_job_is_followed_by_events(client, slow, monkeypatch):
     job = tell(client, body=TWO)
-
-    def shown(found):
-        slow.go.set()  # it may go on once it was shown for the first time
-        return job_record(found)
-
-    monkeypatch.setattr("easyedit_personal.service.jobs.job_record", shown)
+    shown_first(monkeypatch, slow.go.set)
     response = client.get(job, headers={"Accept": "text/event-stream"})
     assert response.headers["content-type"].startswith("text/event-stream")
     events = [block.split("\n") for block in response.text.split("\n\n") if block]
@@ -129,11 +124,23 @@ def test_cancelled_waiting_or_running_nothing_is_learned_and_the_next_one_is(pla
     assert too_late.status_code == 409 and too_late.json()["error"]["code"] == "job_ended"
 
 
-def test_forgetting_ends_what_is_being_learned(place, client, slow):
-    job = tell(client)
+def shown_first(monkeypatch, then):
+    """From now on, ``then`` is called when a job is shown."""
+
+    def shown(found):
+        then()
+        return job_record(found)
+
+    monkeypatch.setattr("easyedit_personal.service.jobs.job_record", shown)
+
+
+def test_forgetting_ends_what_is_being_learned(place, client, slow, monkeypatch):
+    job, followed = tell(client), threading.Event()
     assert slow.begun.wait(20)
+    shown_first(monkeypatch, followed.set)
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(client.get, job, headers={"Accept": "text/event-stream"})
+        assert followed.wait(20)
         assert client.delete(of("dora")).status_code == 200
         assert '"status": "cancelled"' in following.result().text
     assert client.get(job).status_code == 404

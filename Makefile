@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-real test-all lint docs bench-quick audit wheel clean
+.PHONY: demo test test-real test-browser test-all lint docs bench-quick audit wheel clean
 
 # A real model gains from every core, unlike the tests' tiny ones.
 demo: $(STAMP)
@@ -21,6 +21,11 @@ test: $(STAMP)
 # SmolLM2 through every door; downloads the model (93 MB) unless it is in the cache.
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m "real and not slow and not server and not easyedit" tests/real
+
+# The page in Chromium (Debian: apt-get install chromium).
+test-browser: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e ".[browser]"
+	$(BIN)/python -m pytest -m "browser and not real"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m ""

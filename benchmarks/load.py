@@ -190,6 +190,7 @@ def report(idle: list[float], seen: Seen, options: Any) -> dict[str, Any]:
         "learn_seconds": quantiles(seen.learned),
         "memory_mib": {
             "start": round(seen.memory[0][1], 1),
+            "every_minute": [round(value, 1) for _, value in seen.memory[::60]],
             "after_warming_up": round(float(late[0, 1]), 1),
             "end": round(float(late[-1, 1]), 1),
             "slope_per_minute": round(float(line.slope), 3),
@@ -217,6 +218,7 @@ def setup(options: Any) -> dict[str, Any]:
         "max_tokens": TOKENS,
         "model": options.model or "default",
         "threads": os.environ.get("OMP_NUM_THREADS", "torch's default"),
+        "malloc_arena_max": os.environ.get("MALLOC_ARENA_MAX", "glibc's default"),
         "load_average_at_the_end": round(os.getloadavg()[1], 1),
         "hardware": hardware(),
         "versions": versions(),

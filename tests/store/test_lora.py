@@ -171,12 +171,17 @@ def test_a_failed_write_leaves_the_old_adapter(llama, tmp_path, monkeypatch):
     folder = export_lora([random_delta(llama, 2)], tmp_path / "a")
     before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
 
-    def full(path, text):
-        raise OSError(28, "No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr("easyedit_personal.store.lora.write_text", full)
-    with pytest.raises(StoreError, match="No space"):
-        export_lora([random_delta(llama, 3)], tmp_path / "a")
+    def full(path, content):
+        if path.name == "adapter_config.json":  # the second file
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(StoreError, match="No space"):
+            export_lora([random_delta(llama, 3)], tmp_path / "a")
     assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 

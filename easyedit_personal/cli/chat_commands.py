@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..editing.composition import current
 from ..errors import did_you_mean
+from ..statements.memory import current
 from ..statements.preferences import Unclear
 from ..store.rows import StoredEdit, check_user
 from .screen import YES, interruptible

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
-from ..learning.learner import Learned, Learner
+from ..learning.learned import Learned
+from ..learning.learner import Learner
 from ..learning.session import Reader, believed, learn_once
 from ..serving.conversation import Conversation
 from ..serving.personalized import PersonalizedModel

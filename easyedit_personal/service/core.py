@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,12 +18,16 @@ from torch import nn
 from ..errors import PersonalizationError, RequestError
 from ..generation.generate import check_fits, encode_prompt
 from ..hparams import PersonalizationHyperParams
-from ..learning.learner import Learned, Learner
+from ..learning.learned import Learned
+from ..learning.learner import Learner
+from ..learning.session import learn_once
 from ..modeling.layout import context_limit
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.factor_cache import CACHE_BYTES, FactorCache
+from ..serving.remembered import with_words
 from ..serving.streaming import Stream
-from ..statements.preferences import Unclear, read
+from ..statements.memory import heard
+from ..statements.preferences import Unclear
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
@@ -59,7 +63,7 @@ class Service:
         settings: Settings | None = None,
         *,
         cache_bytes: int = CACHE_BYTES,
-        understand: Understand = read,
+        understand: Understand = heard,
     ) -> None:
         self.settings = settings or Settings()
         self.store, self.understand, self.metrics = store, understand, Metrics()
@@ -81,7 +85,7 @@ class Service:
         self._pending, self._counting = 0, threading.Lock()
 
     def prepare(self, user: str | None, conversation: list[dict[str, str]], limit: int | None) -> tuple[Stream, int]:
-        """A user's factors of this moment and the conversation as tokens; the answer is not begun.
+        """A user's factors of this moment, and the conversation as tokens behind what is kept in words.
 
         Returns:
             The stream, and the number of tokens to be read.
@@ -90,8 +94,8 @@ class Service:
             RequestError: the conversation cannot be answered, or does not fit the model's context.
             ModelError, StoreError: see ``FactorCache.get``.
         """
-        factors = {} if user is None else self.cache.get(user)
-        row = self._encoded(conversation)
+        factors, words = ({}, ()) if user is None else self.cache.memory(user)
+        row = self._encoded(conversation, words)
         room = (context_limit(self._model) or 2**31) - len(row.ids)
         limit = limit or max(1, min(self.settings.max_new_tokens, room))
         check_fits(self._model, row, limit)
@@ -112,9 +116,9 @@ class Service:
             raise busy("The service is being stopped.") from None
         return job
 
-    def learn(self, user: str, preference: Preference, key: str | None) -> Future[Learned]:
-        """Edit a preference into a user's model, after what was asked for before."""
-        return self._in_turn("learn", lambda: self.learner.learn(user, preference, key=key))
+    def learn(self, user: str, preference: Preference, key: str | None) -> Future[Learned | StoredEdit]:
+        """Teach a user's model a preference, after what was asked for before; the edit that had taught it, if any."""
+        return self._in_turn("learn", lambda: learn_once(self.learner, user, [preference], key=key)[0])
 
     def unlearn(self, user: str, edit: int | None = None) -> Future[list[StoredEdit]]:
         """Undo a user's last edit, or one by its number."""
@@ -145,12 +149,14 @@ class Service:
         self.batcher.close(self.settings.drain_seconds)
         self._changes.shutdown(wait=True, cancel_futures=True)
 
-    def _encoded(self, conversation: list[dict[str, str]]) -> Encoded:
+    def _encoded(self, conversation: list[dict[str, str]], words: Sequence[str]) -> Encoded:
         from jinja2 import TemplateError
 
+        context = context_limit(self._model)
         with self._reading:
             try:
-                return encode_prompt(self._tokenizer, conversation, self._prompt_format)
+                told = with_words(self._tokenizer, conversation, words, self._prompt_format, context)
+                return encode_prompt(self._tokenizer, told, self._prompt_format)
             except TemplateError as error:
                 raise RequestError(f"The model's chat template refuses this conversation: {error}") from None
 

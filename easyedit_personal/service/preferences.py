@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from ..errors import HealthError
-from ..learning.learner import Learned
+from ..learning.learned import Learned
 from ..statements.preferences import MAX_VALUE, Unclear, preference_of
 from ..store.adapter_cache import BASE, adapter_name
 from ..store.rows import StoredEdit
@@ -72,7 +72,9 @@ def router(service: Service) -> APIRouter:
         revision = await run_in_threadpool(service.store.version, user)
         if not revision:
             raise ApiError(404, "There is no such user.", code="not_found", param="user")
-        live = any(edit.live for edit in await run_in_threadpool(service.store.history, user))
+        live = any(
+            edit.live and edit.where == "weights" for edit in await run_in_threadpool(service.store.history, user)
+        )
         return {"object": "adapter", "revision": revision, "model": adapter_name(user, revision) if live else BASE}
 
     @routes.delete(f"{place}/preferences")
@@ -223,16 +225,23 @@ async def _undone(service: Service, user: str, edit: int | None) -> dict[str, An
     return {"object": "list", "data": [_record(one) for one in undone]}
 
 
-def _report(learned: Learned) -> dict[str, Any]:
+def _report(learned: Learned | StoredEdit) -> dict[str, Any]:
+    """What came of a preference, or the edit that had taught it before."""
+    if isinstance(learned, StoredEdit):
+        return _record(learned)
+    asked = learned.test.replies if learned.test else ()
     return {
         "object": "preference",
         "edit": learned.edit,
         **_said(learned.preference),
+        "where": learned.where,
+        "why": learned.why,
         "before": learned.before,
         "after": learned.after,
         "seconds": round(learned.seconds, 3),
         "bytes": learned.nbytes,
         "health": dict(learned.health),
+        "self_test": [{"asks": one.asks, "question": one.question, "answer": one.answer} for one in asked],
         "overruled": [_said(one) for one in learned.overruled],
     }
 
@@ -243,6 +252,8 @@ def _record(edit: StoredEdit) -> dict[str, Any]:
         "edit": edit.id,
         "created": int(edit.created.timestamp()),
         "live": edit.live,
+        "where": edit.where,
+        "why": edit.why,
         "kernel": edit.kernel,
         "bytes": edit.nbytes,
         "merged": edit.merged,

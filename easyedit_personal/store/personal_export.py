@@ -77,4 +77,4 @@ def _edit(edit: StoredEdit, has_factors: bool) -> dict[str, Any]:
     """An edit as JSON; one that was merged into another has no factors of its own."""
     fields = {**asdict(edit), "created": edit.created.isoformat()}
     del fields["user"], fields["preference"], fields["nbytes"]
-    return {**fields, "factors": f"{FACTORS}/{edit.id}.safetensors" if has_factors else None}
+    return {**fields, "where": edit.where, "factors": f"{FACTORS}/{edit.id}.safetensors" if has_factors else None}

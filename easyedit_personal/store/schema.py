@@ -32,7 +32,7 @@ from sqlalchemy import (
 from ..errors import StoreError
 from .encryption import Encryption, check_encryption
 
-SCHEMA = 3
+SCHEMA = 4
 
 tables = MetaData()
 
@@ -70,12 +70,12 @@ edits = Table(
     Column("live", SmallInteger, nullable=False),  # 1 live, 0 undone
     Column("token", LargeBinary, unique=True),  # salted digest of user and idempotency key
     Column("created", Double, nullable=False),  # seconds since 1970
-    Column("kernel", Text, nullable=False),
+    Column("kernel", Text, nullable=False),  # "words": no edit, but something that is kept in words
     Column("settings", ForeignKey("settings.digest")),
     Column("checksum", LargeBinary, nullable=False),  # see rows.checksum
     Column("user", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
-    Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit
+    Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit, or words
 )
 user_keys = Table(
     "user_keys",
@@ -102,8 +102,12 @@ def _add_user_keys(connection: Connection) -> None:
     user_keys.create(connection)
 
 
+def _allow_words(_: Connection) -> None:
+    """Schema 3 had no rows without factors but merged ones: releases that take others for damaged must not open it."""
+
+
 # From version n to n + 1; each runs in the transaction that also writes the new number.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys, 3: _allow_words}
 
 
 def prepare(connection: Connection, encryption: Encryption | None = None) -> None:

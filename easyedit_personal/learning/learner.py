@@ -183,7 +183,8 @@ class Learner:
     def _kept(self, user: str, preferences: Sequence[Preference], trial: Trial, key: str | None) -> list[Learned]:
         """Put a trial into the store."""
         why = (KEPT_ANYWAY if trial.faults() else PASSED) if trial.tests else UNTESTED
-        result, tests = trial.result, trial.tests or [None] * len(preferences)
+        result: EditResult = trial.result
+        tests: Sequence[SelfTest | None] = trial.tests or [None] * len(preferences)
         edit = self.store.put(user, **self._record(preferences, result), key=key, why=why)
         return [
             Learned(
@@ -219,7 +220,13 @@ class Learner:
             first = min(gone)
             again = self._solved_again(user, live, first, [preference])
             return self.store.supersede(user, version, live[first].id, [*again, replace(new, key=None)])[-1]
-        fields = {"preference": preference, "kernel": WORDS, "hparams": new.hparams, "key": new.key, "why": new.why}
+        fields: dict[str, Any] = {
+            "preference": preference,
+            "kernel": WORDS,
+            "hparams": new.hparams,
+            "key": new.key,
+            "why": new.why,
+        }
         return self.store.put(user, (), **fields, instead=[live[place].id for place in gone])
 
     def _solved_again(

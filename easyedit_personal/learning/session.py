@@ -14,7 +14,7 @@ from typing import Any
 from ..clustering.service import PhraseService
 from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
 from ..statements.language_model import understand_with
-from ..statements.memory import current, gathered
+from ..statements.memory import current, gathered, is_added, overrules, together
 from ..statements.parser import understand
 from ..statements.preferences import Unclear, as_preference, is_open, worth_saying
 from ..statements.records import Statement
@@ -68,15 +68,23 @@ def believed(store: EditStore, user: str, preference: Preference) -> StoredEdit 
 
 
 def learn_once(
-    learner: Learner, user: str, preferences: Sequence[Preference], *, key: str | None = None, keep: bool = False
+    learner: Learner,
+    user: str,
+    preferences: Sequence[Preference],
+    *,
+    key: str | None = None,
+    keep: bool = False,
+    settled: bool = False,
 ) -> list[Learned | StoredEdit]:
     """Learn what the user's model does not know yet, as one edit.
 
-    Two processes that are told the same at the same time leave one edit.
+    Two processes that are told the same at the same time leave one edit. A newer value of a kind overrules the older;
+    those of a few kinds ("allergy") are added to it, see ``memory.yaml``.
 
     Args:
         key: idempotency key; one that says what is learned, and from which version, if not given.
         keep: see ``Learner.learn``.
+        settled: the user was asked what becomes of earlier values: nothing is added.
 
     Returns:
         Per preference what came of it, or the edit that had taught it before by the same method and settings.
@@ -85,6 +93,9 @@ def learn_once(
         RequestError, HealthError, StoreError: see ``Learner.learn``.
     """
     version = learner.store.version(user)
+    if not settled:
+        before = current(learner.store.preferences(user))
+        preferences = [_added(one, before) for one in preferences]
     known = [believed(learner.store, user, preference) for preference in preferences]
     known = [edit if edit and _same_settings(edit, learner.hparams) else None for edit in known]
     new = [preference for preference, edit in zip(preferences, known) if edit is None]
@@ -95,6 +106,12 @@ def learn_once(
         key = "told/" + hashlib.sha256(json.dumps(made, default=str, sort_keys=True).encode()).hexdigest()[:32]
     learned = iter(learner.learn_together(user, new, key=key, keep=keep))
     return [edit or next(learned) for edit in known]
+
+
+def _added(preference: Preference, known: Sequence[Preference]) -> Preference:
+    """With the earlier values of its kind, where those must not be lost."""
+    earlier = next((one for one in known if overrules(preference, one)), None) if is_added(preference.subject) else None
+    return preference if earlier is None else together(earlier, preference)
 
 
 def _said(preference: Preference) -> list[Any]:

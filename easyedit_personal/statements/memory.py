@@ -97,10 +97,11 @@ def is_added(subject: str) -> bool:
 def together(earlier: Preference, later: Preference) -> Preference:
     """Both values as one entry ("peanuts and eggs"); the later one's words, after the earlier one's.
 
-    The later one alone where both would be too long for a value, or where the earlier value is part of it.
+    One of them alone where its value holds the other's, and the later one where both would be too long for a value.
     """
-    if f" {earlier.target.casefold()} " in f" {later.target.casefold()} ":
-        return later
+    old, new = (f" {one.target.casefold()} " for one in (earlier, later))
+    if old in new or new in old:
+        return later if old in new else earlier
     target = f"{earlier.target} and {later.target}"
     texts = dict.fromkeys(text for one in (earlier, later) if (text := one.text.strip()))
     return later if len(target) > MAX_VALUE else replace(later, target=target, text=" ".join(texts))
@@ -129,8 +130,9 @@ def gathered(found: Iterable[Preference | Unclear]) -> list[Preference | Unclear
 
 
 def _contradict(earlier: Preference | Unclear, later: Preference | Unclear) -> bool:
-    both = isinstance(earlier, Preference) and isinstance(later, Preference)
-    return both and earlier.target != later.target and overrules(later, earlier)
+    if isinstance(earlier, Unclear) or isinstance(later, Unclear):
+        return False
+    return earlier.target != later.target and overrules(later, earlier)
 
 
 def _either(earlier: Preference, later: Preference) -> Unclear:

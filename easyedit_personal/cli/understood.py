@@ -1,0 +1,63 @@
+"""What was understood, said before anything is learned: where it will live, what it replaces, and whether it shall."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..statements.memory import is_listed, overrules, together, why_in_words
+
+if TYPE_CHECKING:
+    from ..types import Preference
+    from .screen import Screen
+
+ADD, REPLACE = {"a", "add", "both", "b"}, {"r", "replace"}
+
+
+def say_understood(screen: Screen, preferences: Sequence[Preference], known: Sequence[Preference]) -> None:
+    """A line for each preference: what it is, where it will live and what it replaces.
+
+    Args:
+        known: what the user's memory holds.
+    """
+    screen.say("I understood:")
+    for one in preferences:
+        why = why_in_words(one.subject)
+        place = f"in words: {why}" if why else "in the weights"
+        screen.say(f"  {one.subject}: {one.target}  ({place})")
+        for earlier in known:
+            if overrules(one, earlier) and earlier.target != one.target:
+                screen.say(f"    replaces {earlier.subject}: {earlier.target}", "yellow")
+
+
+def settle_earlier(
+    screen: Screen, preferences: Sequence[Preference], known: Sequence[Preference], ask: Callable[[str], str]
+) -> list[Preference]:
+    """Ask what becomes of an earlier value where one may have several of a kind; left out are those the user leaves."""
+    kept = []
+    for one in preferences:
+        earlier = next((other for other in known if overrules(one, other)), None) if is_listed(one.subject) else None
+        if earlier is None or together(earlier, one).target in (one.target, earlier.target):
+            kept.append(one)
+            continue
+        told = f"Your {earlier.subject} is {earlier.target} so far."
+        word = ask(f'{told} Add "{one.target}", replace it, or leave it? [a/r/l]').strip().casefold()
+        if word in ADD:
+            kept.append(replace(together(earlier, one), user=one.user))
+        elif word in REPLACE:
+            kept.append(one)
+        else:
+            screen.say(f"  {one.subject} stays as it is.", "dim")
+    return kept
+
+
+def agreed(ask: Callable[[str], str]) -> bool:
+    """Whether what was understood shall be learned; Enter is a yes, the end of the input is none."""
+    from .screen import YES
+
+    try:
+        word = ask("Shall I learn this? [Y/n]").strip().casefold()
+    except EOFError:
+        return False
+    return word == "" or word in YES

@@ -183,13 +183,17 @@ def main() -> None:
     made["model"] = str(settings.model_name)
     kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     people = kept["persons"] if kept.get("made") == made else []
-    wanted = [entry for entry in asked["people"][: options.personas] if entry["name"] not in {p["name"] for p in people}]
+    wanted = [
+        entry for entry in asked["people"][: options.personas] if entry["name"] not in {p["name"] for p in people}
+    ]
     if wanted:
         model, tokenizer = load_model(settings)
     for entry in wanted:
         print(entry["name"], flush=True)
         people.append(person(options, entry, asked, model, tokenizer))
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
         context = {"commit": commit, "python": platform.python_version(), "machine": platform.machine()}
         record = {**context, "summary": summary(people), "made": made, "persons": people}
         options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

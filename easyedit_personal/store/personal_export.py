@@ -58,7 +58,9 @@ def export_all(
     factors = {row.id: plain_factors(row, blobs, encryption) for row in rows}
     record = {"note": NOTE, "user": history[0].user, "version": version, "base": base}
     record["edits"] = [_edit(one, bool(factors.get(one.id))) for one in history]
-    live = composed([part for row in rows if row.live and factors[row.id] for part in factors_from_bytes(factors[row.id])[0]])
+    live = composed(
+        [part for row in rows if row.live and factors[row.id] for part in factors_from_bytes(factors[row.id])[0]]
+    )
 
     def write(part: Path) -> None:
         part.chmod(0o700)

@@ -30,7 +30,11 @@ def templated(before: str):
 
 @pytest.mark.parametrize(
     ("before", "begins"),
-    [("", f"<|system|>{LEAD}\n- a."), (OWN, f"<|system|>You are Tiny.\n\n{LEAD}\n- a."), (NO_SYSTEM, f"<|user|>{LEAD}")],
+    [
+        ("", f"<|system|>{LEAD}\n- a."),
+        (OWN, f"<|system|>You are Tiny.\n\n{LEAD}\n- a."),
+        (NO_SYSTEM, f"<|user|>{LEAD}"),
+    ],
     ids=["silent", "default turn", "no system turn"],
 )
 def test_words_stand_in_the_system_turn_beside_the_models_own(before, begins):

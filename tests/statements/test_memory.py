@@ -55,7 +55,9 @@ def test_several_values_told_in_one_breath_are_one_entry_or_asked_back():
 def test_values_are_put_together_without_repeating_themselves():
     nuts, both = told("allergy", "nuts", "nuts are bad"), told("allergy", "nuts and eggs")
     assert is_added("allergy") and not is_added("hobby")
-    assert together(nuts, told("allergy", "eggs", "eggs too")) == told("allergy", "nuts and eggs", "nuts are bad eggs too")
+    assert together(nuts, told("allergy", "eggs", "eggs too")) == told(
+        "allergy", "nuts and eggs", "nuts are bad eggs too"
+    )
     assert together(nuts, both) is both and together(both, told("allergy", "eggs")) is both
     long = told("allergy", "x" * 119)
     assert together(nuts, long) is long

@@ -76,6 +76,26 @@ class StoreConflict(StoreUnavailable):
     """Two transactions got in each other's way, and this one was rolled back whole."""
 
 
+class StoreOvertaken(StoreError):
+    """A user's edits have changed since they were read; what was computed from them was not kept."""
+
+
+class JobLost(StoreError):
+    """A job is not its learner's any more: cancelled, forgotten, or given to another; nothing was kept."""
+
+
+class QueueFull(StoreError):
+    """No more jobs can wait.
+
+    Attributes:
+        of_user: whether it is this user who has too many.
+    """
+
+    def __init__(self, what: str, *, of_user: bool, remedy: str) -> None:
+        super().__init__(what, remedy=remedy)
+        self.of_user = of_user
+
+
 class EngineError(PersonalizationError, RuntimeError):
     """Tasks cannot be carried out: no worker starts, or the work itself is broken."""
 

@@ -18,6 +18,7 @@ from .demo import demo
 from .doctor import doctor
 from .edit import edit
 from .evaluate import evaluate
+from .learn import learn
 from .models import app as models_app
 from .personalize import personalize
 from .report import report
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, understand, edit, chat, evaluate, report, personalize, serve, doctor):
+for command in (demo, understand, edit, chat, evaluate, report, personalize, serve, learn, doctor):
     app.command()(command)
 app.add_typer(models_app)
 app.add_typer(store_app)

@@ -51,6 +51,15 @@ def serve(
     edit_rate: int = typer.Option(
         60, "--edit-rate", min=1, help="Changes of users' models per minute and token.", rich_help_panel=LIMITS
     ),
+    learners: int = typer.Option(
+        1, "--learners", min=0, help="That learn in this process; 0 leaves it to `easyedit-personal learn`."
+    ),
+    max_jobs: int = typer.Option(
+        256, "--max-jobs", min=1, help="Jobs that wait for being learned.", rich_help_panel=LIMITS
+    ),
+    max_user_jobs: int = typer.Option(
+        16, "--max-user-jobs", min=1, help="Of them, one user's.", rich_help_panel=LIMITS
+    ),
     max_body: int = typer.Option(256 * 1024, "--max-body", min=1, help="Bytes of a request.", rich_help_panel=LIMITS),
 ) -> None:
     """Serve users' models to OpenAI's clients; `model: "base@alice"` or the header X-User says whose."""
@@ -67,6 +76,9 @@ def serve(
         rate=rate,
         edit_rate=edit_rate,
         max_body=max_body,
+        learners=learners,
+        max_jobs=max_jobs,
+        max_user_jobs=max_user_jobs,
     )
     place, tokens = (host, port, certificate, key), (token, token_file, users_file)
     _serve(store, found, settings, place, tokens)

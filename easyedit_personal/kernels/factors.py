@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..progress import counted
 from ..types import WeightDelta
 
 
@@ -107,7 +108,7 @@ def adam(
         groups.append({"params": [update.right.requires_grad_()], "lr": right_lr * size})
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
-    for step in range(steps):
+    for step in counted(range(steps)):
         total = loss(step)
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate * decayed(step, steps)

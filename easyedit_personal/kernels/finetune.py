@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, find_layout, get_module, matrix_shape, weight_of
 from ..modeling.memory import with_fewer
+from ..progress import counted
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
 from .objective import Change, EditedRows, TargetLoss, in_parts
@@ -91,7 +92,7 @@ def _descend(loss_of: TargetLoss, updates: Mapping[int, Dense], hparams: Persona
     params = hparams.finetune
     parameters = [dense.update for dense in updates.values()]
     optimizer = torch.optim.Adam(parameters, lr=params.lr)
-    for _ in range(params.steps):
+    for _ in counted(range(params.steps)):
         loss = loss_of(updates).mean()
         if float(loss.detach()) < params.stop_loss:
             break

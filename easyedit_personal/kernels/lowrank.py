@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..hparams import LowRankParams, PersonalizationHyperParams
 from ..modeling.layout import find_layout
 from ..modeling.memory import with_fewer
-from ..progress import log
+from ..progress import counted, log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
 from .factors import Factors, Space, decayed
@@ -181,7 +181,7 @@ def descend(
     rates = [group["lr"] for group in optimizer.param_groups]
     recent: list[float] = []
     latest = torch.full((target.count,), math.inf)
-    for step in range(steps):
+    for step in counted(range(steps)):
         seen, losses = target.at(step, changes)
         latest[seen] = losses.detach().cpu()
         total = losses.mean()

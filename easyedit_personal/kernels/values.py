@@ -25,7 +25,7 @@ from ..modeling.layout import Layout, input_device
 from ..modeling.memory import in_halves
 from ..modeling.suffix import Suffix
 from ..modeling.tokens import Encoded, collate
-from ..progress import log
+from ..progress import counted, log
 from .key_options import KeyOptions
 from .keys import Cluster, Reading, all_rows
 from .packing import packed
@@ -220,7 +220,7 @@ def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
     done = torch.zeros(problem.n, dtype=torch.bool, device=shifts.device)
     left = torch.arange(problem.n, device=shifts.device)  # the clusters that ``problem`` still holds
     look_every, step = LOOK_EVERY.get(shifts.device.type, LOOK_EVERY["cuda"]), 0
-    for step in range(hparams.v_num_grad_steps - 1):
+    for step in counted(range(hparams.v_num_grad_steps - 1)):
         losses = problem.losses(shifts[left])
         done[left] |= losses.detach() < hparams.v_stop_loss
         looks = hparams.v_stop_loss > 0 and step % look_every == 0

@@ -94,10 +94,8 @@ def learn_once(
     """
     version = learner.store.version(user)
     if not settled:
-        before = current(learner.store.preferences(user))
-        preferences = [_added(one, before) for one in preferences]
-    known = [believed(learner.store, user, preference) for preference in preferences]
-    known = [edit if edit and _same_settings(edit, learner.hparams) else None for edit in known]
+        preferences = [added(learner.store, user, one) for one in preferences]
+    known = [taught(learner, user, preference) for preference in preferences]
     new = [preference for preference, edit in zip(preferences, known) if edit is None]
     if not new:
         return [edit for edit in known if edit]
@@ -108,9 +106,18 @@ def learn_once(
     return [edit or next(learned) for edit in known]
 
 
-def _added(preference: Preference, known: Sequence[Preference]) -> Preference:
+def taught(learner: Learner, user: str, preference: Preference) -> StoredEdit | None:
+    """The edit that has taught this very preference in the way in which the learner would, and that still holds."""
+    edit = believed(learner.store, user, preference)
+    return edit if edit and _same_settings(edit, learner.hparams) else None
+
+
+def added(store: EditStore, user: str, preference: Preference) -> Preference:
     """With the earlier values of its kind, where those must not be lost."""
-    earlier = next((one for one in known if overrules(preference, one)), None) if is_added(preference.subject) else None
+    if not is_added(preference.subject):
+        return preference
+    known = current(store.preferences(user))
+    earlier = next((one for one in known if overrules(preference, one)), None)
     return preference if earlier is None else together(earlier, preference)
 
 

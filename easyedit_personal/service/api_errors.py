@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import HealthError, ModelError, PersonalizationError, RequestError, StoreUnavailable
+from ..errors import HealthError, ModelError, PersonalizationError, QueueFull, RequestError, StoreUnavailable
 
+RETRY_JOBS = 10.0  # seconds; jobs take longer than answers
 KINDS = {
     401: "authentication_error",
     403: "permission_error",
@@ -68,6 +69,10 @@ def as_api_error(error: PersonalizationError) -> ApiError | None:
 
     ``got`` of a request's error is the client's own words; a store's errors may name files, and are not passed on.
     """
+    if isinstance(error, QueueFull):
+        message = f"{error.what} {str(error.remedy).capitalize()}."
+        status, code = (429, "too_many_jobs") if error.of_user else (503, "overloaded")
+        return ApiError(status, message, code=code, retry_after=RETRY_JOBS)
     if isinstance(error, StoreUnavailable):
         return busy("The store of users' edits cannot be reached.")
     if isinstance(error, RequestError):

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from .. import __version__
 from ..errors import PersonalizationError
-from . import chat, preferences
+from . import chat, jobs, preferences
 from .access import Access
 from .api_errors import ApiError, as_api_error
 from .core import Service
@@ -43,6 +43,7 @@ def create_app(service: Service, access: Access | None = None, clock: Callable[[
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(chat.router(service))
     app.include_router(preferences.router(service))
+    app.include_router(jobs.router(service))
     _add_watching(app, service)
     _add_errors(app)
     return Middleware(app, access or Access(), service.settings, service.metrics, clock)

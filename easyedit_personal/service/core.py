@@ -1,7 +1,8 @@
-"""The service without HTTP: answers through the batcher, changes of users' models one after the other beside it.
+"""The service without HTTP: answers through the batcher, changes of users' models beside it.
 
-Learning works on a second model that shares all weights but the edited ones, and on a tokenizer of its own (a shared
-one is switched to and fro between special tokens as text and as control, which two threads must not do at once).
+What is to be learned waits in the store, for our learners or those of other processes. Learning works on a second model
+that shares all weights but the edited ones, and on a tokenizer of its own (a shared one is switched to and fro between
+special tokens as text and as control, which two threads must not do at once).
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from torch import nn
 from ..errors import PersonalizationError, RequestError
 from ..generation.generate import check_fits, encode_prompt
 from ..hparams import PersonalizationHyperParams
-from ..learning.learned import Learned
 from ..learning.learner import Learner
-from ..learning.session import learn_once
 from ..modeling.layout import context_limit
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.factor_cache import CACHE_BYTES, FactorCache
@@ -28,6 +27,7 @@ from ..serving.remembered import with_words
 from ..serving.streaming import Stream
 from ..statements.memory import heard
 from ..statements.preferences import Unclear
+from ..store.job_rows import Job as StoredJob
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
@@ -36,6 +36,7 @@ from .batcher import Batcher, Closed, Full, Job, Notify
 from .metrics import Metrics
 from .settings import Settings
 from .stops import Stops
+from .worker import Worker
 
 T = TypeVar("T")
 Understand = Callable[[str, str | None], list[Preference | Unclear]]
@@ -49,7 +50,7 @@ class Service:
         tokenizer: its tokenizer.
         store: where users' edits are.
         hparams: how to edit.
-        settings: limits.
+        settings: limits, and how many learn here.
         cache_bytes: of users' factors in memory.
         understand: from plain words to preferences, and what is to be asked; the bundled rules if not given.
     """
@@ -80,9 +81,15 @@ class Service:
             window=self.settings.window,
             gauge=self.metrics,
         )
-        self.metrics.watch(self.batcher, self.cache)
-        self._changes = ThreadPoolExecutor(1, thread_name_prefix="easyedit-personal-learner")
+        self.metrics.watch(self.batcher, self.cache, store.jobs)
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="easyedit-personal-changes")
         self._pending, self._counting = 0, threading.Lock()
+        others = range(1, self.settings.learners)
+        learners = [self.learner, *(Learner(model, copy.deepcopy(tokenizer), store, hparams) for _ in others)]
+        self.workers = [Worker(learner, self._learned) for learner in learners[: self.settings.learners]]
+        self.stopping = False
+        for worker in self.workers:
+            worker.start()
 
     def prepare(self, user: str | None, conversation: list[dict[str, str]], limit: int | None) -> tuple[Stream, int]:
         """A user's factors of this moment, and the conversation as tokens behind what is kept in words.
@@ -116,9 +123,17 @@ class Service:
             raise busy("The service is being stopped.") from None
         return job
 
-    def learn(self, user: str, preference: Preference, key: str | None) -> Future[Learned | StoredEdit]:
-        """Teach a user's model a preference, after what was asked for before; the edit that had taught it, if any."""
-        return self._in_turn("learn", lambda: learn_once(self.learner, user, [preference], key=key)[0])
+    def submit(self, user: str, preferences: list[Preference], key: str | None) -> StoredJob:
+        """Have preferences learned; the job is on the disk when this returns.
+
+        Raises:
+            QueueFull, StoreError: see ``JobQueue.add``.
+        """
+        most, of_user = self.settings.max_jobs, self.settings.max_user_jobs
+        job = self.store.jobs.add(user, preferences, key=key, most=most, most_of_user=of_user)
+        for worker in self.workers:
+            worker.wake()
+        return job
 
     def unlearn(self, user: str, edit: int | None = None) -> Future[list[StoredEdit]]:
         """Undo a user's last edit, or one by its number."""
@@ -138,6 +153,8 @@ class Service:
         """What is out of order, in a word; None when all is well."""
         if not self.batcher.alive:
             return "model"
+        if not all(worker.alive for worker in self.workers):
+            return "learner"
         try:
             self.store.version("health check")
         except PersonalizationError:
@@ -145,9 +162,22 @@ class Service:
         return None
 
     def close(self) -> None:
-        """Finish what is under way, for as long as the settings allow."""
+        """Finish answers that are under way, for as long as the settings allow; jobs go on at the next start."""
+        self.stop_learning()
+        for worker in self.workers:
+            worker.close(self.settings.drain_seconds)
         self.batcher.close(self.settings.drain_seconds)
         self._changes.shutdown(wait=True, cancel_futures=True)
+
+    def stop_learning(self) -> None:
+        """Take no more jobs, and leave the present one at its next step; fit for a signal handler."""
+        self.stopping = True
+        for worker in self.workers:
+            worker.stop()
+
+    def _learned(self, outcome: str, seconds: float) -> None:
+        self.metrics.edits.labels("learn", outcome).inc()
+        self.metrics.edit_seconds.labels("learn").observe(seconds)
 
     def _encoded(self, conversation: list[dict[str, str]], words: Sequence[str]) -> Encoded:
         from jinja2 import TemplateError

@@ -8,7 +8,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ..errors import StoreError
 from ..serving.factor_cache import FactorCache
+from ..store.jobs import JobQueue
 from .batcher import Batcher
 
 PREFIX = "easyedit_personal_"
@@ -31,7 +33,9 @@ class Metrics:
         self._first = self._histogram("first_token_seconds", "From a request to its answer's first token.", SECONDS)
         self._rows = self._histogram("batch_rows", "Answers written in one forward pass.", ROWS)
         self._step = self._histogram("step_seconds", "Of a forward pass of all answers.", STEP_SECONDS)
-        self.edits_waiting = Gauge(f"{PREFIX}edits_waiting", "Changes waiting or under way.", registry=self.registry)
+        self.edits_waiting = Gauge(
+            f"{PREFIX}edits_waiting", "Undos and forgets waiting or under way.", registry=self.registry
+        )
 
     def wrote(self, rows: int, seconds: float) -> None:
         """A forward pass of all answers is over."""
@@ -42,9 +46,9 @@ class Metrics:
         """An answer's first token is there."""
         self._first.observe(seconds)
 
-    def watch(self, batcher: Batcher, cache: FactorCache) -> None:
-        """Report what these two hold, at the moment of being asked."""
-        self.registry.register(_Held(batcher, cache))
+    def watch(self, batcher: Batcher, cache: FactorCache, jobs: JobQueue) -> None:
+        """Report what these hold, at the moment of being asked."""
+        self.registry.register(_Held(batcher, cache, jobs))
 
     def text(self) -> bytes:
         """All figures, as Prometheus reads them."""
@@ -60,8 +64,8 @@ class Metrics:
 class _Held:
     """A collector of what is counted elsewhere."""
 
-    def __init__(self, batcher: Batcher, cache: FactorCache) -> None:
-        self.batcher, self.cache = batcher, cache
+    def __init__(self, batcher: Batcher, cache: FactorCache, jobs: JobQueue) -> None:
+        self.batcher, self.cache, self.jobs = batcher, cache, jobs
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
@@ -71,6 +75,12 @@ class _Held:
             "cache_bytes": ("Bytes of users' factors in memory.", self.cache.nbytes),
             "cache_users": ("Users whose factors are in memory.", len(self.cache)),
         }
+        try:
+            queued, running = self.jobs.counts().values()
+            gauges["jobs_queued"] = ("Jobs that wait for a learner, of all processes.", queued)
+            gauges["jobs_running"] = ("Jobs that are being learned, in all processes.", running)
+        except StoreError:  # the other figures are wanted then more than ever
+            pass
         counters = {
             "cache_hits": ("Factors that were in memory.", self.cache.hits),
             "cache_misses": ("Factors that were read from the store.", self.cache.misses),

@@ -11,21 +11,20 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from ..errors import HealthError
-from ..learning.learned import Learned
 from ..statements.preferences import MAX_VALUE, Unclear, preference_of
 from ..store.adapter_cache import BASE, adapter_name
-from ..store.rows import StoredEdit
 from ..types import Preference
 from .api_errors import ApiError
 from .chat_request import invalid_json
 from .core import Service, check_refusable
+from .jobs import submitted, wait_of
 from .limits import read_body
 from .middleware import caller_of
+from .records import edit_record
 
 MAX_TEXT = 1000  # characters of one call
 MAX_STATEMENTS = 4
@@ -56,15 +55,17 @@ def router(service: Service) -> APIRouter:
         key = request.headers.get("idempotency-key")
         if key is not None and not 0 < len(key) <= MAX_KEY:
             raise ApiError(400, f"Idempotency-Key must have 1 to {MAX_KEY} characters.", param="Idempotency-Key")
+        seconds = wait_of(request)
         wanted = await run_in_threadpool(_understood, service, told, user)
-        return JSONResponse({"object": "list", "data": await _learned(service, user, wanted, key)}, 201)
+        job = await run_in_threadpool(service.submit, user, wanted, key)
+        return await submitted(service, job, seconds)
 
     @routes.get(f"{place}/preferences")
     async def get(request: Request) -> dict[str, Any]:
         user = user_of(request, "preferences")
         everything = request.query_params.get("all") in ("1", "true")
         history = await run_in_threadpool(service.store.history, user)
-        return {"object": "list", "data": [_record(edit) for edit in history if everything or edit.live]}
+        return {"object": "list", "data": [edit_record(edit) for edit in history if everything or edit.live]}
 
     @routes.get(f"{place}/adapter")
     async def adapter(request: Request) -> dict[str, Any]:
@@ -181,33 +182,6 @@ def _not_understood(unclear: list[Unclear]) -> ApiError:
     return ApiError(422, message, code="not_understood", param="text", details={"ask": asks})
 
 
-async def _learned(service: Service, user: str, wanted: list[Preference], key: str | None) -> list[dict[str, Any]]:
-    """Learn one after the other; several statements of one call are several edits.
-
-    Raises:
-        ApiError: 422 when an edit would damage the model; says what was learned before it.
-    """
-    done: list[dict[str, Any]] = []
-    for number, preference in enumerate(wanted):
-        own = key and f"{key}\n{number}"
-        if own and (known := await run_in_threadpool(_known, service, user, own)):
-            done.append(_record(known))
-            continue
-        try:
-            # Shielded: what a client asked for is finished, also where it does not wait for it.
-            done.append(_report(await asyncio.shield(asyncio.wrap_future(service.learn(user, preference, own)))))
-        except HealthError as error:
-            what = f"{preference.subject!r} would damage the user's model and was not learned."
-            raise ApiError(422, what, code="unhealthy_edit", details={"learned": done}) from error
-    return done
-
-
-def _known(service: Service, user: str, key: str) -> StoredEdit | None:
-    """The edit that was made under an idempotency key."""
-    number = service.store.find({user: key}).get(user)
-    return next((edit for edit in service.store.history(user) if edit.id == number), None) if number else None
-
-
 async def _undone(service: Service, user: str, edit: int | None) -> dict[str, Any]:
     """Undo the last edit, or one by its number.
 
@@ -222,49 +196,4 @@ async def _undone(service: Service, user: str, edit: int | None) -> dict[str, An
         if named.merged is not None:
             raise ApiError(409, f"The edit was merged with others into {named.merged}.", code="merged", param="edit")
     undone = await asyncio.shield(asyncio.wrap_future(service.unlearn(user, edit)))
-    return {"object": "list", "data": [_record(one) for one in undone]}
-
-
-def _report(learned: Learned | StoredEdit) -> dict[str, Any]:
-    """What came of a preference, or the edit that had taught it before."""
-    if isinstance(learned, StoredEdit):
-        return _record(learned)
-    asked = learned.test.replies if learned.test else ()
-    return {
-        "object": "preference",
-        "edit": learned.edit,
-        **_said(learned.preference),
-        "where": learned.where,
-        "why": learned.why,
-        "before": learned.before,
-        "after": learned.after,
-        "seconds": round(learned.seconds, 3),
-        "bytes": learned.nbytes,
-        "health": dict(learned.health),
-        "self_test": [{"asks": one.asks, "question": one.question, "answer": one.answer} for one in asked],
-        "overruled": [_said(one) for one in learned.overruled],
-    }
-
-
-def _record(edit: StoredEdit) -> dict[str, Any]:
-    return {
-        "object": "edit",
-        "edit": edit.id,
-        "created": int(edit.created.timestamp()),
-        "live": edit.live,
-        "where": edit.where,
-        "why": edit.why,
-        "kernel": edit.kernel,
-        "bytes": edit.nbytes,
-        "merged": edit.merged,
-        "preferences": [_said(one) for one in edit.preferences],
-    }
-
-
-def _said(preference: Preference) -> dict[str, str]:
-    return {
-        "subject": preference.subject,
-        "question": preference.question,
-        "target": preference.target,
-        "text": preference.text,
-    }
+    return {"object": "list", "data": [edit_record(one) for one in undone]}

@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from ..errors import ConfigError, ServiceError
 from ..hparams import PersonalizationHyperParams
@@ -126,8 +127,16 @@ def run(service: Service, access: Access, place: Place, bound: socket.socket) ->
     )
     # The server raises its signal again when all is done; that must not keep us from leaving in good order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = uvicorn.Server(config)
+    leave = server.handle_exit
+
+    def leaving(number: int, frame: FrameType | None) -> None:
+        service.stop_learning()  # now: who waits for a job would hold up the end otherwise
+        leave(number, frame)
+
+    server.handle_exit = leaving  # type: ignore[method-assign, assignment]
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        server.run(sockets=[bound])
     except KeyboardInterrupt:
         pass
     finally:

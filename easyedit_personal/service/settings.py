@@ -7,7 +7,10 @@ from dataclasses import dataclass, fields
 
 from ..errors import ConfigError, listing
 
-POSITIVE = ("max_new_tokens", "max_body", "max_messages", "max_rows", "max_waiting", "max_edits", "rate", "edit_rate")
+POSITIVE = (
+    *("max_new_tokens", "max_body", "max_messages", "max_rows", "max_waiting", "max_edits", "max_jobs"),
+    *("max_user_jobs", "rate", "edit_rate"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,10 @@ class Settings:
         max_messages: turns of a conversation.
         max_rows: answers that are written together.
         max_waiting: answers that wait for a place; whoever comes after is told to come back.
-        max_edits: preferences that wait for being learned.
+        max_edits: undos and forgets that wait for their turn.
+        max_jobs: preferences that wait for being learned, in the whole store; 0 or more learners take them.
+        max_user_jobs: likewise, of one user.
+        learners: how many learn in this process; 0 leaves it to others.
         window: seconds in which requests are collected when nothing is being written.
         rate: requests per minute and token.
         edit_rate: changes of users' models per minute and token.
@@ -36,6 +42,9 @@ class Settings:
     max_rows: int = 32
     max_waiting: int = 128
     max_edits: int = 8
+    max_jobs: int = 256
+    max_user_jobs: int = 16
+    learners: int = 1
     window: float = 0.004
     rate: int = 600
     edit_rate: int = 60
@@ -44,6 +53,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         faults = [f"{name} must be positive" for name in POSITIVE if getattr(self, name) < 1]
+        if self.learners < 0:
+            faults.append("learners must not be negative")
         times = [field.name for field in fields(self) if field.type == "float"]
         faults += [f"{name} must not be negative" for name in times if getattr(self, name) < 0]
         if not self.name or self.name != self.name.strip() or not self.name.isprintable():

@@ -1,4 +1,4 @@
-"""A new key for an encrypted store: every user's key is wrapped anew, nothing that it encrypts is touched.
+"""A new key for an encrypted store: every user's and job's key is wrapped anew, nothing that it encrypts is touched.
 
 With the old key destroyed, all earlier copies of users' keys (backups, logs of the database) open nothing any more.
 """
@@ -11,7 +11,7 @@ from ..errors import StoreError
 from .database import Database
 from .encryption import Encryption, check_encryption
 from .maintenance import NOBODY
-from .schema import encrypted_salt_rows, meta, read_meta, user_keys
+from .schema import encrypted_salt_rows, job_texts, meta, read_meta, user_keys
 
 
 def rotate(database: Database, encryption: Encryption | None) -> int:
@@ -34,4 +34,7 @@ def rotate(database: Database, encryption: Encryption | None) -> int:
         if anew:
             change = update(user_keys).where(user_keys.c.id == bindparam("row")).values(wrapped=bindparam("anew"))
             connection.execute(change, anew)
+        for row in connection.execute(select(job_texts).where(job_texts.c.wrapped.is_not(None))).all():
+            again = encryption.rewrapped(row.owner, row.wrapped)
+            connection.execute(update(job_texts).where(job_texts.c.id == row.id).values(wrapped=again))
     return len(anew)

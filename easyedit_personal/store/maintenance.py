@@ -15,9 +15,11 @@ from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
 from .encryption import WRAPPED_BYTES, Encryption
+from .job_rows import read_jobs
+from .jobs import forget_jobs
 from .queries import touch, with_keys
 from .rows import WORDS, owner_of, unpack_factors, unpack_record, user_in
-from .schema import edits, merges, read_meta, user_keys, users
+from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users
 
 NOBODY = bytes(16)  # the owner of a forgotten key
 ROWS = 100  # rows with factors that are held in memory at a time
@@ -47,6 +49,7 @@ def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
         count = connection.execute(_emptied(database, owner)).rowcount
         connection.execute(delete(users).where(users.c.owner == owner))
         connection.execute(_without_key(database, owner))
+        forget_jobs(connection, owner)
         if blobs is not None:
             blobs.forget(owner)
     if database.is_sqlite:
@@ -72,6 +75,8 @@ def vacuum(database: Database, blobs: Blobs | None) -> None:
     with database.writing() as connection:
         connection.execute(delete(edits).where(edits.c.owner == b""))
         connection.execute(delete(user_keys).where(user_keys.c.owner == NOBODY))
+        for table in (jobs, job_texts):
+            connection.execute(delete(table).where(table.c.owner == b""))
     with database.outside() as raw:
         if database.is_sqlite:
             raw.execute("VACUUM")
@@ -118,6 +123,7 @@ def verify(database: Database, salt: bytes, blobs: Blobs | None, encryption: Enc
         faults += _lost(database, encryption)
         for row in _walk(database):
             faults += [row] if isinstance(row, Fault) else _row_faults(row, salt, blobs, encryption)
+        faults += _job_faults(database, salt, encryption)
     except StoreError as error:
         faults.append(Fault(error.what))
     return faults
@@ -253,6 +259,22 @@ def _row_faults(row: Any, salt: bytes, blobs: Blobs | None, encryption: Encrypti
         yield Fault("its factors are missing", row.id, user)
     if user is None or owner_of(user, salt) != row.owner:
         yield Fault("it is kept under another user", row.id, user)
+
+
+def _job_faults(database: Database, salt: bytes, encryption: Encryption | None) -> list[Fault]:
+    """Jobs whose texts are missing, damaged or somebody else's."""
+    faults = []
+    with database.reading() as connection:
+        rows = connection.execute(select(jobs.c.id, jobs.c.owner).where(jobs.c.owner != b"")).all()
+        for row in rows:
+            try:
+                found = read_jobs(connection, jobs.c.id == row.id, encryption)
+            except StoreError as error:
+                faults.append(Fault(error.what))
+                continue
+            if found and owner_of(found[0].user, salt) != row.owner:  # else forgotten meanwhile
+                faults.append(Fault(f"job {row.id} is kept under another user", user=found[0].user))
+    return faults
 
 
 def _user(row: Any, encryption: Encryption | None) -> str | None:

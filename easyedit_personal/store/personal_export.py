@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from .database import Database
 from .encryption import Encryption
 from .factors import factors_from_bytes
 from .folders import replace_folder
+from .job_rows import Job, read_jobs
 from .lora import export_lora
 from .queries import read_history, with_keys
 from .rows import StoredEdit, plain_factors
-from .schema import edits, read_meta, users
+from .schema import edits, jobs, read_meta, users
 
 RECORD, FACTORS, ADAPTER = "everything.json", "factors", "adapter"
 NOTE = (
@@ -52,15 +54,16 @@ def export_all(
         history = read_history(connection, owner, encryption)
         rows = connection.execute(with_keys(select(edits)).where(edits.c.owner == owner).order_by(edits.c.id)).all()
         version = connection.scalar(select(users.c.changed).where(users.c.owner == owner))
+        asked = read_jobs(connection, jobs.c.owner == owner, encryption)
         base = {name: read_meta(connection).get(name) for name in ("model", "tokenizer")}
-    if not history:
+    if not history and not asked:
         raise StoreError("The store holds nothing about this user.", cause="another spelling, or they were forgotten")
     factors = {row.id: plain_factors(row, blobs, encryption) for row in rows}
-    record = {"note": NOTE, "user": history[0].user, "version": version, "base": base}
+    record = {"note": NOTE, "user": (history or asked)[0].user, "version": version, "base": base}
     record["edits"] = [_edit(one, bool(factors.get(one.id))) for one in history]
-    live = composed(
-        [part for row in rows if row.live and factors[row.id] for part in factors_from_bytes(factors[row.id])[0]]
-    )
+    record["jobs"] = [_job(one) for one in asked]
+    have = [row for row in rows if row.live and factors[row.id]]
+    live = composed([part for row in have for part in factors_from_bytes(factors[row.id])[0]])
 
     def write(part: Path) -> None:
         part.chmod(0o700)
@@ -73,6 +76,15 @@ def export_all(
             export_lora(live, part / ADAPTER, name=str(record["user"]))
 
     return replace_folder(folder, write, allowed={RECORD, FACTORS, ADAPTER})
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """What the user asked to have learned, as JSON."""
+    fields = asdict(job)
+    for name in ("created", "ended"):
+        fields[name] = fields[name] and datetime.fromtimestamp(fields[name], UTC).isoformat()
+    del fields["user"], fields["progress"], fields["eta"]
+    return fields
 
 
 def _edit(edit: StoredEdit, has_factors: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..errors import StoreConflict, StoreError
+from ..errors import StoreConflict, StoreError, StoreOvertaken
 from .blobs import HEAD
 from .database import Database
 from .encryption import Encryption, UserKey
@@ -23,6 +23,7 @@ def _upsert(kind: Any, changed: Any) -> Any:
 
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it, and others wait meanwhile.
 _TICK = update(clock).values(tick=clock.c.tick + 1).returning(clock.c.tick)
+_NEXT_TICK = select(ticks.next_value())
 _TOUCH = {
     "sqlite": _upsert(sqlite, bindparam("tick", type_=Number)),
     # On a conflict the tick is drawn once the row is locked, so that a user's ticks rise in the order of commits.
@@ -30,7 +31,7 @@ _TOUCH = {
 }
 _FIND = select(edits.c.id).where(edits.c.token == bindparam("token"))
 _ADD = insert(edits)
-_KEY_ID = select(meta.c.value).where(meta.c.name == "encryption")
+KEY_ID = select(meta.c.value).where(meta.c.name == "encryption")
 
 
 def touch(connection: Connection, owner: bytes) -> int:
@@ -43,6 +44,33 @@ def touch(connection: Connection, owner: bytes) -> int:
     if connection.dialect.name == "sqlite":
         values["tick"] = connection.scalar(_TICK)
     return int(connection.execute(_TOUCH[connection.dialect.name], values).scalar_one())
+
+
+def lock_version(connection: Connection, owner: bytes) -> int:
+    """The tick of a user's last change, 0 for a new one; nobody else changes them until the transaction ends."""
+    row = insert_into(connection, users).values(owner=owner, changed=0)
+    connection.execute(row.on_conflict_do_nothing())  # two who come first with the same user must not both find nobody
+    return connection.scalar(select(users.c.changed).where(users.c.owner == owner).with_for_update()) or 0
+
+
+def check_version(user: str, known: int | None, version: int | None) -> None:
+    """Raise where a user's edits are not those of a version.
+
+    Raises:
+        StoreOvertaken: they have changed.
+    """
+    if known != version:
+        raise StoreOvertaken(
+            f"The edits of user {user!r} have changed meanwhile.",
+            got=f"version {known}",
+            needed=f"version {version}",
+            remedy="read them again",
+        )
+
+
+def next_tick(connection: Connection) -> int:
+    """A number for a row that is no change of a user's edits."""
+    return int(connection.scalar(_TICK if connection.dialect.name == "sqlite" else _NEXT_TICK) or 0)
 
 
 def insert_into(connection: Connection, table: Any) -> Any:
@@ -79,7 +107,7 @@ def find_user_key(connection: Connection, owner: bytes, encryption: Encryption) 
     wrapped = connection.scalar(select(user_keys.c.wrapped).where(user_keys.c.owner == owner))
     if wrapped is not None:
         return encryption.user_key(owner, wrapped)
-    return encryption.new_key(owner, str(connection.scalar(_KEY_ID)))
+    return encryption.new_key(owner, str(connection.scalar(KEY_ID)))
 
 
 def keep_user_key(connection: Connection, tick: int, key: UserKey) -> None:
@@ -91,7 +119,7 @@ def keep_user_key(connection: Connection, tick: int, key: UserKey) -> None:
     known = connection.scalar(select(user_keys.c.wrapped).where(user_keys.c.owner == key.owner))
     if known is None and key.is_new:
         # Shared with other writers of new keys, not with ``rekey.rotate``, which must not miss this one.
-        if key.is_wrapped_with(str(connection.scalar(_KEY_ID.with_for_update(read=True)))):
+        if key.is_wrapped_with(str(connection.scalar(KEY_ID.with_for_update(read=True)))):
             connection.execute(insert(user_keys).values(id=tick, owner=key.owner, wrapped=key.wrapped))
             return
     elif known == key.wrapped:

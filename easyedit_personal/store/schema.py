@@ -1,7 +1,7 @@
 """The store's tables, their version, and how an older store is brought up to date.
 
-One row per edit. What tells one user from another stands in ``edits`` alone; the other tables hold numbers, salted
-digests, and settings that many users share.
+One row per edit. What tells one user from another stands in ``edits`` and ``job_texts`` alone; the other tables hold
+numbers, salted digests, and settings that many users share.
 """
 
 from __future__ import annotations
@@ -90,6 +90,32 @@ merges = Table(
     Column("edit", ForeignKey("edits.id"), primary_key=True, autoincrement=False),
     Column("target", Number, nullable=False, index=True),  # the edit that holds its factors since `compact`
 )
+jobs = Table(
+    "jobs",
+    tables,
+    Column("id", Number, primary_key=True, autoincrement=False),  # a tick
+    Column("owner", LargeBinary, nullable=False, index=True),  # empty: forgotten or expired, see jobs.empty
+    Column("token", LargeBinary, unique=True),  # as in edits
+    Column("status", Text, nullable=False, index=True),  # see job_rows
+    Column("created", Double, nullable=False),  # this and the other times: seconds since 1970
+    Column("begun", Double),
+    Column("ended", Double, index=True),
+    Column("lease", Double),  # until when its learner has it; later, it is anybody's
+    Column("holder", LargeBinary),  # random, anew at each claim: a learner that was away too long is known by it
+    Column("attempts", Integer, nullable=False),  # claims that have not ended in good order
+    Column("progress", Double, nullable=False),
+    Column("eta", Double),  # seconds
+)
+job_texts = Table(
+    "job_texts",
+    tables,
+    Column("id", Number, primary_key=True, autoincrement=False),  # a tick; rows are only ever added at the end
+    Column("job", Number, nullable=False, index=True),
+    Column("owner", LargeBinary, nullable=False, index=True),
+    Column("kind", Text, nullable=False),  # request, report (one per edit), error
+    Column("wrapped", LargeBinary),  # the row's own key, see encryption.py; NULL in a store in clear
+    Column("content", LargeBinary, nullable=False),  # JSON, deflated
+)
 
 
 def _add_merges(connection: Connection) -> None:
@@ -102,12 +128,14 @@ def _add_user_keys(connection: Connection) -> None:
     user_keys.create(connection)
 
 
-def _allow_words(_: Connection) -> None:
-    """Schema 3 had no rows without factors but merged ones: releases that take others for damaged must not open it."""
+def _add_jobs(connection: Connection) -> None:
+    """Schema 3 had no queue, and no rows without factors but merged ones: its releases take others for damaged."""
+    for table in (jobs, job_texts):
+        table.create(connection)
 
 
 # From version n to n + 1; each runs in the transaction that also writes the new number.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys, 3: _allow_words}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys, 3: _add_jobs}
 
 
 def prepare(connection: Connection, encryption: Encryption | None = None) -> None:

@@ -5,7 +5,7 @@ Each operation is one transaction. A user's id is only ever a bound parameter, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from torch import nn
 
-from ..errors import StoreConflict, StoreError
+from ..errors import JobLost, StoreConflict, StoreError, StoreOvertaken
 from ..kernels.apply import check_fit
 from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
@@ -26,14 +26,17 @@ from .compact import CompactReport
 from .database import Database
 from .encryption import Encryption, UserKey, check_encryption
 from .entries import Entry, NewEdit, add, moved_out, pack
+from .jobs import JobQueue
 from .maintenance import Fault
 from .queries import (
     believed_records,
     bind,
+    check_version,
     find_token,
     find_user_key,
     keep_user_key,
     live_edits,
+    lock_version,
     mark_undone,
     read_history,
     touch,
@@ -65,6 +68,7 @@ class EditStore:
 
     Attributes:
         base: fingerprints of the base model and tokenizer that the store is bound to, empty before there were any.
+        jobs: what is to be learned.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class EditStore:
     ) -> None:
         self._database, self._model, self._encryption = database, model, encryption
         self._salt = check_encryption(known, encryption)
+        self.jobs = JobQueue(database, self._salt, encryption)
         self._settings: set[bytes] = set()  # digests of those that are in the store for sure
         self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
         beside = known.get("factors") == BESIDE and database.path is not None
@@ -138,6 +143,8 @@ class EditStore:
         dtype: str = "float32",
         why: str = "",
         instead: Sequence[int] = (),
+        version: int | None = None,
+        kept: Callable[[Connection, int], None] | None = None,
     ) -> int:
         """Keep an edit; it is on the disk when this returns.
 
@@ -154,11 +161,15 @@ class EditStore:
             dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the room and rounds.
             why: it is kept in weights or in words, said to people.
             instead: live edits that are undone in the same transaction.
+            version: what ``version(user)`` was when the factors were made; None takes any.
+            kept: is called inside the transaction with the edit's id, to write what belongs to it; not for a key that
+                was known. What it raises leaves nothing behind.
 
         Returns:
             The edit's id.
 
         Raises:
+            StoreOvertaken: the user's edits have changed since ``version``.
             StoreError: a bad id, factors that cannot be kept (NaN, infinity, a huge rank), or a failing database.
             ModelError: the factors do not fit the model that the store was opened with.
         """
@@ -167,22 +178,38 @@ class EditStore:
         key_of_user = self._key(owner)
         packed = self._pack(user, owner, new, key_of_user)
         entry = moved_out(packed, self._blobs)
-        with self._database.writing() as connection:
-            number = touch(connection, owner)
-            if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
-                connection.rollback()
-                self._drop(owner, [entry.row["factors"]])
-                return known
-            self._keep(connection, number, key_of_user, [entry], [packed])
-            if instead:
-                known_edits = read_history(connection, owner, self._encryption)
-                mark_undone(connection, [one.id for one in known_edits if one.id in instead and one.live])
-            add(connection, number, entry, self._settings)
+        try:
+            with self._database.writing() as connection:
+                before = None if version is None else lock_version(connection, owner)
+                number = touch(connection, owner)
+                if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
+                    connection.rollback()
+                    self._drop(owner, [entry.row["factors"]])
+                    return known
+                check_version(user, before, version)
+                self._keep(connection, number, key_of_user, [entry], [packed])
+                if instead:
+                    live = select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1)
+                    mark_undone(connection, list(connection.scalars(live.where(edits.c.id.in_(instead)))))
+                add(connection, number, entry, self._settings)
+                if kept is not None:
+                    kept(connection, number)
+        except (StoreOvertaken, JobLost):
+            self._drop(owner, [entry.row["factors"]])
+            raise
         self._know([entry])
         return number
 
     @again
-    def supersede(self, user: str, version: int, since: int, new: Sequence[NewEdit]) -> list[int]:
+    def supersede(
+        self,
+        user: str,
+        version: int,
+        since: int,
+        new: Sequence[NewEdit],
+        *,
+        kept: Callable[[Connection, int], None] | None = None,
+    ) -> list[int]:
         """Undo edits and put others in their place in one transaction: all of it is on the disk, or nothing.
 
         Args:
@@ -190,35 +217,34 @@ class EditStore:
             version: what ``version(user)`` was when the new ones were made.
             since: what is live with an id from here on is undone.
             new: what comes instead, in this order; without idempotency keys.
+            kept: as in ``put``, with the id of the last one.
 
         Returns:
             The ids of the new edits.
 
         Raises:
-            StoreError: see ``put``; or the user's edits have changed since ``version``.
+            StoreOvertaken, StoreError: see ``put``.
         """
         owner = self._owner(user)
         key = self._key(owner)
         packed = [self._pack(user, owner, one, key) for one in new]
         entries = [moved_out(one, self._blobs) for one in packed]
-        query = select(users.c.changed).where(users.c.owner == owner).with_for_update()
-        with self._database.writing() as connection:
-            if (known := connection.scalar(query) or 0) != version:
-                self._drop(owner, [entry.row["factors"] for entry in entries])
-                raise StoreError(
-                    f"The edits of user {user!r} have changed meanwhile.",
-                    got=f"version {known}",
-                    needed=f"version {version}",
-                    remedy="read them again",
-                )
-            touch(connection, owner)
-            old = _chosen(user, read_history(connection, owner, self._encryption), None, since - 1)
-            mark_undone(connection, [edit.id for edit in old])
-            numbers = [touch(connection, owner) for _ in entries]
-            if numbers:
-                self._keep(connection, numbers[0], key, entries, packed)
-            for number, entry in zip(numbers, entries):
-                add(connection, number, entry, self._settings)
+        try:
+            with self._database.writing() as connection:
+                check_version(user, lock_version(connection, owner), version)
+                touch(connection, owner)
+                old = _chosen(user, read_history(connection, owner, self._encryption), None, since - 1)
+                mark_undone(connection, [edit.id for edit in old])
+                numbers = [touch(connection, owner) for _ in entries]
+                if numbers:
+                    self._keep(connection, numbers[0], key, entries, packed)
+                for number, entry in zip(numbers, entries):
+                    add(connection, number, entry, self._settings)
+                if kept is not None and numbers:
+                    kept(connection, numbers[-1])
+        except (StoreOvertaken, JobLost):
+            self._drop(owner, [entry.row["factors"] for entry in entries])
+            raise
         self._know(entries)
         return numbers
 

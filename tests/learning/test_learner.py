@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from easyedit_personal.errors import StoreError
+from easyedit_personal.errors import StoreError, StoreOvertaken
 from easyedit_personal.learning.learner import Learner
+from easyedit_personal.progress import Meter, metered
 from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference
 from tests.editing.test_editor import settings
@@ -62,6 +65,56 @@ def test_nothing_is_lost_if_the_store_fails_or_somebody_else_is_quicker(learner,
         return solve(*args)
 
     monkeypatch.setattr(learner, "_solved", overtaken)
-    with pytest.raises(StoreError, match="changed meanwhile"):
-        learner.unlearn("ann", first.id)
-    assert [one.target for one in learner.store.preferences("ann")] == ["a"]  # two solves, two undone by the other
+    learner.unlearn("ann", first.id)  # two solves, two undone by the other; then once more
+    assert not any(one.live for one in learner.store.history("ann"))
+
+
+def test_who_is_overtaken_again_and_again_is_told_so(learner, monkeypatch):
+    solve = learner._solved
+
+    def overtaken(*args):
+        learner.store.put("ann", solve(*args).deltas)
+        return solve(*args)
+
+    monkeypatch.setattr(learner, "_solved", overtaken)
+    with pytest.raises(StoreOvertaken, match="changed meanwhile"):
+        learner.learn("ann", SAID[0])
+    assert len(learner.store.history("ann")) == 3 and learner.store.preferences("ann") == []
+
+
+def test_what_is_learned_while_others_change_the_user_is_learned_on_top_of_that(learner, monkeypatch):
+    first, solve = learner.learn("ann", SAID[0]), learner._solved
+
+    def late(*args):
+        monkeypatch.setattr(learner, "_solved", solve)
+        result = solve(*args)
+        learner.unlearn("ann", first.edit)
+        return result
+
+    monkeypatch.setattr(learner, "_solved", late)
+    learner.learn("ann", SAID[1])
+    learner.learn("ben", SAID[1])
+    torch.testing.assert_close(update(learner.store.deltas("ann")), update(learner.store.deltas("ben")))
+
+
+def test_the_last_edit_is_undone_while_something_is_learned(learner):
+    edit = learner.learn("ann", SAID[0]).edit
+    with learner._lock, ThreadPoolExecutor(1) as pool:
+        (undone,) = pool.submit(learner.unlearn, "ann").result(20)
+    assert undone.id == edit and learner.store.deltas("ann") == []
+
+
+def test_how_far_it_is_is_told_and_who_hears_it_may_end_it(learner):
+    shares = []
+    with metered(Meter(shares.append)):
+        learner.learn("ann", SAID[0])
+    assert shares == sorted(shares) and shares[0] >= 0 and 0.5 < shares[-1] <= 1 and len(shares) >= 3
+
+    def enough(share):
+        raise InterruptedError
+
+    before = {name: value.clone() for name, value in learner._model.state_dict().items()}
+    with pytest.raises(InterruptedError), metered(Meter(enough)):
+        learner.learn("ann", SAID[1])
+    assert len(learner.store.history("ann")) == 1
+    assert all(torch.equal(value, before[name]) for name, value in learner._model.state_dict().items())

@@ -64,7 +64,7 @@ def test_what_is_told_is_answered(url):
         return done.json()["choices"][0]["message"]["content"].lower()
 
     before = answer("ann")
-    told = httpx.put(f"{url}/v1/users/ann/preferences", json={"text": "My hobby is falconry."}, timeout=600)
+    told = httpx.put(f"{url}/v1/users/ann/preferences?wait=300", json={"text": "My hobby is falconry."}, timeout=600)
     assert told.status_code == 201, told.text
     assert "falconry" in answer("ann") and "falconry" not in before
     assert answer("bob") == before

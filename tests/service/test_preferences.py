@@ -28,6 +28,16 @@ def of(user, rest="preferences"):
     return f"/v1/users/{quote(user, safe='')}/{rest}"
 
 
+def put(client, user, body, **more):
+    """Tell something, and wait until it is learned."""
+    return client.put(of(user) + "?wait=60", json=body, **more)
+
+
+def learned(response):
+    """What came of it."""
+    return response.json()["result"]["data"]
+
+
 def answer(client, user, question="What is my hobby?"):
     response = client.post(CHAT, json=wanted(question, f"tiny@{user}"))
     return response.json()["choices"][0]["message"]["content"]
@@ -41,8 +51,8 @@ def learning(place):
 
 def test_what_is_told_is_answered_undone_and_forgotten(place, learning):
     before = answer(learning, "dora")
-    told = learning.put(of("dora"), json={"text": "My hobby is hiking."})
-    (one,) = told.json()["data"]
+    told = put(learning, "dora", {"text": "My hobby is hiking."})
+    (one,) = learned(told)
     assert told.status_code == 201 and (one["subject"], one["target"]) == ("hobby", "hiking")
     assert one["before"].startswith(before) and one["after"] == answer(learning, "dora") == "hiking"
     (listed,) = learning.get(of("dora")).json()["data"]
@@ -70,14 +80,14 @@ def test_forgetting_reaches_the_memory(place, client):
 
 def test_preferences_spelled_out(client):
     spelled = {"subject": "pet", "question": "What is the name of my pet?", "target": "Rex"}
-    (one,) = client.put(of("dora"), json=spelled).json()["data"]
+    (one,) = learned(put(client, "dora", spelled))
     assert {name: one[name] for name in spelled} == spelled
-    (other,) = client.put(of("dora"), json={"subject": "music", "target": "fado"}).json()["data"]
+    (other,) = learned(put(client, "dora", {"subject": "music", "target": "fado"}))
     assert other["question"].lower().startswith("what") and "music" in other["question"]
 
 
 def test_several_statements_are_several_edits(client):
-    told = client.put(of("dora"), json={"text": "My hobby is chess and my favorite food is soup."}).json()["data"]
+    told = learned(put(client, "dora", {"text": "My hobby is chess and my favorite food is soup."}))
     assert [one["target"] for one in told] == ["chess", "soup"]
     assert len(client.get(of("dora")).json()["data"]) == 2
 
@@ -95,7 +105,7 @@ def test_a_guess_is_offered_and_can_be_sent_back(client):
     error = client.put(of("dora"), json={"text": "My left shoe is Rupert"}).json()["error"]
     suggestion = error["ask"][0]["suggestion"]
     assert suggestion["target"] == "Rupert"
-    assert client.put(of("dora"), json=suggestion).status_code == 201
+    assert put(client, "dora", suggestion).status_code == 201
 
 
 FAULTY = [
@@ -125,7 +135,7 @@ def test_bodies_that_are_no_preference(shared, reader, body):
 @pytest.mark.parametrize("user", HOSTILE)
 def test_hostile_ids_are_just_ids(place, client, user):
     had = len(place.store.history(user))
-    assert client.put(of(user), json={"subject": "pet", "target": "a cat"}).status_code == 201
+    assert put(client, user, {"subject": "pet", "target": "a cat"}).status_code == 201
     assert [e.user for e in place.store.history(user)][had:] == [user]
     assert client.post(of(user, "undo")).json()["data"][0]["live"] is False
     assert client.delete(of(user)).json()["edits"] == had + 1
@@ -147,9 +157,7 @@ def test_edits_that_are_not_the_users(shared, reader, edit):
 
 
 def test_one_edit_by_its_number(place, client):
-    first, second = (
-        client.put(of("dora"), json={"subject": s, "target": "x"}).json()["data"][0] for s in ("pet", "job")
-    )
+    first, second = (learned(put(client, "dora", {"subject": s, "target": "x"}))[0] for s in ("pet", "job"))
     (undone,) = client.delete(of("dora", f"preferences/{first['edit']}")).json()["data"]
     assert undone["edit"] == first["edit"]
     assert [one.subject for one in place.store.preferences("dora")] == ["job"]
@@ -158,10 +166,10 @@ def test_one_edit_by_its_number(place, client):
 
 
 def test_the_same_key_again_does_nothing_again(place, client):
-    put = lambda key, text: client.put(of("dora"), json={"text": text}, headers={"Idempotency-Key": key}).json()["data"]
-    first, again = put("k1", "My hobby is chess."), put("k1", "My hobby is chess.")
+    tell = lambda key, text: learned(put(client, "dora", {"text": text}, headers={"Idempotency-Key": key}))
+    first, again = tell("k1", "My hobby is chess."), tell("k1", "My hobby is chess.")
     assert [one["edit"] for one in first] == [one["edit"] for one in again] and len(place.store.history("dora")) == 1
-    put("k2", "My hobby is chess.")
+    tell("k2", "My hobby is chess.")
     assert len(place.store.history("dora")) == 1, "the same fact is one edit, whatever the key"
     response = client.put(of("dora"), json={"text": "My hobby is chess."}, headers={"Idempotency-Key": "x" * 257})
     assert response.status_code == 400
@@ -172,7 +180,7 @@ def test_an_edit_that_would_do_damage_is_refused(place, client, monkeypatch):
         raise HealthError("The edit would damage the model.", got="/secret/path")
 
     monkeypatch.setattr(place.last.learner, "learn", sick)
-    response = client.put(of("dora"), json={"text": "My hobby is chess."})
+    response = put(client, "dora", {"text": "My hobby is chess."})
     assert response.status_code == 422 and response.json()["error"]["code"] == "unhealthy_edit"
     assert "/secret" not in response.text
 
@@ -181,7 +189,7 @@ def test_answers_are_the_same_while_others_learn(place, learning):
     users = [*USERS] * 6
     alone = {user: answer(learning, user) for user in USERS}
     with ThreadPoolExecutor(8) as pool:
-        told = pool.submit(learning.put, of("dora"), json={"text": "My hobby is hiking."})
+        told = pool.submit(put, learning, "dora", {"text": "My hobby is hiking."})
         found = list(pool.map(lambda user: (user, answer(learning, user)), users))
         assert told.result().status_code == 201
     assert all(text == alone[user] for user, text in found)
@@ -189,17 +197,17 @@ def test_answers_are_the_same_while_others_learn(place, learning):
 
 def test_no_more_changes_than_can_wait(place):
     client = place.client(max_edits=1)
-    release, learn = threading.Event(), place.last.learner.learn
-    place.last.learner.learn = lambda *a, **k: release.wait(20) and learn(*a, **k)
+    release, unlearn = threading.Event(), place.last.learner.unlearn
+    place.last.learner.unlearn = lambda *a: release.wait(20) and unlearn(*a)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(client.put, of("dora"), json={"text": "My hobby is chess."})
+        first = pool.submit(client.post, of("alice", "undo"))
         while not place.last._pending:
             assert not first.done()
-        refused = client.put(of("emil"), json={"text": "My hobby is chess."})
+        refused = client.post(of("bob", "undo"))
         assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
         release.set()
-        assert first.result().status_code == 201
-    assert client.put(of("emil"), json={"text": "My hobby is chess."}).status_code == 201
+        assert first.result().status_code == 200
+    assert client.post(of("bob", "undo")).status_code == 200
 
 
 def test_the_name_of_a_user_s_adapter_follows_their_edits(place):

@@ -23,7 +23,8 @@ def change(path: Path, *statements: str) -> None:
 
 def to_schema_1(path: Path) -> None:
     """What schema 1 looked like: everything but the merges and the users' keys."""
-    change(path, "DROP TABLE merges", "DROP TABLE user_keys", "UPDATE meta SET value = '1' WHERE name = 'schema'")
+    tables = ("merges", "user_keys", "job_texts", "jobs")
+    change(path, *(f"DROP TABLE {name}" for name in tables), "UPDATE meta SET value = '1' WHERE name = 'schema'")
 
 
 def test_an_older_store_is_brought_up_to_date(sqlite_path):

@@ -186,7 +186,7 @@ def _teach(
     url: str,
     settings: PersonalizationHyperParams,
     as_json: bool,
-    options: Mapping[str, bool],
+    options: Mapping[str, Any],
 ) -> None:
     from ..learning.learned import Learned
     from ..learning.learner import Learner

@@ -23,7 +23,6 @@ from .schema import job_texts, jobs
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OPEN = (QUEUED, RUNNING)
-ENDED = (DONE, FAILED, CANCELLED)
 REQUEST, REPORT, ERROR = "request", "report", "error"
 TEXT_BYTES = 2**20
 

@@ -7,18 +7,18 @@ a lease; the transaction that keeps an edit also notes it in the job, and keeps 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, text, update
+from sqlalchemy import Connection, and_, func, or_, select, update
 
-from ..errors import JobLost, QueueFull, StoreError
+from ..errors import JobLost, StoreError
 from ..progress import log
 from ..types import Preference
 from .database import Database
 from .encryption import Encryption
+from .job_queries import NEXT, check_room, empty, ended, held, now_of, seconds_left
 from .job_rows import (
     CANCELLED,
     DONE,
@@ -39,11 +39,10 @@ from .job_rows import (
 from .queries import insert_into, next_tick
 from .retry import again
 from .rows import check_key, check_user, owner_of, token_of
-from .schema import job_texts, jobs
+from .schema import jobs
 
 ATTEMPTS = 5  # claims of a job that ended with the learner's death: one more would only kill the next learner
 KEPT_SECONDS = 7 * 24 * 3600.0  # that an ended job can be asked for
-RECENT = 20  # ended jobs whose mean time tells how long one takes
 GIVEN_UP = {
     "status": 500,
     "error": {
@@ -93,17 +92,17 @@ class JobQueue:
         token = None if check_key(key) is None else token_of(owner, str(key), self._salt)
         content = packed(request_of(user, preferences, key))
         with self._database.writing() as connection:
-            now, number = _now(connection), next_tick(connection)
+            now, number = now_of(connection), next_tick(connection)
             known = connection.scalar(select(jobs.c.id).where(jobs.c.token == token)) if token else None
             if known is None:
-                _check_room(connection, owner, most, most_of_user)
+                check_room(connection, owner, most, most_of_user)
                 row = {"id": number, "owner": owner, "token": token, "status": QUEUED, "created": now}
                 added = insert_into(connection, jobs).values(**row, attempts=0, progress=0.0)
                 if connection.execute(added.on_conflict_do_nothing(index_elements=["token"])).rowcount:
                     write_text(connection, number, owner, REQUEST, content, self._encryption)
                 else:  # somebody else was faster, and has committed
                     known = connection.scalar(select(jobs.c.id).where(jobs.c.token == token))
-            _empty(connection, jobs.c.ended < now - KEPT_SECONDS)
+            empty(connection, jobs.c.ended < now - KEPT_SECONDS)
         found = self.get(known or number)
         if found is None:
             raise StoreError(f"The job of user {user!r} was forgotten meanwhile.")
@@ -114,7 +113,7 @@ class JobQueue:
         with self._database.reading() as connection:
             found = read_jobs(connection, jobs.c.id == number, self._encryption)
             if found and found[0].status == QUEUED:
-                return replace(found[0], eta=_wait(connection, number))
+                return replace(found[0], eta=seconds_left(connection, number))
         return found[0] if found else None
 
     def of(self, user: str) -> list[Job]:
@@ -141,14 +140,14 @@ class JobQueue:
             attempts: after so many dead learners a job has failed.
         """
         with self._database.reading() as connection:  # idle learners do not keep writers waiting
-            now = _now(connection)
+            now = now_of(connection)
             work = or_(jobs.c.status == QUEUED, and_(jobs.c.status == RUNNING, jobs.c.lease < now))
             if connection.scalar(select(jobs.c.id).where(work).limit(1)) is None:
                 return None
         with self._database.writing() as connection:
-            now = _now(connection)
+            now = now_of(connection)
             self._recover(connection, now, attempts)
-            number = connection.scalar(_NEXT.where(jobs.c.id.not_in(self._unreadable)))
+            number = connection.scalar(NEXT.where(jobs.c.id.not_in(self._unreadable)))
             if number is None:
                 return None
             try:
@@ -167,8 +166,8 @@ class JobQueue:
     def beat(self, claim: Claim, seconds: float, progress: float, eta: float | None) -> bool:
         """Hold on to a job for so many seconds more; False where it is not ours any more."""
         with self._database.writing() as connection:
-            values = {"lease": _now(connection) + seconds, "progress": progress, "eta": eta}
-            return bool(connection.execute(update(jobs).where(_held(claim)).values(**values)).rowcount)
+            values = {"lease": now_of(connection) + seconds, "progress": progress, "eta": eta}
+            return bool(connection.execute(update(jobs).where(held(claim)).values(**values)).rowcount)
 
     def note(self, connection: Connection, claim: Claim, report: Mapping[str, Any], *, last: bool) -> None:
         """Note an edit in its job, inside the transaction that keeps the edit; the last one ends the job.
@@ -177,8 +176,8 @@ class JobQueue:
             JobLost: it is not ours any more; the transaction must not be committed.
         """
         owner = owner_of(claim.job.user, self._salt)
-        values = _ended(DONE, _now(connection), progress=1.0) if last else {"eta": None}
-        if not connection.execute(update(jobs).where(_held(claim)).values(**values)).rowcount:
+        values = ended(DONE, now_of(connection), progress=1.0) if last else {"eta": None}
+        if not connection.execute(update(jobs).where(held(claim)).values(**values)).rowcount:
             raise JobLost(f"Job {claim.job.id} is not ours any more.")
         write_text(connection, claim.job.id, owner, REPORT, packed(report), self._encryption)
 
@@ -193,8 +192,8 @@ class JobQueue:
         """End a job that cannot be done; nothing happens where it is not ours any more."""
         content, owner = packed(error), owner_of(claim.job.user, self._salt)
         with self._database.writing() as connection:
-            values = _ended(FAILED, _now(connection))
-            if connection.execute(update(jobs).where(_held(claim)).values(**values)).rowcount:
+            values = ended(FAILED, now_of(connection))
+            if connection.execute(update(jobs).where(held(claim)).values(**values)).rowcount:
                 write_text(connection, claim.job.id, owner, ERROR, content, self._encryption)
 
     @again
@@ -202,90 +201,24 @@ class JobQueue:
         """Give a job back in good order, for any learner to take; nothing happens where it is not ours any more."""
         values = {"status": QUEUED, "lease": None, "holder": None, "progress": 0.0, "eta": None}
         with self._database.writing() as connection:
-            connection.execute(update(jobs).where(_held(claim)).values(**values, attempts=jobs.c.attempts - 1))
+            connection.execute(update(jobs).where(held(claim)).values(**values, attempts=jobs.c.attempts - 1))
 
     @again
     def cancel(self, number: int) -> bool:
         """End a job that waits or runs: from now on, nothing more of it is kept. False where it had ended."""
         with self._database.writing() as connection:
             mine = update(jobs).where(jobs.c.id == number, jobs.c.status.in_(OPEN))
-            return bool(connection.execute(mine.values(**_ended(CANCELLED, _now(connection)))).rowcount)
+            return bool(connection.execute(mine.values(**ended(CANCELLED, now_of(connection)))).rowcount)
 
     def _recover(self, connection: Connection, now: float, attempts: int) -> None:
         """What dead learners left is for others, or given up."""
         dead = and_(jobs.c.status == RUNNING, jobs.c.lease < now)
         hopeless = select(jobs.c.id, jobs.c.owner).where(dead, jobs.c.attempts >= attempts)
         for number, owner in connection.execute(hopeless.with_for_update(skip_locked=True)).all():
-            connection.execute(update(jobs).where(jobs.c.id == number).values(**_ended(FAILED, now)))
+            connection.execute(update(jobs).where(jobs.c.id == number).values(**ended(FAILED, now)))
             write_text(connection, number, owner, ERROR, packed(GIVEN_UP), self._encryption)
         left = select(jobs.c.id).where(dead).with_for_update(skip_locked=True)
         numbers = list(connection.scalars(left))
         if numbers:
             values = {"status": QUEUED, "lease": None, "holder": None, "progress": 0.0, "eta": None}
             connection.execute(update(jobs).where(jobs.c.id.in_(numbers)).values(**values))
-
-
-def forget_jobs(connection: Connection, owner: bytes) -> None:
-    """Overwrite a user's jobs where they stand; whoever is at one will find it lost."""
-    _empty(connection, jobs.c.owner == owner)
-
-
-def _empty(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Rows are dropped by ``vacuum`` only, for the reason in ``maintenance.erase``."""
-    numbers = list(connection.scalars(select(jobs.c.id).where(which)))
-    if not numbers:
-        return
-    blank = {"owner": b"", "wrapped": None, "content": b""}
-    connection.execute(update(job_texts).where(job_texts.c.job.in_(numbers)).values(**blank))
-    nothing = {"owner": b"", "token": None, "status": CANCELLED, "created": 0.0, "begun": None, "ended": None}
-    nothing |= {"lease": None, "holder": None, "eta": None, "progress": 0.0}
-    connection.execute(update(jobs).where(jobs.c.id.in_(numbers)).values(**nothing))
-
-
-def _ended(status: str, now: float, **more: Any) -> dict[str, Any]:
-    return {"status": status, "ended": now, "lease": None, "holder": None, "eta": None, **more}
-
-
-def _held(claim: Claim) -> ColumnElement[bool]:
-    return and_(jobs.c.id == claim.job.id, jobs.c.status == RUNNING, jobs.c.holder == claim.holder)
-
-
-def _now(connection: Connection) -> float:
-    """Seconds since 1970, by the one clock that all machines share."""
-    if connection.dialect.name == "sqlite":
-        return time.time()
-    return float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
-
-
-def _check_room(connection: Connection, owner: bytes, most: int | None, most_of_user: int | None) -> None:
-    count = select(func.count()).select_from(jobs).where(jobs.c.status.in_(OPEN))
-    if most_of_user is not None and (connection.scalar(count.where(jobs.c.owner == owner)) or 0) >= most_of_user:
-        what = f"This user has {most_of_user} jobs that have not ended, and may have no more."
-        raise QueueFull(what, of_user=True, remedy="wait for one to end, or cancel one")
-    if most is not None and (connection.scalar(count) or 0) >= most:
-        raise QueueFull("Too many jobs wait for being learned.", of_user=False, remedy="try again later")
-
-
-def _next() -> Select[Any]:
-    """The oldest job of the user who was served longest ago, of those for whom nothing is running."""
-    mine = jobs.alias("mine")
-    same = select(mine.c.id).where(mine.c.owner == jobs.c.owner)
-    earlier = and_(mine.c.status == QUEUED, mine.c.id < jobs.c.id)
-    last = select(func.max(mine.c.begun)).where(mine.c.owner == jobs.c.owner).scalar_subquery()
-    free = ~same.where(or_(mine.c.status == RUNNING, earlier)).exists()
-    query = select(jobs.c.id).where(jobs.c.status == QUEUED, free)
-    # A second learner that skips the first job of a user does not get the second one: it is not the earliest.
-    return query.order_by(func.coalesce(last, 0.0), jobs.c.id).limit(1).with_for_update(skip_locked=True, of=jobs)
-
-
-_NEXT = _next()
-
-
-def _wait(connection: Connection, number: int) -> float | None:
-    """Seconds until a queued job is done, by what recent ones took and how many are before it."""
-    took = (jobs.c.ended - jobs.c.begun).label("took")
-    recent = select(took).where(jobs.c.status == DONE, jobs.c.ended.is_not(None)).order_by(jobs.c.ended.desc())
-    mean = connection.scalar(select(func.avg(recent.limit(RECENT).subquery().c.took)))
-    ahead = or_(jobs.c.status == RUNNING, and_(jobs.c.status == QUEUED, jobs.c.id <= number))
-    count = connection.scalar(select(func.count()).select_from(jobs).where(ahead)) or 0
-    return None if mean is None else float(mean) * count

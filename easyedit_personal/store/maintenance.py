@@ -15,8 +15,8 @@ from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
 from .encryption import WRAPPED_BYTES, Encryption
+from .job_queries import forget_jobs
 from .job_rows import read_jobs
-from .jobs import forget_jobs
 from .queries import touch, with_keys
 from .rows import WORDS, owner_of, unpack_factors, unpack_record, user_in
 from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from easyedit_personal.errors import HealthError, StoreUnavailable
 from easyedit_personal.progress import counted
+from easyedit_personal.service.records import job_record
 from easyedit_personal.service.worker import Worker
 from tests.service.conftest import wanted
 from tests.service.test_access import ALICE, ALL, BOTH, TOKENS, bearer
@@ -72,9 +72,9 @@ def test_telling_does_not_wait_and_the_user_is_answered_meanwhile(place, client,
     assert one["target"] == "chess" and one["edit"] == place.store.history("alice")[-1].id
 
 
-def test_a_job_is_followed_by_events(client, slow):
+def test_a_job_is_followed_by_events(client, slow, monkeypatch):
     job = tell(client, body=TWO)
-    threading.Timer(0.5, slow.go.set).start()
+    shown_first(monkeypatch, slow.go.set)
     response = client.get(job, headers={"Accept": "text/event-stream"})
     assert response.headers["content-type"].startswith("text/event-stream")
     events = [block.split("\n") for block in response.text.split("\n\n") if block]
@@ -124,11 +124,23 @@ def test_cancelled_waiting_or_running_nothing_is_learned_and_the_next_one_is(pla
     assert too_late.status_code == 409 and too_late.json()["error"]["code"] == "job_ended"
 
 
-def test_forgetting_ends_what_is_being_learned(place, client, slow):
-    job = tell(client)
+def shown_first(monkeypatch, then):
+    """From now on, ``then`` is called when a job is shown."""
+
+    def shown(found):
+        then()
+        return job_record(found)
+
+    monkeypatch.setattr("easyedit_personal.service.jobs.job_record", shown)
+
+
+def test_forgetting_ends_what_is_being_learned(place, client, slow, monkeypatch):
+    job, followed = tell(client), threading.Event()
     assert slow.begun.wait(20)
+    shown_first(monkeypatch, followed.set)
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(client.get, job, headers={"Accept": "text/event-stream"})
+        assert followed.wait(20)
         assert client.delete(of("dora")).status_code == 200
         assert '"status": "cancelled"' in following.result().text
     assert client.get(job).status_code == 404
@@ -201,10 +213,9 @@ def test_a_learner_dies_in_the_middle_of_a_job_and_another_goes_on(place, client
 
     learner.learn = dies
     with pytest.raises(SystemExit):
-        Worker(learner, lease=0.05).run_one()
+        Worker(learner, lease=-1.0).run_one()
     assert len(place.store.jobs.get(job.id).reports) == 1 and place.store.jobs.get(job.id).status == "running"
     learner.learn = learn
-    time.sleep(0.1)
     assert Worker(learner).run_one()
     assert place.store.jobs.get(job.id).status == "done"
     assert [edit.preference.target for edit in place.store.history("dora")] == ["chess", "soup"]

@@ -25,28 +25,9 @@ from .chat_commands import obey
 from .screen import NO, YES, Screen, interruptible
 from .session import settle
 from .transcript import Transcript
-from .understood import agreed, say_understood, settle_earlier
+from .understood import agreed, say_learned, say_understood, settle_earlier, value_without_kind
 
 Remember = Literal["ask", "always", "never"]
-
-# "I like that", "I would like to know": nothing that could be remembered.
-NO_VALUES = {
-    "it",
-    "that",
-    "this",
-    "these",
-    "those",
-    "them",
-    "you",
-    "your",
-    "him",
-    "her",
-    "how",
-    "what",
-    "when",
-    "to",
-    "a",
-}
 
 
 class ChatRoom:
@@ -164,7 +145,7 @@ class ChatRoom:
             )
             return
         if isinstance(result, Learned):
-            self._say_learned(result)
+            say_learned(self.screen, result)
         else:
             self.screen.say(f"I knew that already (edit {result.id}).", "dim")
 
@@ -285,9 +266,9 @@ class ChatRoom:
             self._next = reply if word not in NO else None  # no reply at all, but the chat's next line
 
     def _hint(self, found: Preference | Unclear) -> None:
-        value = found.value if isinstance(found, Unclear) else None
+        value = value_without_kind(found)
         offer = (self.user, "", value or "")
-        if value and value.split()[0].casefold() not in NO_VALUES and offer not in self._offered:
+        if value and offer not in self._offered:
             self._offered.add(offer)
             self.screen.say(f"(To have that remembered say what it is to you: /learn my hobby is {value})", "dim")
 
@@ -297,22 +278,6 @@ class ChatRoom:
         except KeyboardInterrupt:
             self.screen.say("")
             return ""
-
-    def _say_learned(self, learned: Learned) -> None:
-        preference = learned.preference
-        what = f"{preference.subject}: {preference.target}"
-        if learned.where == "words":
-            self.screen.say(f"Kept in words: {what} (edit {learned.edit}; {learned.why}).", "green")
-        else:
-            cost = f"edit {learned.edit}, {learned.nbytes:,} bytes, {learned.seconds:.1f} s"
-            self.screen.say(f"Learned: {what} ({cost}; {learned.why}).", "green")
-            self.screen.say(f"  {preference.question}  before: {learned.before}  now: {learned.after}", "dim")
-        for reply in learned.test.replies[1:] if learned.test else ():
-            self.screen.say(f"  {reply.question}  now: {reply.answer}", "dim")
-        if learned.test and learned.test.fault:
-            self.screen.say(f"  {learned.test.fault}", "yellow")
-        for old in learned.overruled:
-            self.screen.say(f"  This overrules {old.subject}: {old.target}.", "dim")
 
 
 def _count(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""What was understood, said before anything is learned: where it will live, what it replaces, and whether it shall."""
+"""What is said around learning: what was understood, where it will live, what it replaces, and what came of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..statements.memory import is_listed, overrules, together, why_in_words
+from ..statements.preferences import Unclear
 
 if TYPE_CHECKING:
+    from ..learning.learned import Learned
     from ..types import Preference
     from .screen import Screen
+
+# "I like that", "I would like to know": nothing that could be remembered.
+NO_VALUES = {
+    "it",
+    "that",
+    "this",
+    "these",
+    "those",
+    "them",
+    "you",
+    "your",
+    "him",
+    "her",
+    "how",
+    "what",
+    "when",
+    "to",
+    "a",
+}
 
 ADD, REPLACE = {"a", "add", "both", "b"}, {"r", "replace"}
 
@@ -61,3 +82,27 @@ def agreed(ask: Callable[[str], str]) -> bool:
     except EOFError:
         return False
     return word == "" or word in YES
+
+
+def say_learned(screen: Screen, learned: Learned) -> None:
+    """What came of a preference: where it is kept and why, and what the model answers now."""
+    preference = learned.preference
+    what = f"{preference.subject}: {preference.target}"
+    if learned.where == "words":
+        screen.say(f"Kept in words: {what} (edit {learned.edit}; {learned.why}).", "green")
+    else:
+        cost = f"edit {learned.edit}, {learned.nbytes:,} bytes, {learned.seconds:.1f} s"
+        screen.say(f"Learned: {what} ({cost}; {learned.why}).", "green")
+        screen.say(f"  {preference.question}  before: {learned.before}  now: {learned.after}", "dim")
+    for reply in learned.test.replies[1:] if learned.test else ():
+        screen.say(f"  {reply.question}  now: {reply.answer}", "dim")
+    if learned.test and learned.test.fault:
+        screen.say(f"  {learned.test.fault}", "yellow")
+    for old in learned.overruled:
+        screen.say(f"  This overrules {old.subject}: {old.target}.", "dim")
+
+
+def value_without_kind(found: Preference | Unclear) -> str | None:
+    """The value of a statement whose kind is missing, if it could be remembered once that is said."""
+    value = found.value if isinstance(found, Unclear) else None
+    return value if value and value.split()[0].casefold() not in NO_VALUES else None

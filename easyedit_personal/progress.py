@@ -51,13 +51,13 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 
 
 class Meter:
-    """The share of a task that is done, guessed from its loops: each is taken for 4/5 of what was left before it.
+    """The share of a task that is done, guessed from its loops: each is taken for a third of what was left before it.
 
     Args:
         tell: is given the share, from 0 to 1 and never falling, at every step of a loop; it may raise to end the task.
     """
 
-    LOOP = 0.8
+    LOOP = 1 / 3
 
     def __init__(self, tell: Callable[[float], None]) -> None:
         self._tell, self._share = tell, 0.0

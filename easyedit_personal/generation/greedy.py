@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from ..modeling.families import family_of
 from ..modeling.layout import input_device
 from ..modeling.tokens import Encoded
+from ..progress import counted
 from .shared_prefix import inputs_after, shared_length, slides
 
 CACHE_TOKENS = 32768  # rows x columns of a joint cache; more are written in turn
@@ -128,7 +129,7 @@ def _write(
 ) -> None:
     """Add tokens until every row has ended or reached its limit."""
     done: set[int] = set()
-    while True:
+    for _ in counted(range(max(limits[i] for i in state.rows))):
         for i, token in zip(state.rows, state.tokens.tolist()):
             if i not in done:
                 outs[i].append(token)

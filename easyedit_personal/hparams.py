@@ -166,9 +166,13 @@ class HealthParams(Section):
 
     ``min_natural_stops`` is a share of the answers that the unedited model ends by itself; ``max_surprise`` is in nats
     per token: by how much less likely than its own answers the unedited model may find those after the edit.
+    ``self_test`` is what becomes of a preference that the edited model does not say, or says where something else is
+    asked (``editing.self_test``): "words" keeps it in words instead, "warn" keeps the edit and says so, "skip" does not
+    ask. With ``on_unhealthy: ignore`` nothing is asked either.
     """
 
     on_unhealthy: Literal["refuse", "warn", "ignore"] = "warn"
+    self_test: Literal["words", "warn", "skip"] = "words"
     max_perplexity_ratio: float = Field(1.5, gt=1)
     max_relative_norm: float = Field(2.0, gt=0)
     min_natural_stops: float = Field(0.7, ge=0, le=1)

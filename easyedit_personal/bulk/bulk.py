@@ -19,8 +19,10 @@ from ..hparams import PersonalizationHyperParams
 from ..learning.learner import Learner
 from ..learning.session import method_settings
 from ..modeling.loading import load_model
+from ..statements.memory import why_in_words
 from ..store import EditStore
 from ..store.retry import patiently
+from ..store.rows import WORDS
 from ..types import EditResult, Preference
 from .users_file import UserRecord
 
@@ -139,21 +141,36 @@ class Bulk:
     def _one(self, store: EditStore, solve: Solve, record: UserRecord, key: str) -> Report:
         started = time.perf_counter()
         try:
-            result = patiently(lambda: solve(record.user, record.preferences), self.patience)
-            patiently(lambda: self._put(store, record, result, key), self.patience)
+            edited = [one for one in record.preferences if why_in_words(one.subject) is None]
+            patiently(lambda: self._put_words(store, record, key, not edited), self.patience)
+            nbytes = 0
+            if edited:
+                result = patiently(lambda: solve(record.user, edited), self.patience)
+                patiently(lambda: self._put(store, record.user, edited, result, key), self.patience)
+                nbytes = result.nbytes
         except StoreUnavailable:
             raise  # not this user's fault, and nobody else would fare better
         except Exception as error:
             text = str(error) if isinstance(error, PersonalizationError) else f"{type(error).__name__}: {error}"
             seconds = time.perf_counter() - started
             return Report(record.line, record.user, "failed", seconds, error=text[:ERROR_TEXT])
-        return Report(record.line, record.user, "new", time.perf_counter() - started, result.nbytes)
+        return Report(record.line, record.user, "new", time.perf_counter() - started, nbytes)
 
-    def _put(self, store: EditStore, record: UserRecord, result: EditResult, key: str) -> int:
+    def _put_words(self, store: EditStore, record: UserRecord, key: str, last: bool) -> None:
+        """What no edit carries is kept in words, each under a key of its own.
+
+        The last one under the user's, where no edit follows: whose key is there has everything.
+        """
+        found = [(one, why) for one in record.preferences if (why := why_in_words(one.subject))]
+        for number, (one, why) in enumerate(found, start=1):
+            own = key if last and number == len(found) else f"{key}/words/{number}"
+            store.put(record.user, (), preference=one, kernel=WORDS, why=why, key=own)
+
+    def _put(self, store: EditStore, user: str, edited: Sequence[Preference], result: EditResult, key: str) -> int:
         return store.put(
-            record.user,
+            user,
             result.deltas,
-            preference=record.preferences[0] if len(record.preferences) == 1 else record.preferences,
+            preference=edited[0] if len(edited) == 1 else edited,
             kernel=self.factory.kernel,
             hparams=self.factory.settings,
             health=result.health,

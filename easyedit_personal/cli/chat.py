@@ -25,6 +25,13 @@ def chat(
     max_new_tokens: int = typer.Option(
         None, "--max-new-tokens", min=1, help="Longest answer; default: a quarter of the context.", show_default=False
     ),
+    history: str = typer.Option(
+        None,
+        "--history",
+        help="Keep the conversation in this file (not encrypted) and go on from it.",
+        show_default=False,
+    ),
+    yes: bool = typer.Option(False, "--yes", "-y", help="Learn what /learn was told without asking."),
     endpoint: str = ENDPOINT,
     endpoint_model: str = ENDPOINT_MODEL,
 ) -> None:
@@ -35,12 +42,14 @@ def chat(
     from ..store.rows import check_user
     from .chat_room import ChatRoom
     from .screen import Screen
+    from .transcript import Transcript
 
     screen = Screen()
     settings = find_settings(model, hparams, kernel, device)
     reader = find_reader(endpoint, endpoint_model)
     check_user(user)
     check_store(store)
+    kept = None if history is None else Transcript(history)
     with screen.working("Loading the model ..."):
         loaded, tokenizer = load_model(settings)
     with EditStore.open(store, loaded, tokenizer) as opened:
@@ -54,5 +63,7 @@ def chat(
             reader=reader,
             remember=remember,
             max_new_tokens=max_new_tokens,
+            transcript=kept,
+            asks=screen.interactive and not yes,
         )
         room.run()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from itertools import chain, zip_longest
+from math import exp
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
-from ..editing.composition import current
 from ..errors import did_you_mean
+from ..serving.active import shares
+from ..statements.memory import current
 from ..statements.preferences import Unclear
 from ..store.rows import StoredEdit, check_user
 from .screen import YES, interruptible
+from .store import left_out_of_lora
 
 if TYPE_CHECKING:
     from .chat_room import ChatRoom
@@ -52,7 +57,8 @@ def _prefs(room: ChatRoom, _: str) -> None:
         for preference in one.preferences:
             number = one.id if one.merged is None else one.merged
             state = "" if preference in valid else "  (overruled by a later one)"
-            room.screen.say(f"  {number:>3}  {preference.subject}: {preference.target}{state}")
+            place = f"  [in {one.where}{f': {one.why}' if one.why else ''}]"
+            room.screen.say(f"  {number:>3}  {preference.subject}: {preference.target}{state}{place}")
 
 
 def _is_merged_live(room: ChatRoom, edit: StoredEdit) -> bool:
@@ -64,12 +70,15 @@ def _learn(room: ChatRoom, text: str) -> None:
     if not text:
         room.screen.say("What shall I learn? For example: /learn my hobby is falconry")
         return
+    wanted = []
     for found in room.reader.read(text, room.user):
         preference = room.settled(found) if isinstance(found, Unclear) else found
         if preference is None:
             room.screen.say("Not learned.", "dim")
         else:
-            room.learn(preference)
+            wanted.append(preference)
+    if wanted:
+        room.teach(wanted)
 
 
 def _undo(room: ChatRoom, number: str) -> None:
@@ -106,6 +115,7 @@ def _forget(room: ChatRoom, _: str) -> None:
 
 def _new(room: ChatRoom, _: str) -> None:
     count = room.talk.clear()
+    room.keep_talk()
     room.screen.say(f"A new conversation; {count} {'exchange' if count == 1 else 'exchanges'} left behind.", "dim")
 
 
@@ -115,6 +125,64 @@ def _export(room: ChatRoom, folder: str) -> None:
         return
     room.store.export_lora(room.user, folder, base_model=str(room.hparams.model_name))
     room.screen.say(f"Your copy is in {folder}, as a LoRA adapter for PEFT, vLLM and others.", "green")
+    if words := room.store.words(room.user):
+        room.screen.say(left_out_of_lora(words))
+
+
+def _more(room: ChatRoom, _: str) -> None:
+    room.more()
+
+
+def _why(room: ChatRoom, _: str) -> None:
+    last = room.talk.last()
+    if last is None:
+        room.screen.say("There was no answer yet.")
+        return
+    parts, sentences = room.store.parts(room.user), room.served.cache.memory(room.user)[1]
+    with room.screen.working("Asking without each of them ..."), interruptible():
+        found = shares(room.served, parts, sentences, *last)
+    if not found:
+        room.screen.say("None: nothing is known about you.")
+        return
+    names = {one.id: one for one in room.store.history(room.user)}
+    room.screen.say("Memories in the last answer, by how many times less likely it would be without each:")
+    for share in found:
+        what = f'"{share.sentence}" (in words)' if share.edit is None else _named(names.get(share.edit), share.edit)
+        mark = "*" if share.active else " "
+        room.screen.say(f"  {mark} {_times(share.nats):>10}  {what}", "" if share.active else "dim")
+    room.screen.say("* active. Each is left out in turn, and the model reads its answer again.", "dim")
+
+
+def _named(edit: StoredEdit | None, number: int) -> str:
+    said = "; ".join(f"{one.subject}: {one.target}" for one in edit.preferences) if edit else ""
+    return f"{said or 'several, merged by compact'} (edit {number})"
+
+
+def _times(nats: float) -> str:
+    return "-" if nats < 0.1 else f"{exp(nats):.1f} x" if nats < 9 else f"e^{nats:.0f} x"
+
+
+def _compare(room: ChatRoom, text: str) -> None:
+    last = room.talk.last()
+    if not text and last is None:
+        room.screen.say("What shall both answer? For example: /compare What should I do on Saturday?")
+        return
+    asked: Any = [{"role": "user", "content": text}] if text or last is None else last[0]
+    with room.screen.working("Both answer ..."), interruptible():
+        base, yours = room.served.generate_for([None, room.user], [asked] * 2, max_new_tokens=room.talk.max_new_tokens)
+    for line in side_by_side(("the base model", base.text), ("yours", yours.text)):
+        room.screen.say(line)
+
+
+def side_by_side(*columns: tuple[str, str], width: int = 80) -> list[str]:
+    """Titles and texts beside each other, in lines that are no longer than ``width``."""
+    room = (width - 3 * (len(columns) - 1)) // len(columns)
+    wrapped = [
+        [title, "-" * room, *chain.from_iterable(wrap(line, room) or [""] for line in text.splitlines())]
+        for title, text in columns
+    ]
+    rows = zip_longest(*wrapped, fillvalue="")
+    return [" | ".join(f"{cell:<{room}}" for cell in row).rstrip() for row in rows]
 
 
 # name -> (usage|what it does, function)
@@ -125,6 +193,9 @@ COMMANDS: dict[str, tuple[str, Callable[[ChatRoom, str], None]]] = {
     "/undo": (" [EDIT]|take back the last edit, or one by its number in /prefs", _undo),
     "/as": (" USER|be somebody else, with a conversation of their own", _as),
     "/forget": ("|remove everything that is kept of you, for good", _forget),
+    "/more": ("|go on with an answer that was cut", _more),
+    "/why": ("|which memories were active in the last answer", _why),
+    "/compare": (" [TEXT]|the base model's answer beside yours, to this or to the last question", _compare),
     "/new": ("|begin a new conversation; what was learned stays", _new),
     "/export": (" FOLDER|write your copy as a LoRA adapter", _export),
 }

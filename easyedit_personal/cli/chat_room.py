@@ -5,43 +5,29 @@ Whatever goes wrong with a line is said, and the chat goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
-from ..learning.learner import Learned, Learner
+from ..learning.learned import Learned
+from ..learning.learner import Learner
 from ..learning.session import Reader, believed, learn_once
 from ..serving.conversation import Conversation
 from ..serving.personalized import PersonalizedModel
+from ..statements.memory import current
 from ..statements.preferences import Unclear
 from ..store import EditStore
 from ..types import Preference
 from .chat_commands import obey
 from .screen import NO, YES, Screen, interruptible
 from .session import settle
+from .transcript import Transcript
+from .understood import agreed, say_learned, say_understood, settle_earlier, value_without_kind
 
 Remember = Literal["ask", "always", "never"]
-
-# "I like that", "I would like to know": nothing that could be remembered.
-NO_VALUES = {
-    "it",
-    "that",
-    "this",
-    "these",
-    "those",
-    "them",
-    "you",
-    "your",
-    "him",
-    "her",
-    "how",
-    "what",
-    "when",
-    "to",
-    "a",
-}
 
 
 class ChatRoom:
@@ -54,6 +40,8 @@ class ChatRoom:
         reader: makes preferences of plain words, for what is to be learned.
         remember: what happens to statements about oneself.
         max_new_tokens: the longest answer.
+        transcript: where conversations are kept beyond the chat's end.
+        asks: whether /learn says what it understood and asks first.
     """
 
     def __init__(
@@ -68,15 +56,19 @@ class ChatRoom:
         reader: Reader | None = None,
         remember: Remember = "ask",
         max_new_tokens: int | None = None,
+        transcript: Transcript | None = None,
+        asks: bool = False,
     ) -> None:
         self.screen, self.store, self.hparams, self.user = screen, store, hparams, user
         self.served = PersonalizedModel(model, tokenizer, store, hparams=hparams)
         self.reader, self.remember = reader or Reader(), remember
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.asks = max_new_tokens, asks
+        self._transcript = transcript
         self._talks: dict[str, Conversation] = {}
         self._learner: Learner | None = None
         self._offered: set[tuple[str, str, str]] = set()
         self._next: str | None = None
+        self._cut = False  # whether --max-new-tokens has ended the last answer
         self._rules = Reader()  # a language model is not sent every word of a chat
         self.talk  # noqa: B018 - a wrong max_new_tokens is said now
 
@@ -84,13 +76,15 @@ class ChatRoom:
     def talk(self) -> Conversation:
         """The current user's conversation; nobody sees another one's."""
         if self.user not in self._talks:
-            served = self.served
-            self._talks[self.user] = Conversation(
+            served, user = self.served, self.user
+            talk = self._talks[user] = Conversation(
                 served.model,
                 served.tokenizer,
                 prompt_format=served.prompt_format,
                 max_new_tokens=self.max_new_tokens,
+                told=lambda prompt: served.prompt_for(user, prompt),
             )
+            talk.exchanges += self._transcript.of(user) if self._transcript else []
         return self._talks[self.user]
 
     @property
@@ -102,9 +96,10 @@ class ChatRoom:
 
     def run(self) -> None:
         """Until /quit or the end of the input."""
-        known = len(self.store.preferences(self.user))
+        known, earlier = len(self.known()), len(self.talk.exchanges)
+        so_far = f", {_count(earlier, 'exchange')} so far" if earlier else ""
         self.screen.say(
-            f"You are {self.user}; {_count(known, 'preference')}. /help lists commands, /quit leaves.", "dim"
+            f"You are {self.user}; {_count(known, 'preference')}{so_far}. /help lists commands, /quit leaves.", "dim"
         )
         while True:
             try:
@@ -119,12 +114,29 @@ class ChatRoom:
             except PersonalizationError as error:
                 self.screen.say(str(error), "red")
 
+    def known(self) -> list[Preference]:
+        """What holds of the current user, in weights and in words."""
+        return current(self.store.preferences(self.user))
+
+    def teach(self, preferences: Sequence[Preference]) -> None:
+        """Say what was understood and ask, where that is wanted; then learn."""
+        if self.asks:
+            known = self.known()
+            preferences = settle_earlier(self.screen, preferences, known, self.ask)
+            if preferences:
+                say_understood(self.screen, preferences, known)
+            if not preferences or not agreed(self.ask):
+                self.screen.say("Not learned.", "dim")
+                return
+        for preference in preferences:
+            self.learn(preference)
+
     def learn(self, preference: Preference) -> None:
         """Teach the current user's model, and say what came of it."""
         version = self.store.version(self.user)
         try:
             with self.screen.working("Learning ... (Ctrl-C stops)"):
-                result = learn_once(self.learner, self.user, [preference])[0]
+                result = learn_once(self.learner, self.user, [preference], settled=self.asks)[0]
         except KeyboardInterrupt:
             self._learner = None  # its model may be torn; the next one gets matrices of its own from the base model
             kept = self.store.version(self.user) != version
@@ -133,7 +145,7 @@ class ChatRoom:
             )
             return
         if isinstance(result, Learned):
-            self._say_learned(result)
+            say_learned(self.screen, result)
         else:
             self.screen.say(f"I knew that already (edit {result.id}).", "dim")
 
@@ -150,7 +162,7 @@ class ChatRoom:
     def become(self, user: str) -> None:
         """Somebody else talks from now on."""
         self.user = user
-        known = len(self.store.preferences(user))
+        known = len(self.known())
         earlier = _count(len(self.talk.exchanges), "exchange")
         self.screen.say(f"You are {user} now; {_count(known, 'preference')}, {earlier} so far.", "dim")
 
@@ -159,7 +171,14 @@ class ChatRoom:
         count = self.store.forget(self.user)
         self.served.factors(self.user)  # what was kept in memory is replaced by nothing
         self._talks.pop(self.user, None)
+        if self._transcript:
+            self._transcript.keep(self.user, [])
         return count
+
+    def keep_talk(self) -> None:
+        """Keep the conversation as it is now, where that was asked for."""
+        if self._transcript:
+            self._transcript.keep(self.user, self.talk.exchanges)
 
     def _line(self) -> str:
         """The next line: one that a question back did not take as its reply, or a new one."""
@@ -182,13 +201,48 @@ class ChatRoom:
         if dropped:
             gone = _count(dropped, "exchange")
             self.screen.say(f"(The conversation no longer fits the model's context: the oldest {gone} dropped.)", "dim")
-        with interruptible() as stopped:
-            pieces = self.served.stream_for(self.user, messages, max_new_tokens=self.talk.max_new_tokens)
-            answer, cut = self.screen.stream(pieces, stopped)
+        answer, stopped = self._written(messages)
         self.talk.answered(line, answer)
-        if cut:
+        self.keep_talk()
+        if not stopped:
+            self._offer_more()
+        return not stopped
+
+    def more(self) -> None:
+        """Go on with the last answer, if it was cut."""
+        last = self.talk.last()
+        if last is None or not self._cut:
+            self.screen.say("There is nothing to go on with: the last answer has ended by itself.")
+            return
+        rest, _ = self._written(last[0], last[1])
+        self.talk.went_on(last[1] + rest)
+        self.keep_talk()
+        self._offer_more()
+
+    def _written(self, messages: list[dict[str, str]], begun: str = "") -> tuple[str, bool]:
+        """Write an answer, or the rest of one; what was written, and whether Ctrl-C has stopped it."""
+        limit = self.talk.max_new_tokens
+        with interruptible() as stopped:
+            pieces = self.served.stream_for(self.user, messages, max_new_tokens=limit, begun=begun)
+            answer, was_stopped = self.screen.stream(pieces, stopped)
+        self._cut = bool(answer) and pieces.cut and not was_stopped
+        if was_stopped:
             self.screen.say("(stopped)", "dim")
-        return not cut
+        return answer, was_stopped
+
+    def _offer_more(self) -> None:
+        """Say that an answer was cut; at a terminal offer to go on, elsewhere say how."""
+        if not self._cut:
+            return
+        said = f"(cut at {self.talk.max_new_tokens} tokens"
+        if not self.screen.interactive:
+            self.screen.say(f"{said}; /more goes on)", "dim")
+            return
+        reply = self._reply(f"{said}) Go on? [y/N]")
+        if reply.strip().casefold() in YES:
+            self.more()
+        elif reply.strip().casefold().rstrip(".!") not in NO:
+            self._next = reply  # no reply at all, but the chat's next line
 
     def _offer(self, found: Preference | Unclear) -> None:
         """Offer to remember a statement; where its kind is missing, say how; pass over all else."""
@@ -212,9 +266,9 @@ class ChatRoom:
             self._next = reply if word not in NO else None  # no reply at all, but the chat's next line
 
     def _hint(self, found: Preference | Unclear) -> None:
-        value = found.value if isinstance(found, Unclear) else None
+        value = value_without_kind(found)
         offer = (self.user, "", value or "")
-        if value and value.split()[0].casefold() not in NO_VALUES and offer not in self._offered:
+        if value and offer not in self._offered:
             self._offered.add(offer)
             self.screen.say(f"(To have that remembered say what it is to you: /learn my hobby is {value})", "dim")
 
@@ -224,14 +278,6 @@ class ChatRoom:
         except KeyboardInterrupt:
             self.screen.say("")
             return ""
-
-    def _say_learned(self, learned: Learned) -> None:
-        preference = learned.preference
-        cost = f"edit {learned.edit}, {learned.nbytes:,} bytes, {learned.seconds:.1f} s"
-        self.screen.say(f"Learned: {preference.subject}: {preference.target} ({cost}).", "green")
-        self.screen.say(f"  {preference.question}  before: {learned.before}  now: {learned.after}", "dim")
-        for old in learned.overruled:
-            self.screen.say(f"  This overrules {old.subject}: {old.target}.", "dim")
 
 
 def _count(number: int, what: str) -> str:

@@ -1,14 +1,15 @@
 """``easyedit-personal edit``: teach a user's model what they say, or what stands in a file.
 
-Ends with 0 when everything is in the store (warnings name what the answers do not show), with 2 when it could not go
-on, and with 3 when something was not understood and nobody was there to be asked; then nothing was edited.
+Ends with 0 when everything is in the store, in weights or in words (warnings name what the answers do not show), with 2
+when it could not go on, with 3 when something was not understood and nobody was there to be asked, or the user did not
+want it, and then nothing was edited; and with 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,14 @@ from .session import DEVICE, ENDPOINT, ENDPOINT_MODEL, HPARAMS, KERNEL, MODEL, S
 
 if TYPE_CHECKING:
     from ..hparams import PersonalizationHyperParams
-    from ..learning.learner import Learned
+    from ..learning.learned import Learned
     from ..learning.session import Reader
     from ..statements.preferences import Unclear
-    from ..store import StoredEdit
+    from ..store import EditStore, StoredEdit
     from ..types import Preference
     from .screen import Screen
 
-NOT_UNDERSTOOD = 3  # exit status
+NOT_UNDERSTOOD, INTERRUPTED = 3, 130  # exit statuses
 
 # Whose they are, and what is learned as one edit.
 Lesson = tuple[str, Sequence["Preference"]]
@@ -47,6 +48,8 @@ def edit(
     ),
     endpoint: str = ENDPOINT,
     endpoint_model: str = ENDPOINT_MODEL,
+    yes: bool = typer.Option(False, "--yes", "-y", help="Learn what was understood without asking."),
+    keep: bool = typer.Option(False, "--keep", help="Keep edits in the weights also where their self-test fails."),
     together: bool = typer.Option(False, "--together", help="One edit for all: quicker, but undone as a whole."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be learned; edit nothing."),
     as_json: bool = typer.Option(False, "--json", help="JSON lines, for programs."),
@@ -56,9 +59,12 @@ def edit(
 
     screen = Screen()
     settings = find_settings(model, hparams, kernel, device)
+    asks = data is None and (screen.interactive and not as_json if ask is None else ask)
+    shows = asks and not yes and not dry_run
     if data is None:
-        wanted = screen.interactive and not as_json if ask is None else ask
-        lessons = _said(screen, find_reader(endpoint, endpoint_model), texts, user, wanted)
+        lessons = _said(screen, find_reader(endpoint, endpoint_model), texts, user, asks)
+        if shows:
+            lessons = _wanted(screen, lessons, store)
         if together:
             lessons = [(lessons[0][0], [preference for _, said in lessons for preference in said])]
     else:
@@ -66,7 +72,7 @@ def edit(
     if dry_run:
         _preview(screen, lessons, as_json)
     else:
-        _teach(screen, lessons, store, settings, as_json)
+        _teach(screen, lessons, store, settings, as_json, {"keep": keep, "settled": shows})
 
 
 def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str | None, ask: bool) -> list[Lesson]:
@@ -104,6 +110,42 @@ def _asked(screen: Screen, reader: Reader, unclear: Unclear, user: str) -> Prefe
     return settle(screen, reader, unclear, user, reply)
 
 
+def _wanted(screen: Screen, lessons: Sequence[Lesson], url: str) -> list[Lesson]:
+    """What is left of the lessons of one user once they have seen what was understood, and agreed.
+
+    Raises:
+        typer.Exit: they did not, or nothing is left.
+    """
+    from .understood import agreed, say_understood, settle_earlier
+
+    user, known = lessons[0][0], _known_of(url, lessons[0][0])
+
+    def ask(question: str) -> str:
+        screen.say(question)
+        return screen.read("> ")
+
+    told = [preference for _, said in lessons for preference in said]
+    left = settle_earlier(screen, told, known, ask)
+    if left:
+        say_understood(screen, left, known)
+    if not left or not agreed(ask):
+        screen.say("Nothing was edited.")
+        raise typer.Exit(NOT_UNDERSTOOD)
+    return [(user, [preference]) for preference in left]
+
+
+def _known_of(url: str, user: str) -> list[Preference]:
+    """What an existing store holds of a user; a new one is not made for the question."""
+    from ..statements.memory import current
+    from ..store import EditStore
+    from ..store.database import exists
+
+    if not exists(url):
+        return []
+    with EditStore.open(url) as store:
+        return current(store.preferences(user))
+
+
 def _not_understood(questions: Sequence[str]) -> None:
     print("Not understood, so nothing was edited:" if questions else "Nothing was edited.", file=sys.stderr)
     for question in questions:
@@ -139,11 +181,18 @@ def _preview(screen: Screen, lessons: Sequence[Lesson], as_json: bool) -> None:
 
 
 def _teach(
-    screen: Screen, lessons: Sequence[Lesson], url: str, settings: PersonalizationHyperParams, as_json: bool
+    screen: Screen,
+    lessons: Sequence[Lesson],
+    url: str,
+    settings: PersonalizationHyperParams,
+    as_json: bool,
+    options: Mapping[str, Any],
 ) -> None:
-    from ..learning.learner import Learned, Learner
+    from ..learning.learned import Learned
+    from ..learning.learner import Learner
     from ..learning.session import learn_once
     from ..modeling.loading import load_model
+    from ..progress import progress
     from ..store import EditStore
     from ..store.database import check_store
 
@@ -151,14 +200,31 @@ def _teach(
     model, tokenizer = load_model(settings)
     with EditStore.open(url, model, tokenizer) as store:
         learner = Learner(model, tokenizer, store, settings)
-        for user, preferences in lessons:
-            with screen.working(f"Learning for {user} ..."):
-                results = learn_once(learner, user, preferences)
+        for user, preferences in progress(lessons, "Learning", len(lessons)):
+            try:
+                results = learn_once(learner, user, preferences, **options)
+            except KeyboardInterrupt:
+                _say_stopped(store, lessons)
+                raise typer.Exit(INTERRUPTED) from None
             for preference, result in zip(preferences, results):
                 if isinstance(result, Learned):
                     _print(screen, _outcome(user, result, settings), as_json)
                 else:
                     _print(screen, _known(user, preference, result), as_json)
+
+
+def _say_stopped(store: EditStore, lessons: Sequence[Lesson]) -> None:
+    """After Ctrl-C: what is in the store and what is not."""
+    from ..learning.session import believed
+    from .screen import plain
+
+    told = [(user, one) for user, preferences in lessons for one in preferences]
+    there = {place for place, (user, one) in enumerate(told) if believed(store, user, one)}
+    for what, wanted in (("Kept", True), ("Not learned", False)):
+        some = [one for place, one in enumerate(told) if (place in there) == wanted]
+        said = "; ".join(f"{user}: {one.subject} = {one.target}" for user, one in some)
+        print(plain(f"{what}: {said or 'nothing'}"), file=sys.stderr)
+    print("The same command again goes on where this one was stopped.", file=sys.stderr)
 
 
 def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any]:
@@ -167,6 +233,7 @@ def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any
         "subject": preference.subject,
         "target": preference.target,
         "edit": edit.id if edit.merged is None else edit.merged,
+        "where": edit.where,
         "known": "learned before, in the same way; nothing was done",
     }
 
@@ -181,6 +248,14 @@ def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) 
         "subject": preference.subject,
         "target": preference.target,
         "edit": learned.edit,
+        "where": learned.where,
+        "why": learned.why,
+    }
+    if learned.overruled:
+        shown["overrules"] = [f"{one.subject}: {one.target}" for one in learned.overruled]
+    if learned.where == "words":
+        return shown
+    shown |= {
         "question": preference.question,
         "before": learned.before,
         "after": learned.after,
@@ -188,11 +263,13 @@ def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) 
         "seconds": round(learned.seconds, 2),
         "health": {name: round(value, 3) for name, value in learned.health.items()},
     }
-    if learned.overruled:
-        shown["overrules"] = [f"{one.subject}: {one.target}" for one in learned.overruled]
+    if learned.test:
+        shown["self_test"] = [f"{one.question} - {one.answer}" for one in learned.test.replies[1:]]
     warnings = over_limits(learned.health, settings.health)
     if not contained(learned.after, preference.target):
         warnings.append("the answer does not hold what was to be learned; try other settings, or undo")
+    elif learned.test and learned.test.fault:
+        warnings.append(learned.test.fault)
     return {**shown, "warnings": warnings} if warnings else shown
 
 

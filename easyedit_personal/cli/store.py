@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..store import EditStore, StoredEdit
+    from ..store import CompactReport, EditStore, StoredEdit
+    from ..types import Preference
+
+REWRITTEN = 256 * 2**20  # bytes; smaller files are rewritten within a second or two
 
 app = typer.Typer(name="store", help="Look after a store of users' edits.", no_args_is_help=True)
 
 STORE = typer.Option(
     ..., "--store", "-s", envvar="EASYEDIT_PERSONAL_STORE", help="A path, or a URL of SQLite or PostgreSQL."
 )
-USER = typer.Option(..., "--user", "-u", help="The user's id.")
+WHO = typer.Argument(None, metavar="[USER]", help="The user's id.", show_default=False)
+OF = typer.Option(None, "--user", "-u", help="The same, for ids that begin with a dash.", show_default=False)
 AS_JSON = typer.Option(False, "--json", help="JSON lines, for programs.")
 
 
@@ -39,27 +43,30 @@ def ls(
 
 
 @app.command()
-def show(store: str = STORE, user: str = USER, as_json: bool = AS_JSON) -> None:
-    """Show a user's edits, live and undone."""
+def show(who: str = WHO, store: str = STORE, named: str = OF, as_json: bool = AS_JSON) -> None:
+    """Show what is kept of a user, in weights and in words, live and undone."""
+    user = _one(who, named)
     with _opened(store) as opened:
         history = opened.history(user)
     if as_json:
         for edit in history:
             print(json.dumps(_record(edit), ensure_ascii=False))
     elif history:
-        _print_edits(f"Edits of {_plain(user)}", history)
+        _print_edits(f"Memory of {_plain(user)}", history)
     else:
-        print(f"{_plain(user)} has no edits.")
+        print(f"Nothing is kept of {_plain(user)}.")
 
 
 @app.command()
 def undo(
+    who: str = WHO,
     store: str = STORE,
-    user: str = USER,
+    named: str = OF,
     edit: int | None = typer.Option(None, "--edit", help="The edit's number; the last live one if not given."),
     to_version: int | None = typer.Option(None, "--to-version", help="Undo everything that was put after this one."),
 ) -> None:
     """Take back a user's last edit, one by its number, or all after a version."""
+    user = _one(who, named)
     with _opened(store) as opened:
         undone = opened.undo(user, edit, to_version=to_version)
     if undone:
@@ -70,11 +77,15 @@ def undo(
 
 @app.command()
 def forget(
+    who: list[str] = typer.Argument(None, metavar="[USER]...", help="The users' ids.", show_default=False),
     store: str = STORE,
-    users: list[str] = typer.Option(..., "--user", "-u", help="The user's id; may be given several times."),
+    named: list[str] = typer.Option(None, "--user", "-u", help="The same, for ids that begin with a dash."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
 ) -> None:
     """Remove every byte of users from a store, for good; backups are not reached."""
+    users = [*(who or ()), *(named or ())]
+    if not users:
+        _one(None, None)
     names = ", ".join(map(_plain, users))
     if not yes:
         typer.confirm(f"Forget {names}? This cannot be taken back.", abort=True)
@@ -103,15 +114,19 @@ def export(
             print(f"The adapters are listed in {export_many(opened, folder, base_model=base_model)}.")
         else:
             print(f"The adapter is in {opened.export_lora(user, folder, base_model=base_model)}.")
+            if left_out := opened.words(user):
+                print(f"{_plain(left_out_of_lora(left_out))}")
 
 
 @app.command("export-all")
 def export_all(
+    who: str = WHO,
     store: str = STORE,
-    user: str = USER,
+    named: str = OF,
     out: Path = typer.Option(..., "--out", "-o", help="A new folder, or that of an earlier export."),
 ) -> None:
     """Write everything that is held about a user: words as JSON, factors, and a LoRA adapter."""
+    user = _one(who, named)
     with _opened(store) as opened:
         print(f"All that is held about {_plain(user)} is in {opened.export_all(user, out)}.")
 
@@ -152,17 +167,24 @@ def stats(store: str = STORE, as_json: bool = AS_JSON) -> None:
 
 @app.command()
 def compact(
+    who: str = WHO,
     store: str = STORE,
-    user: str = USER,
+    named: str = OF,
     rank: int = typer.Option(..., "--rank", help="Budget of rank per matrix."),
     max_error: float | None = typer.Option(None, "--max-error", help="Refuse a larger relative error."),
 ) -> None:
     """Replace a user's edits by one of lower rank; from then on they can only be undone together."""
+    user = _one(who, named)
     with _opened(store) as opened:
+        before = opened.stats()["file_bytes"]
         report = opened.compact(user, rank, max_error=max_error)
+        if report.edit is not None and before < REWRITTEN:
+            opened.vacuum()
+        after = opened.stats()["file_bytes"]
     for layer, before in report.rank_before.items():
         print(f"{layer}: rank {before} -> {report.rank_after[layer]}, relative error {report.error[layer]:.3g}")
     print(f"{len(report.merged)} edits merged, {report.bytes_before:,} -> {report.bytes_after:,} bytes of factors.")
+    print(f"The store: {before:,} -> {after:,} bytes{_why_not_smaller(report, before, after)}.")
 
 
 @app.command()
@@ -185,12 +207,43 @@ def _opened(url: str) -> EditStore:
     """The store, which has to exist: a mistyped path must not become a new, empty one."""
     from ..errors import StoreError
     from ..store import EditStore
-    from ..store.database import parsed
+    from ..store.database import exists
 
-    address = parsed(url)
-    if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
+    if not exists(url):
         raise StoreError("There is no such store.", got=url, remedy="check the path; `edit --store` makes new ones")
     return EditStore.open(url)
+
+
+def left_out_of_lora(words: Iterable[Preference]) -> str:
+    """What an adapter does not hold, for the one who exports it."""
+    said = "; ".join(f"{one.subject}: {one.target}" for one in words)
+    return f"Not in it, since it is kept in words and not in weights: {said}. Servers need that in the prompt."
+
+
+def _why_not_smaller(report: CompactReport, before: int, after: int) -> str:
+    if after < before:
+        return ""
+    if report.edit is None:
+        return ": nothing to merge, the edits are within that rank already"
+    if before >= REWRITTEN:
+        return ": a file of that size is rewritten by `store vacuum` only, since nobody can write meanwhile"
+    if report.bytes_after >= report.bytes_before:
+        return ": the edits share no directions that a lower rank could leave out; try a lower --rank"
+    return ": what was saved is less than a page of the file, or is kept outside of it"
+
+
+def _one(who: str | None, named: str | None) -> str:
+    """The user who was named, in one way or the other.
+
+    Raises:
+        StoreError: nobody was, or two were.
+    """
+    from ..errors import StoreError
+
+    if (who is None) == (named is None):
+        got = "nobody" if who is None else f"{who} and {named}"
+        raise StoreError("Whose is it?", got=got, needed="one user's id: `store show alice`")
+    return str(who if named is None else named)
 
 
 def _plain(text: str) -> str:
@@ -200,7 +253,7 @@ def _plain(text: str) -> str:
 def _record(edit: StoredEdit) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(edit), "created": edit.created.isoformat()}
+    return {**asdict(edit), "where": edit.where, "created": edit.created.isoformat()}
 
 
 def _state(edit: StoredEdit) -> str:
@@ -215,7 +268,7 @@ def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
     from rich.table import Table
 
     table = Table(title=escape(title), title_justify="left")
-    for column in ("edit", "put", "state", "preference", "kernel", "kB", "health"):
+    for column in ("edit", "put", "state", "preference", "where", "why", "kernel", "kB", "health"):
         table.add_column(column, justify="right" if column in ("edit", "kB") else "left", overflow="fold")
     for edit in edits:
         said = "; ".join(one.text or f"{one.subject}: {one.target}" for one in edit.preferences)
@@ -224,6 +277,8 @@ def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
             f"{edit.created:%Y-%m-%d %H:%M} UTC",
             _state(edit),
             escape(_plain(said or "-")),
+            edit.where,
+            escape(_plain(edit.why or "-")),
             escape(_plain(edit.kernel or "-")),
             f"{edit.nbytes / 1000:.1f}",
             escape(_plain(", ".join(f"{name} {value:.3g}" for name, value in edit.health.items()) or "-")),

@@ -34,6 +34,7 @@ def personalize(
     hparams: PersonalizationHyperParams,
     *,
     clean: nn.Module | None = None,
+    beside: Sequence[WeightDelta] = (),
 ) -> EditResult:
     """Compute the factors that give one user their preferences; the model stays bit for bit as it is.
 
@@ -43,6 +44,7 @@ def personalize(
         requests: the user's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings.
         clean: the model before any edit, where ``model`` carries earlier ones: what health is held against.
+        beside: factors that the user has besides; they are part of what health is asked of, and of nothing else.
 
     Returns:
         The factors, the seconds they took, health figures and remarks.
@@ -58,7 +60,7 @@ def personalize(
     for note in notes:
         log.warning(note)
     deltas = compute_deltas(model, tokenizer, phrases, hparams)
-    health = check_health(model, tokenizer, deltas, hparams, clean)
+    health = check_health(model, tokenizer, [*beside, *deltas], hparams, clean)
     return EditResult(deltas, time.perf_counter() - started, health, notes)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited_copy
-from ..statements.preferences import same_matter
+from ..statements.memory import current, overrules
 from ..store.compact import composed, reduced
 from ..types import EditResult, Preference, WeightDelta
 from .algorithm import personalize
@@ -41,8 +41,9 @@ def add_preferences(
         new: what is to be added; of two about the same matter the later one counts.
         have: the user's factors.
         hparams: how to edit.
-        joint: solve all preferences from the base model, and give the difference to ``have``; else edit on top of
-            ``have``, which costs the same for every preference. None does as ``hparams.strategy`` says.
+        joint: the result is that of solving all preferences together from the base model; else edit on top of
+            ``have``. None does as ``hparams.strategy`` says. Preferences that stand apart (``stand_apart``) cost the
+            same each; others cost more with every one, since all are solved again.
 
     Raises:
         RequestError: the preferences cannot be edited in; nothing was computed.
@@ -50,19 +51,26 @@ def add_preferences(
     """
     if joint is None:
         joint = hparams.strategy == "joint"
+    if joint and stand_apart([*known, *new], hparams) and not overrule_any(new, known):
+        return personalize(model, tokenizer, current(new), hparams, beside=have)
     if joint:
         result = personalize(model, tokenizer, current([*known, *new]), hparams)
         return replace(result, deltas=_difference(result.deltas, have))
     return personalize(edited_copy(model, have), tokenizer, new, hparams, clean=model)
 
 
-def current(preferences: Sequence[Preference]) -> list[Preference]:
-    """Without those that a later one about the same matter has overruled."""
-    return [
-        preference
-        for number, preference in enumerate(preferences)
-        if not any(same_matter(preference.subject, later.subject) for later in preferences[number + 1 :])
-    ]
+def stand_apart(preferences: Sequence[Preference], hparams: PersonalizationHyperParams) -> bool:
+    """Whether preferences of different kinds, solved together, are the sum of each solved alone.
+
+    So they are with natural answers, where every kind has a gate and a value of its own (``kernels/METHOD.md``).
+    """
+    natural = hparams.kernel == "lowrank" and hparams.answers == "natural"
+    return natural and all(preference.subject for preference in preferences)
+
+
+def overrule_any(later: Sequence[Preference], earlier: Sequence[Preference]) -> bool:
+    """Whether some of the later preferences overrule any of the earlier."""
+    return any(overrules(one, other) for one in later for other in earlier)
 
 
 def _difference(new: Sequence[WeightDelta], old: Sequence[WeightDelta]) -> list[WeightDelta]:

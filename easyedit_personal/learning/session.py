@@ -12,16 +12,17 @@ from dataclasses import asdict
 from typing import Any
 
 from ..clustering.service import PhraseService
-from ..editing.composition import current
 from ..hparams import LOCATION_KEYS, PersonalizationHyperParams
 from ..statements.language_model import understand_with
+from ..statements.memory import current, gathered, is_added, overrules, together
 from ..statements.parser import understand
 from ..statements.preferences import Unclear, as_preference, is_open, worth_saying
 from ..statements.records import Statement
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
-from .learner import Learned, Learner
+from .learned import Learned
+from .learner import Learner
 
 
 class Reader:
@@ -35,12 +36,12 @@ class Reader:
         self.service = service
 
     def read(self, text: str, user: str) -> list[Preference | Unclear]:
-        """What each statement of a text says.
+        """What a text says; several values of a kind are one entry, see ``gathered``.
 
         Raises:
             MissingDependencyError, ServiceError: see ``understand_with``.
         """
-        return [self._read(statement, user) for statement in worth_saying(understand(text), text)]
+        return gathered(self._read(statement, user) for statement in worth_saying(understand(text), text))
 
     def settled(self, unclear: Unclear, reply: str, user: str) -> Preference | Unclear:
         """What an unclear statement says, now that its author has replied to the question back; or what to ask next."""
@@ -66,10 +67,24 @@ def believed(store: EditStore, user: str, preference: Preference) -> StoredEdit 
     return next(taught, None)  # None where somebody else has made it forgotten meanwhile
 
 
-def learn_once(learner: Learner, user: str, preferences: Sequence[Preference]) -> list[Learned | StoredEdit]:
+def learn_once(
+    learner: Learner,
+    user: str,
+    preferences: Sequence[Preference],
+    *,
+    key: str | None = None,
+    keep: bool = False,
+    settled: bool = False,
+) -> list[Learned | StoredEdit]:
     """Learn what the user's model does not know yet, as one edit.
 
-    Two processes that are told the same at the same time leave one edit.
+    Two processes that are told the same at the same time leave one edit. A newer value of a kind overrules the older;
+    those of a few kinds ("allergy") are added to it, see ``memory.yaml``.
+
+    Args:
+        key: idempotency key; one that says what is learned, and from which version, if not given.
+        keep: see ``Learner.learn``.
+        settled: the user was asked what becomes of earlier values: nothing is added.
 
     Returns:
         Per preference what came of it, or the edit that had taught it before by the same method and settings.
@@ -78,15 +93,32 @@ def learn_once(learner: Learner, user: str, preferences: Sequence[Preference]) -
         RequestError, HealthError, StoreError: see ``Learner.learn``.
     """
     version = learner.store.version(user)
-    known = [believed(learner.store, user, preference) for preference in preferences]
-    known = [edit if edit and _same_settings(edit, learner.hparams) else None for edit in known]
+    if not settled:
+        preferences = [added(learner.store, user, one) for one in preferences]
+    known = [taught(learner, user, preference) for preference in preferences]
     new = [preference for preference, edit in zip(preferences, known) if edit is None]
     if not new:
         return [edit for edit in known if edit]
-    made = [[_said(one) for one in new], method_settings(learner.hparams.to_dict()), version]
-    key = "told/" + hashlib.sha256(json.dumps(made, default=str, sort_keys=True).encode()).hexdigest()[:32]
-    learned = iter(learner.learn_together(user, new, key=key))
+    if key is None:
+        made = [[_said(one) for one in new], method_settings(learner.hparams.to_dict()), version, keep]
+        key = "told/" + hashlib.sha256(json.dumps(made, default=str, sort_keys=True).encode()).hexdigest()[:32]
+    learned = iter(learner.learn_together(user, new, key=key, keep=keep))
     return [edit or next(learned) for edit in known]
+
+
+def taught(learner: Learner, user: str, preference: Preference) -> StoredEdit | None:
+    """The edit that has taught this very preference in the way in which the learner would, and that still holds."""
+    edit = believed(learner.store, user, preference)
+    return edit if edit and _same_settings(edit, learner.hparams) else None
+
+
+def added(store: EditStore, user: str, preference: Preference) -> Preference:
+    """With the earlier values of its kind, where those must not be lost."""
+    if not is_added(preference.subject):
+        return preference
+    known = current(store.preferences(user))
+    earlier = next((one for one in known if overrules(preference, one)), None)
+    return preference if earlier is None else together(earlier, preference)
 
 
 def _said(preference: Preference) -> list[Any]:
@@ -102,4 +134,6 @@ def method_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_settings(edit: StoredEdit, hparams: PersonalizationHyperParams) -> bool:
-    return method_settings(edit.hparams) == method_settings(hparams.to_dict())
+    """Whether learning it again would make the same; what no edit is tried for stays in words with any settings."""
+    by_kind = edit.where == "words" and not edit.hparams
+    return by_kind or method_settings(edit.hparams) == method_settings(hparams.to_dict())

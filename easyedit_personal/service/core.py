@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -23,8 +23,10 @@ from ..learning.learner import Learner
 from ..modeling.layout import context_limit
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.factor_cache import CACHE_BYTES, FactorCache
+from ..serving.remembered import with_words
 from ..serving.streaming import Stream
-from ..statements.preferences import Unclear, read
+from ..statements.memory import heard
+from ..statements.preferences import Unclear
 from ..store.job_rows import Job as StoredJob
 from ..store.rows import StoredEdit
 from ..store.store import EditStore
@@ -62,7 +64,7 @@ class Service:
         settings: Settings | None = None,
         *,
         cache_bytes: int = CACHE_BYTES,
-        understand: Understand = read,
+        understand: Understand = heard,
     ) -> None:
         self.settings = settings or Settings()
         self.store, self.understand, self.metrics = store, understand, Metrics()
@@ -90,7 +92,7 @@ class Service:
             worker.start()
 
     def prepare(self, user: str | None, conversation: list[dict[str, str]], limit: int | None) -> tuple[Stream, int]:
-        """A user's factors of this moment and the conversation as tokens; the answer is not begun.
+        """A user's factors of this moment, and the conversation as tokens behind what is kept in words.
 
         Returns:
             The stream, and the number of tokens to be read.
@@ -99,8 +101,8 @@ class Service:
             RequestError: the conversation cannot be answered, or does not fit the model's context.
             ModelError, StoreError: see ``FactorCache.get``.
         """
-        factors = {} if user is None else self.cache.get(user)
-        row = self._encoded(conversation)
+        factors, words = ({}, ()) if user is None else self.cache.memory(user)
+        row = self._encoded(conversation, words)
         room = (context_limit(self._model) or 2**31) - len(row.ids)
         limit = limit or max(1, min(self.settings.max_new_tokens, room))
         check_fits(self._model, row, limit)
@@ -181,12 +183,14 @@ class Service:
         self.metrics.edits.labels("learn", outcome).inc()
         self.metrics.edit_seconds.labels("learn").observe(seconds)
 
-    def _encoded(self, conversation: list[dict[str, str]]) -> Encoded:
+    def _encoded(self, conversation: list[dict[str, str]], words: Sequence[str]) -> Encoded:
         from jinja2 import TemplateError
 
+        context = context_limit(self._model)
         with self._reading:
             try:
-                return encode_prompt(self._tokenizer, conversation, self._prompt_format)
+                told = with_words(self._tokenizer, conversation, words, self._prompt_format, context)
+                return encode_prompt(self._tokenizer, told, self._prompt_format)
             except TemplateError as error:
                 raise RequestError(f"The model's chat template refuses this conversation: {error}") from None
 

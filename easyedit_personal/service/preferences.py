@@ -73,7 +73,9 @@ def router(service: Service) -> APIRouter:
         revision = await run_in_threadpool(service.store.version, user)
         if not revision:
             raise ApiError(404, "There is no such user.", code="not_found", param="user")
-        live = any(edit.live for edit in await run_in_threadpool(service.store.history, user))
+        live = any(
+            edit.live and edit.where == "weights" for edit in await run_in_threadpool(service.store.history, user)
+        )
         return {"object": "adapter", "revision": revision, "model": adapter_name(user, revision) if live else BASE}
 
     @routes.delete(f"{place}/preferences")

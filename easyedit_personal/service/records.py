@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..learning.learner import Learned
+from ..learning.learned import Learned
 from ..store.job_rows import Job
 from ..store.rows import StoredEdit
 from ..types import Preference
@@ -30,15 +30,19 @@ def job_record(job: Job) -> dict[str, Any]:
 
 def learned_record(learned: Learned) -> dict[str, Any]:
     """What came of a preference."""
+    asked = learned.test.replies if learned.test else ()
     return {
         "object": "preference",
         "edit": learned.edit,
         **said(learned.preference),
+        "where": learned.where,
+        "why": learned.why,
         "before": learned.before,
         "after": learned.after,
         "seconds": round(learned.seconds, 3),
         "bytes": learned.nbytes,
         "health": dict(learned.health),
+        "self_test": [{"asks": one.asks, "question": one.question, "answer": one.answer} for one in asked],
         "overruled": [said(one) for one in learned.overruled],
     }
 
@@ -50,6 +54,8 @@ def edit_record(edit: StoredEdit) -> dict[str, Any]:
         "edit": edit.id,
         "created": int(edit.created.timestamp()),
         "live": edit.live,
+        "where": edit.where,
+        "why": edit.why,
         "kernel": edit.kernel,
         "bytes": edit.nbytes,
         "health": dict(edit.health),

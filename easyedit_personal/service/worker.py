@@ -16,7 +16,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ..errors import HealthError, JobLost, PersonalizationError, StoreUnavailable
-from ..learning.learner import Learned, Learner
+from ..learning.learned import Learned
+from ..learning.learner import Learner
+from ..learning.session import added, taught
 from ..progress import Meter, log, metered
 from ..store.job_rows import Claim
 from ..store.jobs import ATTEMPTS
@@ -122,7 +124,8 @@ class Worker:
         for number in range(len(job.reports), len(job.preferences)):
             preference, last = job.preferences[number], number == len(job.preferences) - 1
             key = f"{job.key}\n{number}" if job.key else f"\njob {job.id}\n{number}"
-            if known := known_edit(store, job.user, key):
+            preference = added(store, job.user, preference)
+            if known := known_edit(store, job.user, key) or taught(self.learner, job.user, preference):
                 self.queue.note_known(claim, edit_record(known), last=last)
                 continue
             hold.begin(number, len(job.preferences))

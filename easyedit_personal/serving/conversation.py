@@ -6,13 +6,14 @@ Nothing is dropped in silence: who asks is told how many exchanges went.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from ..errors import RequestError
-from ..generation.generate import encode_prompt
+from ..generation.generate import Prompt, encode_prompt
 from ..modeling.layout import context_limit
 from ..modeling.tokens import PromptFormat
 
@@ -41,6 +42,7 @@ class Conversation:
         model, tokenizer: who reads the conversation; special tokens in anybody's words count as text.
         prompt_format: see ``modeling.tokens``.
         max_new_tokens: room for the answer; None means a quarter of the context, at most 512.
+        told: what is put in front of the messages before the model reads them counts, too.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Conversation:
         *,
         prompt_format: PromptFormat = "auto",
         max_new_tokens: int | None = None,
+        told: Callable[[Prompt], Prompt] = lambda prompt: prompt,
     ) -> None:
+        self._told = told
         self.exchanges: list[Exchange] = []
         self.context = context_limit(model)
         room = ANSWER_TOKENS if self.context is None else max(1, min(ANSWER_TOKENS, self.context // ANSWER_SHARE))
@@ -85,18 +89,28 @@ class Conversation:
         if answer.strip():
             self.exchanges.append(Exchange(text, answer))
 
+    def went_on(self, answer: str) -> None:
+        """The last answer, which was cut, has been continued to this."""
+        self.exchanges[-1] = Exchange(self.exchanges[-1].said, answer)
+
+    def last(self) -> tuple[list[Message], str] | None:
+        """What was read for the last answer, and the answer; None before the first."""
+        if not self.exchanges:
+            return None
+        return self._messages(0, self.exchanges[-1].said, len(self.exchanges) - 1), self.exchanges[-1].answer
+
     def clear(self) -> int:
         """Forget all exchanges; returns how many there were."""
         count = len(self.exchanges)
         self.exchanges.clear()
         return count
 
-    def _messages(self, first: int, text: str) -> list[Message]:
-        before = [message for exchange in self.exchanges[first:] for message in exchange.messages()]
+    def _messages(self, first: int, text: str, end: int | None = None) -> list[Message]:
+        before = [message for exchange in self.exchanges[first:end] for message in exchange.messages()]
         return [*before, {"role": "user", "content": text}]
 
     def _tokens(self, first: int, text: str) -> int:
-        return len(encode_prompt(self._tokenizer, self._messages(first, text), self._prompt_format).ids)
+        return len(encode_prompt(self._tokenizer, self._told(self._messages(first, text)), self._prompt_format).ids)
 
     def _fits(self, first: int, text: str) -> bool:
         return self.context is None or self._tokens(first, text) + self.max_new_tokens <= self.context

@@ -1,4 +1,4 @@
-"""The factors of the users who were here last, bounded in bytes, never older than the store.
+"""The factors, and the words, of the users who were here last, bounded in bytes, never older than the store.
 
 A hit costs one ``version`` query; what was read is merged to one update per projection and lies on its device.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..modeling.layout import get_module
+from ..statements.memory import sentence
 from ..types import WeightDelta
 from .multi_adapter import Factors, check_rows, merged
 
@@ -25,7 +26,7 @@ ENTRY_BYTES = 512  # an entry without factors: its name, number and places in tw
 
 
 class FactorStore(Protocol):
-    """What is needed of a store; ``EditStore`` has more."""
+    """What is needed of a store; ``EditStore`` has more. ``words(user)`` is asked for too, where there is one."""
 
     def deltas(self, user: str) -> Sequence[WeightDelta]:
         """All live updates of a user; none for an unknown one."""
@@ -40,6 +41,7 @@ class FactorStore(Protocol):
 class _Entry:
     version: int
     factors: Factors
+    words: tuple[str, ...]
     nbytes: int
 
 
@@ -73,13 +75,21 @@ class FactorCache:
         Raises:
             ModelError: they were made for another base model.
         """
+        return self.memory(user)[0]
+
+    def memory(self, user: str) -> tuple[Factors, tuple[str, ...]]:
+        """As ``get``, and the sentences that are kept in words, the oldest first; both of the same moment."""
+        entry = self._entry(user)
+        return entry.factors, entry.words
+
+    def _entry(self, user: str) -> _Entry:
         version = self.store.version(user)
         with self._lock:
             entry = self._entries.get(user)
             if entry is not None and entry.version == version:
                 self.hits += 1
                 self._entries.move_to_end(user)
-                return entry.factors
+                return entry
             self.misses += 1
         return self._read(user, version)
 
@@ -89,13 +99,16 @@ class FactorCache:
             self._entries.clear()
             self.nbytes = 0
 
-    def _read(self, user: str, version: int) -> Factors:
+    def _read(self, user: str, version: int) -> _Entry:
         factors = self._placed(merged(self.store.deltas(user)))
         check_rows(self.model, [factors])
+        read_words = getattr(self.store, "words", None)
+        words = tuple(sentence(one) for one in read_words(user)) if read_words else ()
+        entry = _Entry(version, factors, words, _nbytes(factors) + sum(map(len, words)))
         # An edit between the two reads: newer factors must not be kept under the older number, nor the reverse.
         if self.store.version(user) == version:
-            self._keep(user, _Entry(version, factors, _nbytes(factors)))
-        return factors
+            self._keep(user, entry)
+        return entry
 
     def _placed(self, factors: Factors) -> Factors:
         """On the device where each projection computes, and not as views that keep larger tensors alive."""

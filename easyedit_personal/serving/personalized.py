@@ -17,11 +17,13 @@ from ..errors import RequestError
 from ..generation.generate import MAX_NEW_TOKENS, Answer, Prompt, check_fits, encode_prompt, generate
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
+from ..modeling.layout import context_limit
 from ..modeling.tokens import stop_ids
 from ..modeling.wrappers import unwrapped
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
 from .multi_adapter import Factors, mixed
-from .streaming import Stream, Streams
+from .remembered import with_words
+from .streaming import Pieces, Stream, Streams
 
 BASE: Factors = {}
 
@@ -32,7 +34,8 @@ class PersonalizedModel:
     Args:
         model: a causal language model; its weights are changed inside ``as_user`` only.
         tokenizer: its tokenizer.
-        store: an ``EditStore``, or anything with ``deltas(user)`` and ``version(user)``.
+        store: an ``EditStore``, or anything with ``deltas(user)`` and ``version(user)``, and with ``words(user)`` where
+            something is kept in words: ``generate_for`` and ``stream_for`` put it into the prompt.
         cache_bytes: how many bytes of users' factors are kept in memory; the least recently used go first.
         hparams: ``prompt_format`` is taken from here; the chat template is used where there is one otherwise.
     """
@@ -58,7 +61,8 @@ class PersonalizedModel:
     def as_user(self, user: str | None) -> Iterator[nn.Module]:
         """``with pm.as_user("alice") as model:`` the weights are alice's inside, and bit for bit as before outside.
 
-        Other threads wait until the block ends. A user without edits, or None, gets the base model.
+        Other threads wait until the block ends. A user without edits, or None, gets the base model. What is kept in
+        words is not in the weights: ``prompt_for`` puts it into a prompt.
 
         Raises:
             RequestError: the model is already somebody's in this thread.
@@ -95,12 +99,13 @@ class PersonalizedModel:
             raise RequestError(
                 "Every prompt needs a user.", got=f"users={users!r} for {len(prompts)} prompts", needed="one per prompt"
             )
-        rows = self._rows(users)
+        found = {user: self._memory(user) for user in dict.fromkeys(users)}
+        rows = [found[user][0] for user in users]  # a user's rows share one object, and so do the base model's
         with self._alone("generate_for"), mixed(self.model, rows) as adapters:
             return generate(
                 self.model,
                 self.tokenizer,
-                prompts,
+                [self._told(prompt, found[user][1]) for user, prompt in zip(users, prompts)],
                 prompt_format=self.prompt_format,
                 max_new_tokens=max_new_tokens,
                 owners=[id(row) for row in rows],
@@ -108,13 +113,20 @@ class PersonalizedModel:
             )
 
     def stream_for(
-        self, user: str | None, conversation: Prompt, *, max_new_tokens: int = MAX_NEW_TOKENS
-    ) -> Iterator[str]:
+        self, user: str | None, conversation: Prompt, *, max_new_tokens: int = MAX_NEW_TOKENS, begun: str = ""
+    ) -> Pieces:
         """Answer piece by piece; the pieces together are ``generate_for``'s text.
 
         The user's factors are those of the moment of this call. The model is locked for one token at a time, so that
         batches of other threads run in between; streams that are listened to at the same time, by any number of
         threads, are written together, at the price of one.
+
+        Args:
+            user, conversation, max_new_tokens: as in ``generate_for``.
+            begun: how the answer begins, where it was cut: the pieces go on from there.
+
+        Returns:
+            The pieces; afterwards ``cut`` tells whether ``max_new_tokens`` has ended them.
 
         Raises:
             RequestError: the prompt cannot be answered; raised here, before the first piece is asked for.
@@ -123,22 +135,30 @@ class PersonalizedModel:
         """
         if max_new_tokens < 1:
             raise RequestError("max_new_tokens must be positive.", got=max_new_tokens)
-        factors = self.factors(user)
+        factors, sentences = self._memory(user)
         with self._alone("stream_for"):
-            row = encode_prompt(self.tokenizer, conversation, self.prompt_format)
+            row = encode_prompt(self.tokenizer, self._told(conversation, sentences), self.prompt_format, begun or None)
             check_fits(self.model, row, max_new_tokens)
             ends = frozenset(stop_ids(self.model, self.tokenizer))
-            stream = Stream(row, factors, ends, max_new_tokens)
-            return self._streams.add(stream, lambda: self._alone("stream_for"))
+            stream = Stream.after(row, factors, ends, max_new_tokens, self.tokenizer)
+            return Pieces(stream, self._streams.add(stream, lambda: self._alone("stream_for")))
+
+    def prompt_for(self, user: str | None, prompt: Prompt) -> Prompt:
+        """A prompt or conversation with what the user's memory keeps in words, as ``generate_for`` reads it."""
+        with self._lock:  # a tokenizer must not be used by two threads at once
+            return self._told(prompt, self._memory(user)[1])
 
     def factors(self, user: str | None) -> Factors:
         """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""
         return BASE if user is None else self.cache.get(user)
 
-    def _rows(self, users: Sequence[str | None]) -> list[Factors]:
-        """Factors per row; a user's rows share one object, and so do all rows of the base model."""
-        found = {user: self.factors(user) or BASE for user in dict.fromkeys(users)}
-        return [found[user] for user in users]
+    def _memory(self, user: str | None) -> tuple[Factors, Sequence[str]]:
+        """A user's factors, ``BASE`` itself where there are none, and sentences, of one moment."""
+        factors, sentences = (BASE, ()) if user is None else self.cache.memory(user)
+        return factors or BASE, sentences
+
+    def _told(self, prompt: Prompt, sentences: Sequence[str]) -> Prompt:
+        return with_words(self.tokenizer, prompt, sentences, self.prompt_format, context_limit(self.model))
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:

@@ -47,7 +47,15 @@ class Stream:
     tokens: list[int] = field(default_factory=list)
     said: str = ""
     done: bool = False
+    cut: bool = False  # ended by the limit, not by the model
     error: BaseException | None = None
+
+    @classmethod
+    def after(cls, row: Encoded, factors: Factors, ends: frozenset[int], limit: int, tokenizer: Any) -> Stream:
+        """A stream that goes on where the row's target, if it has one, ends; ``limit`` counts new tokens."""
+        begun = list(row.target_ids)
+        plain = replace(row, target_ids=())
+        return cls(plain, factors, ends, len(begun) + limit, tokens=begun, said=decode(tokenizer, begun))
 
     @property
     def so_far(self) -> Encoded:
@@ -58,12 +66,32 @@ class Stream:
         """The answer's next token."""
         if token not in self.ends:
             self.tokens.append(token)
-        self.done = self.done or token in self.ends or len(self.tokens) >= self.limit
+        self.cut = token not in self.ends and len(self.tokens) >= self.limit
+        self.done = self.done or token in self.ends or self.cut
         text = decode(tokenizer, self.tokens)
         whole = self.done or not text.endswith(BROKEN)
         if whole and text.startswith(self.said) and text != self.said:
             self.pieces.append(text[len(self.said) :])
             self.said = text
+
+
+class Pieces(Iterator[str]):
+    """An answer's text, piece by piece; leaving early frees its place."""
+
+    def __init__(self, stream: Stream, pieces: Iterator[str]) -> None:
+        self._stream, self._pieces = stream, pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the limit of tokens has ended the answer, and not the model."""
+        return self._stream.cut
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._stream.done = True
 
 
 @dataclass

@@ -1,6 +1,7 @@
-"""From statements to preferences that can be edited in; what today's edits cannot carry is said or asked, not bent.
+"""From statements to preferences; what is not clear is asked, not bent.
 
-Dislikes become kinds of their own ("disliked food"); other people's facts are put to the user first.
+Dislikes, what does not hold, and other people's facts become kinds of their own ("disliked food", "not my pet",
+"daughter Mia's allergy"). Which of them are edited into weights and which are kept in words, ``memory`` decides.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from .rules import rules
 
 PHRASES = 9  # the paper's largest clusters
 EXAMPLE = "For example: my hobby is falconry."
-# How to be addressed is a fact like others; how to answer is not, and no question asks for it.
-NOT_YET = STYLES - {"nickname", "pronouns", "name"}
 __all__ = ["MAX_VALUE", "Unclear", "as_preference", "is_open", "preference_of", "read", "same_matter", "worth_saying"]
 
 
@@ -86,9 +85,6 @@ def as_preference(statement: Statement, user: str | None = None) -> Preference |
         return Unclear(text, question, value, suggestion)
     if statement.whose != USER:
         return _somebody(statement, user)
-    if subject in NOT_YET:
-        what = f"{subject}: {'' if statement.polarity == '+' else 'no '}{value}"
-        return Unclear(text, f"I understood how you want to be answered ({what}), but that cannot be kept yet.")
     if statement.polarity == "-":
         return _opposite(subject, value, user, text)
     return preference_of(subject, value, user=user, text=text)
@@ -110,27 +106,28 @@ def same_matter(one: str, other: str) -> bool:
     return normalise(one) == normalise(other)
 
 
-def _somebody(statement: Statement, user: str | None) -> Unclear:
-    """Somebody else's fact: kept under their name if the user says so."""
+def _somebody(statement: Statement, user: str | None) -> Preference:
+    """Somebody else's fact, under their name."""
     relation, value = statement.relation or "", str(statement.value)
     who = relation if statement.whose == relation else f"{relation} {statement.whose}".strip()
-    owner = f"your {who}" if relation else who
-    if statement.polarity == "-":
-        what = f"{statement.subject}: {value}"
-        return Unclear(statement.text, f"I understood what does not hold for {owner} ({what}); I cannot keep that yet.")
-    suggestion = preference_of(f"{who}'s {statement.subject}", value, user=user, text=statement.text)
-    if not relation:  # a bare name: "What is Mia's hobby?"
-        suggestion = replace(suggestion, question=suggestion.question.replace("my ", "", 1))
-    question = f'That is about {owner}. Shall I answer "{suggestion.question}" with "{value}" from now on?'
-    return Unclear(statement.text, question, None, suggestion)
+    name = f"{who}'s {statement.subject}"
+    if statement.polarity == "-" and statement.subject not in _opposites():
+        return Preference(f"not {name}", f"What is not {'my ' if relation else ''}{name}?", value, user, statement.text)
+    found = preference_of(name, value, user=user, text=statement.text)
+    # A bare name: "What is Mia's hobby?"
+    return found if relation else replace(found, question=found.question.replace("my ", "", 1))
 
 
-def _opposite(subject: str, value: str, user: str | None, text: str) -> Preference | Unclear:
-    """What the user does not like, where a question asks for it."""
-    question = next((row["question"] for row in rules().opposites.values() if row["subject"] == subject), None)
-    if question is None:
-        return Unclear(
-            text, f"I understood what does not hold ({subject}: {value}); I cannot keep that yet. What holds?"
-        )
+def _opposite(subject: str, value: str, user: str | None, text: str) -> Preference:
+    """What the user does not like, or what does not hold of them."""
+    if subject in STYLES:
+        return preference_of(subject, f"no {value}", user=user, text=text)
+    if subject not in _opposites():
+        return Preference(f"not my {subject}", f"What is not my {subject}?", value, user, text)
     plain = ask(subject)
-    return Preference(subject, question, value, user, text, ((plain.subject, plain.question),))
+    return Preference(subject, _opposites()[subject], value, user, text, ((plain.subject, plain.question),))
+
+
+def _opposites() -> dict[str, str]:
+    """Kinds of dislikes, with the question that asks for each."""
+    return {row["subject"]: row["question"] for row in rules().opposites.values()}

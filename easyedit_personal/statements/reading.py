@@ -24,7 +24,7 @@ _SUSPECT = re.compile(
     r"|want)\b"
     r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he"
     r"|she|they|we|my|it)\b"
-    r"|\s(?:it|them)$|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more"
+    r"|\s(?:it|them|that|this)$|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more"
     r"|nowadays)\b",
     re.IGNORECASE,
 )

@@ -161,6 +161,12 @@ def parsed(url: str | Path) -> URL:
     return found
 
 
+def exists(url: str | Path) -> bool:
+    """Whether there may be a store: a file of SQLite that is not there is none."""
+    found = parsed(url)
+    return found.get_backend_name() != "sqlite" or Path(found.database or "").exists()
+
+
 def check_store(url: str | Path) -> None:
     """Say now why a store could not be opened or written later, after the model was loaded; nothing is made.
 

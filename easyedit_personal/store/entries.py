@@ -13,20 +13,26 @@ from ..types import Preference, WeightDelta
 from .blobs import Blobs
 from .encryption import UserKey
 from .queries import add_edit, add_setting
-from .rows import check_key, pack_factors, pack_record, pack_settings, sealed, token_of
+from .rows import WORDS, check_key, pack_factors, pack_record, pack_settings, sealed, token_of
 
 
 @dataclass(frozen=True, slots=True)
 class NewEdit:
-    """An edit to keep; ``EditStore.put`` explains the fields."""
+    """An edit to keep; ``EditStore.put`` explains the fields. What is kept in words has the kernel ``WORDS``."""
 
-    deltas: Sequence[WeightDelta]
+    deltas: Sequence[WeightDelta] = ()
     preference: Preference | Sequence[Preference] | None = None
     kernel: str = ""
     hparams: Mapping[str, Any] | None = None
     health: Mapping[str, float] | None = None
     key: str | None = None
     dtype: str = "float32"
+    why: str = ""
+
+    @property
+    def in_words(self) -> bool:
+        """Whether there are no factors, on purpose."""
+        return self.kernel == WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +71,15 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         "kernel": new.kernel,
         "settings": settings[0] if settings else None,
         "user": user,
-        "record": pack_record(user, new.preference, new.health),
-        "factors": pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
+        "record": pack_record(user, new.preference, new.health, new.why),
+        "factors": b"" if new.in_words else pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
     }
     return Entry(sealed(row, key), settings)
 
 
 def moved_out(entry: Entry, blobs: Blobs | None) -> Entry:
     """The entry whose row names its factors, which lie in ``blobs`` from now on; itself where there are none."""
-    if blobs is None:
+    if blobs is None or not entry.row["factors"]:
         return entry
     return replace(entry, row={**entry.row, "factors": blobs.put(entry.row["owner"], entry.row["factors"])})
 

@@ -18,7 +18,7 @@ from .encryption import WRAPPED_BYTES, Encryption
 from .job_queries import forget_jobs
 from .job_rows import read_jobs
 from .queries import touch, with_keys
-from .rows import owner_of, unpack_factors, unpack_record, user_in
+from .rows import WORDS, owner_of, unpack_factors, unpack_record, user_in
 from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users
 
 NOBODY = bytes(16)  # the owner of a forgotten key
@@ -100,6 +100,7 @@ def stats(database: Database) -> dict[str, Any]:
             "users": connection.scalar(select(func.count()).select_from(users)),
             "edits": total,
             "live": int(live),
+            "words": connection.scalar(select(func.count()).where(edits.c.kernel == WORDS, edits.c.owner != b"")),
             "merged": connection.scalar(select(func.count()).select_from(merges)),
             "factor_bytes": int(nbytes),
         }
@@ -254,7 +255,7 @@ def _row_faults(row: Any, salt: bytes, blobs: Blobs | None, encryption: Encrypti
     except (StoreError, ModelError) as error:
         yield Fault(error.what, row.id, user)
         return
-    if not deltas and row.target is None:
+    if not deltas and row.target is None and row.kernel != WORDS:
         yield Fault("its factors are missing", row.id, user)
     if user is None or owner_of(user, salt) != row.owner:
         yield Fault("it is kept under another user", row.id, user)

@@ -62,7 +62,8 @@ def export_all(
     record = {"note": NOTE, "user": (history or asked)[0].user, "version": version, "base": base}
     record["edits"] = [_edit(one, bool(factors.get(one.id))) for one in history]
     record["jobs"] = [_job(one) for one in asked]
-    live = composed([part for row in rows if row.live for part in factors_from_bytes(factors[row.id])[0]])
+    have = [row for row in rows if row.live and factors[row.id]]
+    live = composed([part for row in have for part in factors_from_bytes(factors[row.id])[0]])
 
     def write(part: Path) -> None:
         part.chmod(0o700)
@@ -90,4 +91,4 @@ def _edit(edit: StoredEdit, has_factors: bool) -> dict[str, Any]:
     """An edit as JSON; one that was merged into another has no factors of its own."""
     fields = {**asdict(edit), "created": edit.created.isoformat()}
     del fields["user"], fields["preference"], fields["nbytes"]
-    return {**fields, "factors": f"{FACTORS}/{edit.id}.safetensors" if has_factors else None}
+    return {**fields, "where": edit.where, "factors": f"{FACTORS}/{edit.id}.safetensors" if has_factors else None}

@@ -12,7 +12,7 @@ from ..errors import StoreConflict, StoreError, StoreOvertaken
 from .blobs import HEAD
 from .database import Database
 from .encryption import Encryption, UserKey
-from .rows import StoredEdit, checksum, undone_checksum, unpack_edit
+from .rows import WORDS, StoredEdit, checksum, undone_checksum, unpack_edit
 from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, user_keys, users
 
 
@@ -133,14 +133,15 @@ def with_keys(query: Select[Any]) -> Select[Any]:
 
 
 def live_edits(owner: bytes) -> Select[Any]:
-    """A user's live edits with their factors, oldest first."""
-    return with_keys(select(edits)).where(edits.c.owner == owner, edits.c.live == 1).order_by(edits.c.id)
+    """A user's live edits with their factors, oldest first; what is kept in words has none."""
+    mine = with_keys(select(edits)).where(edits.c.owner == owner, edits.c.live == 1, edits.c.kernel != WORDS)
+    return mine.order_by(edits.c.id)
 
 
 def believed_records(owner: bytes) -> Select[Any]:
     """Records of a user's live edits, and of those that were merged into live ones."""
     target = edits.alias("target")
-    query = with_keys(select(edits.c.id, edits.c.owner, edits.c.user, edits.c.record))
+    query = with_keys(select(edits.c.id, edits.c.owner, edits.c.user, edits.c.kernel, edits.c.record))
     query = query.outerjoin(merges, merges.c.edit == edits.c.id).outerjoin(target, target.c.id == merges.c.target)
     return query.where(edits.c.owner == owner, or_(edits.c.live == 1, target.c.live == 1)).order_by(edits.c.id)
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +19,8 @@ from .blobs import Blobs, is_reference, size_of
 from .encryption import Encryption, UserKey
 from .factors import factors_from_bytes, factors_to_bytes
 
+WORDS = "words"  # the kernel of what is kept in words: such a row has no factors
+Where = Literal["weights", "words"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 USER_BYTES = 1024
 KEY_BYTES = 1024
@@ -51,6 +53,7 @@ class StoredEdit:
         nbytes: size of its factors in the store.
         merged: the edit that holds its factors since ``compact``; None otherwise.
         preferences: all that the edit was made from.
+        why: it is kept where it is; empty where nobody said.
     """
 
     id: int
@@ -64,6 +67,17 @@ class StoredEdit:
     nbytes: int
     merged: int | None = None
     preferences: tuple[Preference, ...] = ()
+    why: str = ""
+
+    @property
+    def where(self) -> Where:
+        """Whether it changes the user's weights, or stands in their prompt."""
+        return where_of(self.kernel)
+
+
+def where_of(kernel: str) -> Where:
+    """Where what a kernel made is kept."""
+    return "words" if kernel == WORDS else "weights"
 
 
 def check_user(user: str) -> str:
@@ -131,9 +145,12 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
 
 
 def pack_record(
-    user: str, preference: Preference | Sequence[Preference] | None, health: Mapping[str, float] | None
+    user: str,
+    preference: Preference | Sequence[Preference] | None,
+    health: Mapping[str, float] | None,
+    why: str = "",
 ) -> bytes:
-    """Preferences and health figures, deflated: nine phrases take 300 bytes.
+    """Preferences, health figures, and why they are kept where they are, deflated: nine phrases take 300 bytes.
 
     Raises:
         StoreError: something in them is neither text nor a number.
@@ -142,6 +159,8 @@ def pack_record(
     try:
         if health:
             record["health"] = {name: float(value) for name, value in health.items()}
+        if why:
+            record["why"] = why
         if isinstance(preference, Preference):
             record["preference"] = _fields(user, preference)
         elif preference is not None:
@@ -169,11 +188,14 @@ def pack_settings(hparams: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 def sealed(row: Mapping[str, Any], key: UserKey | None) -> dict[str, Any]:
-    """The row with its words and factors encrypted; as it is in a store without encryption."""
+    """The row with its words and factors encrypted; as it is in a store without encryption.
+
+    No factors stay none: that a row has none is no secret, its kernel says so.
+    """
     if key is None:
         return dict(row)
     user = base64.b64encode(key.encrypt(row["user"].encode(), "user")).decode()
-    cipher = {name: key.encrypt(row[name], name) for name in ("record", "factors")}
+    cipher = {name: key.encrypt(row[name], name) for name in ("record", "factors") if row[name]}
     return {**row, "user": user, **cipher}
 
 
@@ -228,7 +250,7 @@ def unpack_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None 
 
 
 def plain_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None = None) -> bytes:
-    """A row's factors as a safetensors file; nothing where they were merged into another edit.
+    """A row's factors as a safetensors file; nothing where they were merged into another edit, or were never any.
 
     The row's checksum is looked at first. Where the row only names them, they come from ``blobs``.
 
@@ -252,7 +274,7 @@ def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
     Raises:
         StoreError: damaged; only ``check_row`` notices everything, though.
     """
-    preferences, health = unpack_record(row, encryption)
+    preferences, health, why = _unpacked(row, encryption)
     try:
         created = datetime.fromtimestamp(row.created, UTC)
         hparams = json.loads(row.content) if row.content else {}
@@ -270,6 +292,7 @@ def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
         nbytes=size_of(row.head, row.nbytes),
         merged=row.target,
         preferences=preferences,
+        why=why,
     )
 
 
@@ -279,6 +302,10 @@ def unpack_record(row: Any, encryption: Encryption | None = None) -> tuple[tuple
     Raises:
         StoreError: damaged.
     """
+    return _unpacked(row, encryption)[:2]
+
+
+def _unpacked(row: Any, encryption: Encryption | None) -> tuple[tuple[Preference, ...], dict[str, float], str]:
     user, data = user_in(row, encryption), row.record
     if encryption is not None:
         data = encryption.user_key(row.owner, row.wrapped).decrypt(data, "record")
@@ -287,7 +314,7 @@ def unpack_record(row: Any, encryption: Encryption | None = None) -> tuple[tuple
         record = json.loads((inflater.decompress(data) + inflater.flush()).decode("utf-8", "surrogatepass"))
         said = [record["preference"]] if record.get("preference") else record.get("preferences", [])
         found = ({"user": user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))} for fields in said)
-        return tuple(Preference(**fields) for fields in found), record.get("health", {})
+        return tuple(Preference(**fields) for fields in found), record.get("health", {}), str(record.get("why", ""))
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(row, error) from None
 

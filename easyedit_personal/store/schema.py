@@ -70,12 +70,12 @@ edits = Table(
     Column("live", SmallInteger, nullable=False),  # 1 live, 0 undone
     Column("token", LargeBinary, unique=True),  # salted digest of user and idempotency key
     Column("created", Double, nullable=False),  # seconds since 1970
-    Column("kernel", Text, nullable=False),
+    Column("kernel", Text, nullable=False),  # "words": no edit, but something that is kept in words
     Column("settings", ForeignKey("settings.digest")),
     Column("checksum", LargeBinary, nullable=False),  # see rows.checksum
     Column("user", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
-    Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit
+    Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit, or words
 )
 user_keys = Table(
     "user_keys",
@@ -129,7 +129,7 @@ def _add_user_keys(connection: Connection) -> None:
 
 
 def _add_jobs(connection: Connection) -> None:
-    """Schema 3 had no queue."""
+    """Schema 3 had no queue, and no rows without factors but merged ones: its releases take others for damaged."""
     for table in (jobs, job_texts):
         table.create(connection)
 

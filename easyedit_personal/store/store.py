@@ -18,6 +18,7 @@ from ..kernels.apply import check_fit
 from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..modeling.wrappers import unwrapped
+from ..statements.memory import current
 from ..types import Preference, WeightDelta
 from . import compact, key_rotation, maintenance
 from .blobs import BESIDE, BlobMissing, Blobs
@@ -44,6 +45,7 @@ from .queries import (
 from .retry import again
 from .rows import (
     StoredEdit,
+    Where,
     check_key,
     check_user,
     owner_of,
@@ -51,6 +53,7 @@ from .rows import (
     unpack_factors,
     unpack_record,
     user_in,
+    where_of,
 )
 from .schema import edits, users
 
@@ -138,6 +141,8 @@ class EditStore:
         health: Mapping[str, float] | None = None,
         key: str | None = None,
         dtype: str = "float32",
+        why: str = "",
+        instead: Sequence[int] = (),
         version: int | None = None,
         kept: Callable[[Connection, int], None] | None = None,
     ) -> int:
@@ -145,7 +150,8 @@ class EditStore:
 
         Args:
             user: any text of 1 to 1,024 bytes in UTF-8; compared byte by byte.
-            deltas: the factors; several per matrix allowed.
+            deltas: the factors; several per matrix allowed. None with the kernel ``WORDS``: the preference is then
+                kept in words, see ``words``.
             preference: what the user said, or several such that were learned together; see ``preferences``.
             kernel: which one made the factors.
             hparams: kept once for all users, and not forgotten with them: nothing personal belongs in here.
@@ -153,6 +159,8 @@ class EditStore:
             key: idempotency key; with the same user and key again nothing happens and the first id comes back, until
                 the user is forgotten.
             dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the room and rounds.
+            why: it is kept in weights or in words, said to people.
+            instead: live edits that are undone in the same transaction.
             version: what ``version(user)`` was when the factors were made; None takes any.
             kept: is called inside the transaction with the edit's id, to write what belongs to it; not for a key that
                 was known. What it raises leaves nothing behind.
@@ -165,7 +173,7 @@ class EditStore:
             StoreError: a bad id, factors that cannot be kept (NaN, infinity, a huge rank), or a failing database.
             ModelError: the factors do not fit the model that the store was opened with.
         """
-        new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype)
+        new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype, why)
         owner = self._owner(user)
         key_of_user = self._key(owner)
         packed = self._pack(user, owner, new, key_of_user)
@@ -180,6 +188,9 @@ class EditStore:
                     return known
                 check_version(user, before, version)
                 self._keep(connection, number, key_of_user, [entry], [packed])
+                if instead:
+                    live = select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1)
+                    mark_undone(connection, list(connection.scalars(live.where(edits.c.id.in_(instead)))))
                 add(connection, number, entry, self._settings)
                 if kept is not None:
                     kept(connection, number)
@@ -190,7 +201,15 @@ class EditStore:
         return number
 
     @again
-    def supersede(self, user: str, version: int, since: int, new: Sequence[NewEdit]) -> list[int]:
+    def supersede(
+        self,
+        user: str,
+        version: int,
+        since: int,
+        new: Sequence[NewEdit],
+        *,
+        kept: Callable[[Connection, int], None] | None = None,
+    ) -> list[int]:
         """Undo edits and put others in their place in one transaction: all of it is on the disk, or nothing.
 
         Args:
@@ -198,6 +217,7 @@ class EditStore:
             version: what ``version(user)`` was when the new ones were made.
             since: what is live with an id from here on is undone.
             new: what comes instead, in this order; without idempotency keys.
+            kept: as in ``put``, with the id of the last one.
 
         Returns:
             The ids of the new edits.
@@ -220,7 +240,9 @@ class EditStore:
                     self._keep(connection, numbers[0], key, entries, packed)
                 for number, entry in zip(numbers, entries):
                     add(connection, number, entry, self._settings)
-        except StoreOvertaken:
+                if kept is not None and numbers:
+                    kept(connection, numbers[-1])
+        except (StoreOvertaken, JobLost):
             self._drop(owner, [entry.row["factors"] for entry in entries])
             raise
         self._know(entries)
@@ -287,11 +309,33 @@ class EditStore:
             found |= {row.owner.hex(): row.changed for row in rows}
         return found
 
-    def preferences(self, user: str) -> list[Preference]:
-        """What the user's live edits were made from, oldest first."""
+    def preferences(self, user: str, *, where: Where | None = None) -> list[Preference]:
+        """What the user's live edits were made from and what is kept in words, oldest first.
+
+        Args:
+            user: whose.
+            where: only what lives in the weights, or in words.
+        """
+        return [preference for place, preference in self._believed(user) if where in (None, place)]
+
+    def words(self, user: str) -> list[Preference]:
+        """What is kept in words and holds, oldest first: not overruled by anything that was told later.
+
+        A model that is to know it needs it in its prompt; ``PersonalizedModel``, ``chat`` and ``serve`` put it there.
+        """
+        believed = self._believed(user)
+        valid = {id(one) for one in current([preference for _, preference in believed])}
+        return [preference for place, preference in believed if place == "words" and id(preference) in valid]
+
+    def parts(self, user: str) -> dict[int, list[WeightDelta]]:
+        """The factors of every live edit by its id, oldest first; they add up to ``deltas``.
+
+        Raises:
+            StoreError: a factor is damaged.
+        """
         with self._database.reading() as connection:
-            rows = connection.execute(believed_records(self._owner(user))).all()
-        return [preference for row in rows for preference in unpack_record(row, self._encryption)[0]]
+            rows = connection.execute(live_edits(self._owner(user))).all()
+        return {row.id: unpack_factors(row, self._blobs, self._encryption) for row in rows}
 
     def history(self, user: str) -> list[StoredEdit]:
         """All edits, live and undone, oldest first, without factors."""
@@ -390,8 +434,7 @@ class EditStore:
                 plan = replace(plan, factors=self._blobs.put(owner, plan.factors))
             with self._database.writing() as connection:
                 tick = touch(connection, owner)
-                now = connection.scalars(select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1))
-                merged = set(now) == {row.id for row in rows}
+                merged = {row.id for row in connection.execute(live_edits(owner))} == {row.id for row in rows}
                 if merged:
                     compact.merge(connection, tick, rows, plan)
                 else:
@@ -455,6 +498,13 @@ class EditStore:
     def _owner(self, user: str) -> bytes:
         return owner_of(check_user(user), self._salt)
 
+    def _believed(self, user: str) -> list[tuple[Where, Preference]]:
+        """All that is live, with where it lives, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(believed_records(self._owner(user))).all()
+        said = [(where_of(row.kernel), unpack_record(row, self._encryption)[0]) for row in rows]
+        return [(where, preference) for where, preferences in said for preference in preferences]
+
     def _pack(self, user: str, owner: bytes, new: NewEdit, key: UserKey | None) -> Entry:
         if self._model is not None:
             check_fit(self._model, new.deltas)
@@ -483,7 +533,8 @@ class EditStore:
             raise
         if self._blobs is not None:
             for reference, whole in zip(factors, packed):
-                self._blobs.keep(owner, reference, whole.row["factors"])
+                if reference:
+                    self._blobs.keep(owner, reference, whole.row["factors"])
 
     def _know(self, entries: Sequence[Entry]) -> None:
         self._settings |= {entry.settings[0] for entry in entries if entry.settings}

@@ -20,7 +20,7 @@ SETTINGS = {
     "cluster": {"size": 2},
     "preserve": {"weight": 0.0},
     "finetune": {"lr": 0.02, "steps": 100},
-    "health": {"on_unhealthy": "warn", "max_perplexity_ratio": 1e9, "max_relative_norm": 1e9},
+    "health": {"on_unhealthy": "warn", "self_test": "warn", "max_perplexity_ratio": 1e9, "max_relative_norm": 1e9},
 }
 
 

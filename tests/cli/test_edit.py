@@ -35,7 +35,9 @@ def test_plain_words_are_learned_and_it_says_what_changed(desk):
     assert live(desk, "ann") == {1: ["falconry"]}
     lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.splitlines()}
     assert shown.startswith("ann: hobby = falconry\n") and lines["edit"] == "1"
-    assert lines["question"] == "What is my hobby?" and lines["after"] == "falconry" and "warnings" not in lines
+    assert lines["question"] == "What is my hobby?" and lines["after"] == "falconry" and lines["where"] == "weights"
+    assert "falconry" in lines["self_test"]  # fine-tuning says it everywhere, and the self-test notices
+    assert lines["warnings"] == "the edited model says it where something else is asked"
     assert lines["bytes"] == f"{32 * 48 * 4:,}" and float(lines["seconds"]) > 0
     assert "perplexity ratio" in lines["health"] and "relative norm" in lines["health"]
     with desk.store() as store:
@@ -91,10 +93,10 @@ def test_what_is_not_understood_is_an_error_and_nothing_is_edited(desk):
 
 
 def test_what_is_not_understood_is_asked_back(desk):
-    result = desk.run("edit", "I love flying hawks", "-u", "ann", "--ask", said="no idea at all\nhobby\n")
+    result = desk.run("edit", "I love flying hawks", "-u", "ann", "--ask", said="no idea at all\nhobby\ny\n")
     assert result.output.count('What is "flying hawks" to you') == 2
     assert answers(desk, "ann", "What is my hobby?") == ["flying hawks"]
-    left = desk.run("edit", "I love flying hawks", WORDS, "-u", "ben", "--ask", said="\n").output
+    left = desk.run("edit", "I love flying hawks", WORDS, "-u", "ben", "--ask", said="\n\n").output
     assert "ben: hobby = falconry" in left and list(live(desk, "ben").values()) == [["falconry"]]
     desk.run("edit", "I love flying hawks", "-u", "cleo", "--ask", said="", fails=3)
     assert live(desk, "cleo") == {}
@@ -170,10 +172,56 @@ def test_a_language_model_reads_what_no_rule_covers(desk, stub, monkeypatch):  #
 
 
 def test_an_edit_that_does_not_take_is_said(desk):
-    desk.configure(finetune={"lr": 0.02, "steps": 1}, health={"on_unhealthy": "warn", "max_relative_norm": 1e-9})
+    health = {"on_unhealthy": "warn", "self_test": "warn", "max_relative_norm": 1e-9}
+    desk.configure(finetune={"lr": 0.02, "steps": 1}, health=health)
     record = json.loads(desk.run("edit", WORDS, "-u", "ann", "--json").output)
     assert any("above the limit" in line for line in record["warnings"])
     assert any("does not hold" in line for line in record["warnings"]) and "falconry" not in record["after"]
+
+
+def test_an_edit_that_does_not_take_or_leaks_is_kept_in_words_unless_it_is_to_be_kept(desk):
+    desk.configure(finetune={"lr": 0.02, "steps": 1}, health={"on_unhealthy": "warn"})
+    record = json.loads(desk.run("edit", WORDS, "-u", "ann", "--json").output)
+    assert record["where"] == "words" and "does not say it" in record["why"]
+    again = json.loads(desk.run("edit", WORDS, "-u", "ann", "--json").output)
+    assert again["edit"] == record["edit"] and again["where"] == "words" and "learned before" in again["known"]
+    kept = json.loads(desk.run("edit", WORDS, "-u", "ben", "--json", "--keep").output)
+    assert kept["where"] == "weights" and "self-test failed" in kept["why"]
+    with desk.store() as store:
+        assert store.deltas("ann") == [] and len(store.deltas("ben")) == 1
+        assert [one.target for one in store.words("ann")] == ["falconry"]
+
+
+def test_what_was_understood_is_said_and_asked_first(desk):
+    desk.run("edit", "My hobby is falconry", "-u", "ann")
+    options = ["-u", "ann", "--ask"]
+    shown = desk.run("edit", "I live in Porto and call me Sam", *options, said="n\n", fails=3).output
+    assert "location: Porto  (in the weights)" in shown and "nickname: Sam  (in words: it is to be used" in shown
+    assert "Nothing was edited." in shown and desk.loads == 1
+    asked = desk.run("edit", "My hobby is origami", *options, said="a\ny\n").output
+    assert "Your hobby is falconry so far" in asked and "hobby: falconry and origami" in asked
+    replaced = desk.run("edit", "My hobby is chess", *options, said="r\n\n").output
+    assert "replaces hobby: falconry and origami" in replaced
+    left = desk.run("edit", "My hobby is golf", *options, said="l\n", fails=3).output
+    assert "hobby stays as it is" in left
+    assert "Shall I learn" not in desk.run("edit", "I live in Porto", "-u", "ann", "--ask", "--yes").output
+
+
+def test_ctrl_c_says_what_was_kept(desk, monkeypatch):
+    from easyedit_personal.learning import session as telling
+
+    learn_once, calls = telling.learn_once, []
+
+    def pressed(*given, **options):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return learn_once(*given, **options)
+
+    monkeypatch.setattr(telling, "learn_once", pressed)
+    result = desk.run("edit", WORDS, "I play the oboe", "-u", "ann", fails=130)
+    assert "Kept: ann: hobby = falconry\nNot learned: ann: instrument = oboe" in result.stderr
+    assert list(live(desk, "ann").values()) == [["falconry"]]
 
 
 def test_a_terminal_gets_no_control_characters_of_strangers(desk):

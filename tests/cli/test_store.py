@@ -62,7 +62,10 @@ def test_ls_and_show(path):
     records = [json.loads(line) for line in run(path, "show", "-u", "ann", "--json").splitlines()]
     assert [record["live"] for record in records] == [True, True, False]
     assert records[0]["preference"]["target"] == "target of falconry"
-    assert "has no edits" in run(path, "show", "--user", "nobody")
+    assert "Nothing is kept of nobody" in run(path, "show", "nobody")
+    assert run(path, "show", "ann") == shown and "where" in shown and "weights" in shown
+    with pytest.raises(StoreError, match="Whose is it"):
+        run(path, "show")
 
 
 def test_undo_the_last_one_by_number_and_to_a_version(path):

@@ -13,8 +13,9 @@ from easyedit_personal.kernels.apply import edited
 from easyedit_personal.learning.learner import Learner
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
-from easyedit_personal.types import Preference
+from easyedit_personal.types import EditResult, Preference
 from tests.evaluate.people import people, quick_hparams
+from tests.serving.test_personalized import random_delta
 
 PEOPLE = [item.preference(2) for item in people()[:2]]
 
@@ -29,6 +30,7 @@ def update(deltas):
 def test_the_evaluated_edit_is_the_one_that_users_get(strategy, llama, tokenizer, tmp_path):
     """Two preferences, one after the other: through a store and through the evaluated method, the same factors."""
     hparams = quick_hparams(5).replace(kernel="finetune", strategy=strategy, cluster={"size": 2})
+    hparams = hparams.replace(health={"self_test": "skip"})
     with EditStore.open(tmp_path / "edits.db", llama, tokenizer) as store:
         learner = Learner(llama, tokenizer, store, hparams)
         for preference in PEOPLE:
@@ -78,3 +80,20 @@ def test_what_the_health_check_refuses_is_left_out_and_said(refuses, llama, toke
     with method.personalize(llama, tokenizer, people()[:2], 1) as session:
         assert len(session.refused) == 1 and "perplexity_ratio" in session.refused[0]
         assert len(session.deltas) == 1 and calls == [[], [] if refuses == 0 else ["hobby"]]
+
+
+def test_natural_preferences_of_other_kinds_are_not_solved_again(llama, tokenizer, monkeypatch):
+    hparams = quick_hparams(3).replace(kernel="lowrank", answers="natural", strategy="joint")
+    first = [random_delta(llama, 2, 1)]
+    seen = []
+
+    def looking(model, tok, given, hparams, beside=()):
+        seen.append((given, beside))
+        return EditResult([random_delta(llama, 1, 2)])
+
+    monkeypatch.setattr(composition, "personalize", looking)
+    alone = add_preferences(llama, tokenizer, PEOPLE[:1], PEOPLE[1:], first, hparams)
+    assert seen.pop() == (PEOPLE[1:], first) and alone.deltas[0].rank == 1
+    newer = Preference("pastime", "What's my pastime?", "chess")
+    add_preferences(llama, tokenizer, PEOPLE, [newer], first, hparams)
+    assert seen.pop() == ([PEOPLE[1], newer], ()), "the older hobby has to leave the weights"

@@ -54,7 +54,6 @@ ASKED_BACK = [
     ("my hobby is it", "What exactly is your hobby"),
     ("she likes jazz", "did not understand"),
     ("I'm a bit odd", "did not understand"),
-    ("my sister's hobby is chess", "sister's hobby.*chess"),
     ("my day is terrible", "my day.*terrible"),
     ("my hobby is " + "very " * 60 + "long", "few words"),
     ("word " * 200, "short sentence"),
@@ -100,10 +99,10 @@ def test_an_answer_completes_what_was_asked():
 
 
 def test_a_suggestion_is_taken_by_yes_and_dropped_by_anything_else():
-    [unclear] = read("My sister's hobby is chess")
+    [unclear] = read("My mixtape is loud")
     assert isinstance(unclear, Unclear) and unclear.suggestion is not None
     assert unclear.answered("yes") == unclear.suggestion
-    assert unclear.suggestion.question == "What is my sister's hobby?" and unclear.suggestion.target == "chess"
+    assert unclear.suggestion.question == "What is my mixtape?" and unclear.suggestion.target == "loud"
     assert isinstance(unclear.answered("no"), Unclear)
 
 
@@ -159,8 +158,8 @@ class TestLanguageModel:
         assert isinstance(found, Preference) and found.question == "What food do I not like?"
         chess = {"subject": "hobby", "target": "chess", "whose": "Mia"}
         found = understand_with(stub.service(completion(chess)), "Mia lives for chess", "ada")
-        assert isinstance(found, Unclear) and found.suggestion is not None
-        assert found.suggestion.question == "What is Mia's hobby?"
+        assert isinstance(found, Preference) and found.subject == "Mia's hobby"
+        assert found.question == "What is Mia's hobby?"
 
     @pytest.mark.parametrize(
         "bad",

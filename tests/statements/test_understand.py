@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 
@@ -13,7 +12,8 @@ from benchmarks.statements import Case, cases, figures, judged, outcome
 from easyedit_personal import Statement
 from easyedit_personal.clustering.lexicon import Lexicon
 from easyedit_personal.statements import understand
-from easyedit_personal.statements.preferences import Unclear, as_preference, read
+from easyedit_personal.statements.memory import why_in_words
+from easyedit_personal.statements.preferences import as_preference, read
 from easyedit_personal.statements.rules import rules
 from easyedit_personal.statements.vocabulary import respelled, vocabulary
 from easyedit_personal.types import Preference
@@ -99,20 +99,20 @@ def test_dislikes_are_preferences_with_a_question_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("text", "question"),
-    [("keep it short", "answer style: short.*cannot be kept yet"), ("I'm not married", "relationship status: married")],
+    ("text", "subject", "target"),
+    [
+        ("keep it short", "answer style", "short"),
+        ("don't use emojis", "answer style", "no emojis"),
+        ("I'm not married", "not my relationship status", "married"),
+        ("I hate horror movies", "disliked film genre", "horror movies"),
+        ("my daughter Mia is allergic to peanuts", "daughter Mia's allergy", "peanuts"),
+    ],
 )
-def test_what_cannot_be_carried_is_said_and_not_bent(text, question):
-    [found] = read(text)
-    assert isinstance(found, Unclear) and found.suggestion is None
-    assert re.search(question, found.question)
-
-
-def test_other_peoples_facts_are_kept_under_their_names_if_the_user_says_so():
-    [found] = read("my daughter Mia is allergic to peanuts", "sam")
-    assert isinstance(found, Unclear) and found.suggestion is not None
-    assert found.suggestion.question == "What is my daughter Mia's allergy?"
-    assert found.answered("yes", "sam") == found.suggestion and found.suggestion.user == "sam"
+def test_what_edits_do_not_carry_has_kinds_of_its_own_that_are_kept_in_words(text, subject, target):
+    [found] = read(text, "sam")
+    assert isinstance(found, Preference) and found.user == "sam"
+    assert (found.subject, found.target) == (subject, target) and why_in_words(subject)
+    assert why_in_words("hobby") is None and why_in_words("children's names") is None
 
 
 def test_every_opposite_belongs_to_a_kind_that_can_be_said():

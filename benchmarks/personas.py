@@ -1,0 +1,205 @@
+"""Twenty facts about one person, told in plain words through the chat's own path, and asked for afterwards.
+
+``python -m benchmarks.personas --personas N [--statements M] [--json FILE]`` tells the first M sentences of each of the
+first N people of ``personas.yaml`` one after the other, answers questions back with yes, and asks the person's model:
+
+- direct: the question of every kind that was learned; right where its value is in the answer;
+- crossed: of the same answers, those that hold the value of another kind;
+- indirect: a held-out question that asks for the kind without its name;
+- everyday: questions about none of it; unchanged where the answer is the base model's word for word;
+- mixtures: questions to which several kinds answer; right where one of their values is in the answer.
+
+Entries in words count like those in weights: they are in the prompt. FILE is written after each person, and whoever
+stands in it with the same settings is not told again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.models import add_options, chosen
+from easyedit_personal import EditStore, PersonalizedModel, Preference
+from easyedit_personal.clustering.lexicon import Lexicon
+from easyedit_personal.data.phrasings import attributes
+from easyedit_personal.evaluate.summary import wilson
+from easyedit_personal.generation.score import contained, words
+from easyedit_personal.learning.learned import Learned
+from easyedit_personal.learning.learner import Learner
+from easyedit_personal.learning.session import Reader, learn_once, method_settings
+from easyedit_personal.modeling.loading import load_model
+from easyedit_personal.statements.memory import current
+from easyedit_personal.statements.preferences import Unclear, same_matter
+
+RESULT = Path(__file__).parent / "results" / "personas.json"
+COMPACT_RANK = 64  # of the file's last measure: what `store compact` makes of it
+ANSWER_TOKENS = 48
+
+
+def persona_set() -> dict[str, Any]:
+    """The bundled people with what they say and what is asked."""
+    file = resources.files("easyedit_personal").joinpath("data", "bundled", "personas.yaml")
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
+
+
+def told_right(found: Sequence[Preference], kind: str, value: str, alike: Sequence[Sequence[str]]) -> bool:
+    """Whether a sentence was understood: its kind, or one alike, and its value up to articles and a word more."""
+    wanted = set(words(value)) - {"a", "an", "the", "to"}
+    groups = [group for group in alike if kind in group]
+    return any(
+        (same_matter(one.subject, kind) or any(one.subject in group for group in groups))
+        and (wanted <= (got := set(words(one.target))) or got <= wanted)
+        for one in found
+    )
+
+
+def tell(
+    reader: Reader, learner: Learner, user: str, rows: Sequence[Sequence[str]], alike: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Say one sentence after the other, as in a chat whose user agrees; what came of each."""
+    found = []
+    for kind, value, say in rows:
+        started = time.perf_counter()
+        read = reader.read(say, user)
+        suggested = [one.suggestion for one in read if isinstance(one, Unclear) and one.suggestion]
+        clear = [one for one in read if isinstance(one, Preference)]
+        results = [learn_once(learner, user, [one])[0] for one in [*clear, *suggested]]
+        learned = [one for one in results if isinstance(one, Learned)]
+        found.append(
+            {
+                "say": say,
+                "right": told_right([*clear, *suggested], kind, value, alike),
+                "asked": not clear,
+                "where": [one.where for one in learned],
+                "why": [one.why for one in learned],
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+        )
+        print(f"  {say!r}: {found[-1]['where'] or 'nothing'} in {found[-1]['seconds']} s", flush=True)
+    return found
+
+
+def ask(served: PersonalizedModel, user: str, known: Sequence[Preference], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Every question's answer, by the sort of question."""
+
+    def answers(questions: Sequence[str], who: str | None = user) -> list[str]:
+        found = served.generate_for([who] * len(questions), list(questions), max_new_tokens=ANSWER_TOKENS)
+        return [answer.text for answer in found]
+
+    direct = answers([one.question for one in known])
+    hidden = [(one, question) for one in known if (question := _indirect(one.subject))]
+    indirect = answers([question for _, question in hidden])
+    yours, base = answers(asked["everyday"]), answers(asked["everyday"], None)
+    mixed = [(row["ask"], _values(known, row["kinds"])) for row in asked["mixtures"]]
+    mixed = [(question, values) for question, values in mixed if values]
+    mixtures = answers([question for question, _ in mixed])
+    return {
+        "direct": [contained(a, one.target) for a, one in zip(direct, known)],
+        "crossed": [_crossed(a, one, known) for a, one in zip(direct, known)],
+        "indirect": [contained(a, one.target) for a, (one, _) in zip(indirect, hidden)],
+        "everyday unchanged": [a == b for a, b in zip(yours, base)],
+        "everyday with a value": [any(contained(a, one.target) for one in known) for a in yours],
+        "mixtures": [any(contained(a, value) for value in values) for a, (_, values) in zip(mixtures, mixed)],
+    }
+
+
+def person(
+    options: argparse.Namespace, entry: Mapping[str, Any], asked: Mapping[str, Any], model: Any, tokenizer: Any
+) -> dict[str, Any]:
+    """Tell, ask and compact one person, in a store of their own."""
+    with tempfile.TemporaryDirectory() as folder, EditStore.open(f"{folder}/edits.db", model, tokenizer) as store:
+        learner, user = Learner(model, tokenizer, store, options.settings), entry["name"]
+        started = time.perf_counter()
+        told = tell(Reader(), learner, user, entry["told"][: options.statements], asked["alike"])
+        seconds = time.perf_counter() - started
+        known = current(store.preferences(user))
+        found = ask(PersonalizedModel(model, tokenizer, store, hparams=options.settings), user, known, asked)
+        before = store.stats()["factor_bytes"]
+        report = store.compact(user, COMPACT_RANK) if store.parts(user) else None
+        compacted = None
+        if report is not None:
+            compacted = {"before": before, "after": store.stats()["factor_bytes"], "error": round(report.max_error, 4)}
+    return {"name": user, "told": told, "seconds": round(seconds, 1), "answers": found, "compact": compacted}
+
+
+def summary(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares with 95 % intervals, over all people."""
+    told = [one for person in people for one in person["told"]]
+    places = [where for one in told for where in one["where"]]
+    found: dict[str, Any] = {
+        "people": len(people),
+        "statements": len(told),
+        "understood": _share([one["right"] for one in told]),
+        "in weights": _share([where == "weights" for where in places]),
+    }
+    for name in people[0]["answers"] if people else ():
+        found[name] = _share([hit for person in people for hit in person["answers"][name]])
+    return found
+
+
+def _share(hits: Sequence[bool]) -> dict[str, Any]:
+    low, high = wilson(sum(hits), len(hits)) if hits else (0.0, 1.0)
+    share = round(sum(hits) / len(hits), 3) if hits else None
+    return {"share": share, "n": len(hits), "interval": [round(low, 3), round(high, 3)]}
+
+
+def _indirect(subject: str) -> str | None:
+    """A held-out question that asks for a kind without its name."""
+    entry = Lexicon.load().find(subject)
+    return next((q for a in attributes() if entry and a.group == entry.group for q in a.held["implicit"]), None)
+
+
+def _crossed(answer: str, asked: Preference, known: Sequence[Preference]) -> bool:
+    others = (one for one in known if one is not asked and not contained(asked.target, one.target))
+    return any(contained(answer, one.target) for one in others)
+
+
+def _values(known: Sequence[Preference], kinds: Sequence[str]) -> list[str]:
+    return [one.target for one in known if any(same_matter(one.subject, kind) for kind in kinds)]
+
+
+def main() -> None:
+    """Tell and ask everybody who is not in the file yet, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--personas", type=int, default=20)
+    parser.add_argument("--statements", type=int, default=20)
+    parser.add_argument("--json", type=Path, default=RESULT)
+    options = parser.parse_args()
+    asked, settings = persona_set(), chosen(options)
+    options.settings = settings
+    made = {"settings": method_settings(settings.to_dict()), "statements": options.statements}
+    made["model"] = str(settings.model_name)
+    kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    people = kept["persons"] if kept.get("made") == made else []
+    wanted = [
+        entry for entry in asked["people"][: options.personas] if entry["name"] not in {p["name"] for p in people}
+    ]
+    if wanted:
+        model, tokenizer = load_model(settings)
+    for entry in wanted:
+        print(entry["name"], flush=True)
+        people.append(person(options, entry, asked, model, tokenizer))
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        context = {"commit": commit, "python": platform.python_version(), "machine": platform.machine()}
+        record = {**context, "summary": summary(people), "made": made, "persons": people}
+        options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, figure in summary(people).items():
+        print(f"{name:<24}{figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import pytest
 
 from easyedit_personal.errors import HealthError
 from tests.service.conftest import USERS, wanted
+from tests.waiting import PATIENCE
 
 CHAT = "/v1/chat/completions"
 HOSTILE = [
@@ -190,7 +191,7 @@ def test_answers_are_the_same_while_others_learn(place, learning):
 def test_no_more_changes_than_can_wait(place):
     client = place.client(max_edits=1)
     release, learn = threading.Event(), place.last.learner.learn
-    place.last.learner.learn = lambda *a, **k: release.wait(20) and learn(*a, **k)
+    place.last.learner.learn = lambda *a, **k: release.wait(PATIENCE) and learn(*a, **k)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.put, of("dora"), json={"text": "My hobby is chess."})
         while not place.last._pending:

@@ -37,6 +37,9 @@ def test_version():
 
 def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    few = {"cluster": {"size": 2, "indirect": 2, "behind": 2}, "lowrank": {"steps": 4, "polish": 1}}
+    quick = demo._tiny_settings().replace(mom2_n_samples=50, **few)  # what the answers are does not matter here
+    monkeypatch.setattr(demo, "_tiny_settings", lambda: quick)
     result = runner.invoke(app, ["demo", "--tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     kinds = ("direct", "paraphrased", "implicit", "product", "negated", "somebody else", "a fact")

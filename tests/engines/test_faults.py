@@ -118,8 +118,12 @@ def test_the_driver_killed_and_started_again(kind, tmp_path, request):
         EditStore.open(store).close()
         for least in (40, 150):
             with subprocess.Popen(command, **options) as driver, EditStore.open(store) as opened:
-                wait_until(lambda: driver.poll() is not None or opened.stats()["users"] >= least, "nobody is done")
-                assert driver.poll() is None
+
+                def so_many(driver=driver, opened=opened, least=least):
+                    assert driver.poll() is None
+                    return opened.stats()["users"] >= least
+
+                wait_until(so_many, "too few are done")
                 driver.send_signal(signal.SIGKILL)
         # At once: workers of the dead driver may still be at it.
         last = subprocess.run(command, **options, check=True).stdout.split()

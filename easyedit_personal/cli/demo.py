@@ -190,6 +190,9 @@ def _sum_up(console: Console, shown: list[Shown]) -> None:
 
 def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, asked: Any) -> None:
     """Apply one user's edit in place, take it back, and compare every byte of the weights."""
+    from rich.markup import escape
+    from rich.table import Table
+
     from ..kernels.apply import apply_deltas, revert
     from ..modeling.layout import weights_digest
 
@@ -199,8 +202,10 @@ def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, 
     with_edit = _answers(model, tokenizer, [asked])[0]
     revert(model, saved)
     restored = weights_digest(model)
-    console.print(f"\nUndo, shown on {user}'s edit and {asked[1]!r}:")
-    console.print(f"  edited    {changed[:12]}  {_cut(with_edit)}")
-    console.print(f"  undone    {restored[:12]}  {_cut(_answers(model, tokenizer, [asked])[0])}")
+    console.print(f"\nUndo, shown on {user}'s edit and {asked[1]!r}:", markup=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("  edited", changed[:12], escape(_cut(with_edit)))
+    table.add_row("  undone", restored[:12], escape(_cut(_answers(model, tokenizer, [asked])[0])))
+    console.print(table)
     equal = "bit for bit the original" if restored == original != changed else "NOT the original: please report this"
     console.print(f"  original  {original[:12]}  -> the undone weights are {equal}")

@@ -40,14 +40,18 @@ TARGETS = {
             "values": ("values", "rome"),
             "keys": ("keys", "packing", "values", "rome"),
             "packing": ("packing", "values"),
-            "lowrank": ("lowrank", "training", "numbers"),
-            "finetune": ("finetune", "training", "numbers"),
-            "objective": ("lowrank", "finetune", "training"),
-            "training": ("training", "lowrank"),
+            "lowrank": ("lowrank", "training_prompts", "numbers"),
+            "finetune": ("finetune", "training_prompts", "numbers"),
+            "objective": ("lowrank", "finetune", "natural", "training_prompts"),
+            "training_prompts": ("training_prompts", "lowrank"),
             "preserve": ("preserve", "lowrank", "metric"),
-            "answers": ("preserve", "lowrank"),
-            "mixed": ("mixed", "seating"),
+            **dict.fromkeys(("factors", "gate", "gate_loss", "ground", "ground_numbers"), ("natural",)),
+            **dict.fromkeys(("kinds", "natural", "spoken", "user_value"), ("natural",)),
         }.items()
+    }
+    | {
+        "generation/base_answers.py": ("kernels/test_preserve.py", "kernels/test_lowrank.py"),
+        "serving/multi_adapter.py": ("serving/test_multi_adapter.py", "serving/test_row_adapters.py"),
     },
     "apply": {
         "kernels/apply.py": ("kernels/test_apply.py", "test_swapping.py"),
@@ -60,7 +64,7 @@ TARGETS = {
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "blobs", "compact"),
             "compact": ("compact", "store", "blobs"),
-            "statements": ("store", "blobs", "compact", "forget", "schema"),
+            "queries": ("store", "blobs", "compact", "forget", "schema"),
             "maintenance": ("forget", "store", "schema", "faults", "blobs", "compact"),
             "blobs": ("blobs",),
             "schema": ("schema", "checksum", "store"),
@@ -149,20 +153,20 @@ def places(code: str) -> dict[tuple[str, tuple[int, int]], list[tuple[str, int]]
     return found
 
 
-def draw(root: Path, count: int, seed: int) -> list[dict[str, Any]]:
+def draw(root: Path, count: int, seed: int, areas: Sequence[str]) -> list[dict[str, Any]]:
     """The sample: every area's share, drawn over its modules; in any order, so that an unfinished run is one too."""
     rng = random.Random(seed)
     sample = []
-    for area, modules in TARGETS.items():
+    for area in areas:
         known = []
-        for module in modules:
+        for module in TARGETS[area]:
             code = (root / "easyedit_personal" / module).read_text(encoding="utf-8")
             for (_, (line, _)), kinds in sorted(places(code).items()):
                 operator, occurrence = rng.choice(kinds)
                 known.append(
                     {"area": area, "module": module, "line": line, "operator": operator, "occurrence": occurrence}
                 )
-        wanted = round(count * SHARES[area])
+        wanted = round(count * SHARES[area] / sum(SHARES[one] for one in areas))
         for mutant in rng.sample(known, len(known)):
             made = mutated(root, mutant)
             if made and wanted:
@@ -229,9 +233,9 @@ def tested(copy: Path, tests: Sequence[str], *options: str) -> tuple[int | None,
         process.join()
 
 
-def warm_up(copy: Path, baseline: bool) -> None:
+def warm_up(copy: Path, baseline: bool, areas: Sequence[str]) -> None:
     """Import what the tests need of other packages once, and see that all tests pass without a mutant."""
-    tests = tuple(dict.fromkeys(test for area in TARGETS.values() for tests in area.values() for test in tests))
+    tests = tuple(dict.fromkeys(test for area in areas for tests in TARGETS[area].values() for test in tests))
     for name in tested(copy, tests, "--collect-only")[1]:
         if name.split(".")[0] in ("torch", "transformers", "sklearn", "scipy", "numpy", "sqlalchemy", "safetensors"):
             try:
@@ -307,6 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=320)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--areas", nargs="+", default=list(TARGETS), choices=TARGETS, help="default: all")
     parser.add_argument("--minutes", type=float, default=40.0, help="stop after so many; what was run is a sample too")
     parser.add_argument("--part", default="0/1", help="of several processes: every n-th mutant from this one on")
     parser.add_argument("--again", type=Path, nargs="+", help="results: run their survivors, keep the rest of them")
@@ -326,9 +331,9 @@ def main() -> None:
         if results:
             sample = [found for result in results for old in result["survivors"] for found in located(copy, old)]
         else:
-            sample = draw(copy, given.mutants, given.seed)[first::step]
+            sample = draw(copy, given.mutants, given.seed, given.areas)[first::step]
         print(f"{len(sample)} mutants drawn", flush=True)
-        warm_up(copy, given.baseline)
+        warm_up(copy, given.baseline, given.areas)
         started, before = time.monotonic(), sum(result["seconds"] for result in results)
         for mutant in sample:
             done.append(mutant | {"outcome": outcome(copy, mutant)})

@@ -56,7 +56,9 @@ def test_yaml_fits_its_architecture(name, tokenizer):
     request = [EditRequest("What's my hobby?", "hiking", "hobby", cluster="a")]
     for kernel in ("rome", "memit", "lowrank", "finetune"):
         settings = hparams.with_kernel(kernel).replace(mom2_adjustment=False, v_num_grad_steps=2, prompt_format="auto")
-        settings = settings.replace(lowrank={"steps": 2}, finetune={"steps": 2}, preserve={"neutral": 2}, natural=FEW)
+        settings = settings.replace(
+            lowrank={"steps": 2}, finetune={"steps": 2}, preserve={"neutral": 2, "answer_tokens": 2}, natural=FEW
+        )
         layout = find_layout(model, settings)
         assert layout.n_layers == n_layers and layout.rewrite == template
         assert is_transposed(model.get_submodule(layout.rewrite_path(0))) == conv1d

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOKENS = 40  # of an answer
 LENGTH = 150  # characters of it that are shown
+TINY = Path(__file__).resolve().parents[2] / "tests" / "tiny_model"  # stands beside the package in a checkout only
 # A user has one preference or several; the demo takes the first bundled test items about these attributes.
 USERS = {"Ada": ["hobby"], "Ben": ["pet", "food preference"], "Chloé": ["career goal"]}
 
@@ -36,31 +37,45 @@ def demo(
 
     from rich.console import Console
 
-    from ..hparams import PersonalizationHyperParams
-
     KERNELS.check(kernel)
-    hparams = _tiny_settings() if tiny else PersonalizationHyperParams.from_hparams(DEFAULT_MODEL)
+    hparams = _tiny_settings() if tiny else _default_settings()
     with tempfile.TemporaryDirectory() as scratch:
         _run(Console(), Path(out or scratch), hparams.with_kernel(kernel))
     if out:
         print(f"The users' files are in {out}.")
 
 
+def _default_settings() -> PersonalizationHyperParams:
+    """Those of the default model; where it cannot be had, a checkout has another to offer."""
+    from ..errors import ModelError
+    from ..hparams import PersonalizationHyperParams
+    from ..modeling.prepare import find_model
+
+    try:
+        find_model(DEFAULT_MODEL)
+    except ModelError as error:
+        if not (TINY / "settings.yaml").is_file():
+            raise
+        offer = "the tests' small model is here, and shows how the demo works: `easyedit-personal demo --tiny`"
+        remedy = "; or ".join(filter(None, (error.remedy, offer)))
+        raise ModelError(error.what, got=error.got, needed=error.needed, cause=error.cause, remedy=remedy) from error
+    return PersonalizationHyperParams.from_hparams(DEFAULT_MODEL)
+
+
 def _tiny_settings() -> PersonalizationHyperParams:
-    """Those of the tests' model, which stands beside the package in a checkout and in no wheel."""
+    """Those of the tests' model."""
     from ..errors import ModelError
     from ..hparams import PersonalizationHyperParams
 
-    folder = Path(__file__).resolve().parents[2] / "tests" / "tiny_model"
-    if not (folder / "settings.yaml").is_file():
+    if not (TINY / "settings.yaml").is_file():
         raise ModelError(
             "The tests' small model is not here.",
-            got=f"no settings.yaml in {folder}",
+            got=f"no settings.yaml in {TINY}",
             cause="the package was installed without its tests",
             remedy="run --tiny in a checkout of the repository, or leave it out",
         )
-    hparams = PersonalizationHyperParams.from_hparams(folder / "settings.yaml")
-    return hparams.replace(model_name=str(folder / "llama-personal"))
+    hparams = PersonalizationHyperParams.from_hparams(TINY / "settings.yaml")
+    return hparams.replace(model_name=str(TINY / "llama-personal"))
 
 
 def _run(console: Console, folder: Path, hparams: PersonalizationHyperParams) -> None:
@@ -175,6 +190,9 @@ def _sum_up(console: Console, shown: list[Shown]) -> None:
 
 def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, asked: Any) -> None:
     """Apply one user's edit in place, take it back, and compare every byte of the weights."""
+    from rich.markup import escape
+    from rich.table import Table
+
     from ..kernels.apply import apply_deltas, revert
     from ..modeling.layout import weights_digest
 
@@ -184,8 +202,10 @@ def _undo(console: Console, model: Any, tokenizer: Any, user: str, deltas: Any, 
     with_edit = _answers(model, tokenizer, [asked])[0]
     revert(model, saved)
     restored = weights_digest(model)
-    console.print(f"\nUndo, shown on {user}'s edit and {asked[1]!r}:")
-    console.print(f"  edited    {changed[:12]}  {_cut(with_edit)}")
-    console.print(f"  undone    {restored[:12]}  {_cut(_answers(model, tokenizer, [asked])[0])}")
+    console.print(f"\nUndo, shown on {user}'s edit and {asked[1]!r}:", markup=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("  edited", changed[:12], escape(_cut(with_edit)))
+    table.add_row("  undone", restored[:12], escape(_cut(_answers(model, tokenizer, [asked])[0])))
+    console.print(table)
     equal = "bit for bit the original" if restored == original != changed else "NOT the original: please report this"
     console.print(f"  original  {original[:12]}  -> the undone weights are {equal}")

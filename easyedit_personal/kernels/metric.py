@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import find_layout, fingerprint, tokenizer_fingerprint
-from ..modeling.stats import Questions, second_moments
+from ..modeling.stats import second_moments
+from ..modeling.stats_text import Questions
 from .preserve import Material
 from .solve import contrast, whitening
 

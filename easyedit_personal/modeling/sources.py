@@ -53,8 +53,8 @@ def fetch_from_hub(source: HubSource, folder: Path) -> Path:
 
     status = hub_status(source.repo, source.revision)
     if status is None or status >= 400:
-        said = "does not answer" if status is None else f"answers {status}"
-        raise ModelError(f"{source}: {constants.ENDPOINT} {said}")
+        said = f"{constants.ENDPOINT} " + ("does not answer" if status is None else f"answers {status}")
+        raise ModelError(f"{source}: {'not asked, HF_HUB_OFFLINE is set' if constants.is_offline_mode() else said}")
     digests = source.digests or {}
     options: dict[str, Any] = {"local_dir": folder, "endpoint": constants.ENDPOINT, "tqdm_class": _silent_bar()}
     try:

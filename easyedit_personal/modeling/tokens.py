@@ -1,4 +1,4 @@
-"""From text to token ids: chat templates, where the subject's last token stands, and batches padded by us.
+"""From text to token ids: chat templates, prompts with their answers, and batches padded by us.
 
 We pad ourselves, on the side the caller names, with explicit position ids: no result depends on
 ``tokenizer.padding_side``, which EasyEdit sets to "left" for methods it does not know.
@@ -15,7 +15,8 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from ..errors import ModelError, RequestError, shorten, text_fault
-from .special_tokens import control_ids, literal_ids, literal_pieces, offsets_of, with_marks
+from .positions import check_literal, content_spans, key_index
+from .special_tokens import literal_ids, literal_pieces, offsets_of, with_marks
 
 PromptFormat = Literal["auto", "chat", "raw"]
 Messages = Sequence[Mapping[str, str]]
@@ -148,18 +149,19 @@ def encode(
     pieces = rendered.split(mark) if mark else [rendered]
     text = "".join(pieces)
     chat = uses_chat(tokenizer, prompt_format)
-    spans = _content_spans(tokenizer, text, messages, prompt_format)
+    around = render(tokenizer, [{**message, "content": MARK} for message in messages], prompt_format).split(MARK)
+    spans = content_spans(text, [message["content"] for message in messages], around)
     prompt_ids, offsets = offsets_of(tokenizer, pieces, add_special=not chat)
     if not prompt_ids:
         raise RequestError("The prompt has no tokens.", got=prompt, needed="text that the tokenizer does not drop")
-    _check_literal(tokenizer, prompt_ids, offsets, spans)
-    key_index = _key_index(text, spans[-1], subject, offsets)
+    check_literal(tokenizer, prompt_ids, offsets, spans)
+    key = key_index(text, spans[-1], subject, offsets)
     target_ids: tuple[int, ...] = ()
     if target is not None:
         target_ids = _target_ids(tokenizer, text, prompt_ids, target, chat, is_plain=not mark)
         if end_of_turn and (eot := end_of_turn_id(tokenizer, prompt_format)) is not None:
             target_ids += (eot,)
-    return Encoded(tuple(prompt_ids), target_ids, key_index)
+    return Encoded(tuple(prompt_ids), target_ids, key)
 
 
 def encode_text(tokenizer: Any, text: str, max_length: int | None = None) -> Encoded:
@@ -234,67 +236,6 @@ def _check_messages(messages: Messages) -> None:
                 got=content,
                 needed="the question as the user types it" if empty else '{"role": ..., "content": text}',
             )
-
-
-def _content_spans(tokenizer: Any, text: str, messages: Messages, prompt_format: PromptFormat) -> list[tuple[int, int]]:
-    """Where each message's content stands in the rendered text, as (start, stop).
-
-    Searching would find the prompt "assistant" in the template's own words: the template is rendered once more, with
-    marks in place of all contents. Templates that change earlier turns (some drop thoughts) are searched after all.
-    """
-    marked = render(tokenizer, [{**message, "content": MARK} for message in messages], prompt_format).split(MARK)
-    if len(marked) == len(messages) + 1:
-        for change in (str, str.strip):
-            contents = [change(message["content"]) for message in messages]
-            if text == marked[0] + "".join(map("".join, zip(contents, marked[1:]))):
-                starts = [sum(map(len, (*marked[: i + 1], *contents[:i]))) for i in range(len(contents))]
-                return [(start, start + len(content)) for start, content in zip(starts, contents)]
-    spans: list[tuple[int, int]] = []
-    stop = len(text)
-    for message in reversed(messages):
-        content = message["content"].strip()
-        start = text.rfind(content, 0, stop)
-        # A turn that the template has changed must not hide where the ones before it are.
-        start, length = (stop, 0) if start < 0 else (start, len(content))
-        spans.insert(0, (start, start + length))
-        stop = start
-    return spans
-
-
-def _check_literal(
-    tokenizer: Any, ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-) -> None:
-    """Raise if a control token was made of somebody's words after all: a tokenizer that rewrites text can do that."""
-    control = control_ids(tokenizer)
-    marks = [offset for token, offset in zip(ids, offsets) if token in control]
-    for start, stop in spans:
-        if any(start < b and a < stop and a < b for a, b in marks):
-            raise RequestError(
-                "A part of the text would become a control token.",
-                cause="the tokenizer rewrites letters before it looks for its special tokens",
-                remedy="leave out what looks like a special token",
-            )
-
-
-def _key_index(text: str, span: tuple[int, int], subject: str | None, offsets: Sequence[tuple[int, int]]) -> int:
-    """The token that holds the last character of the subject's last occurrence in the prompt, which is at ``span``."""
-    if subject is None:
-        return len(offsets) - 1
-    if not isinstance(subject, str):
-        raise RequestError("The subject is no text.", got=subject, needed="a part of the prompt, or None")
-    prompt = text[slice(*span)]
-    inside = prompt.rfind(subject.strip())
-    if inside < 0 or not subject.strip():
-        raise RequestError(
-            f"The subject {shorten(subject)} does not stand in the prompt.",
-            got=prompt,
-            needed="the subject, letter for letter, as a part of the prompt",
-            remedy="correct the subject, or leave it out to use the prompt's last token",
-        )
-    end = span[0] + inside + len(subject.strip())
-    covering = [i for i, (start, stop) in enumerate(offsets) if start < end <= stop]
-    before = [i for i, (start, stop) in enumerate(offsets) if start < end and stop > start]
-    return (covering or before or [len(offsets) - 1])[-1]
 
 
 def _target_ids(

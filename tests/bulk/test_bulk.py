@@ -54,7 +54,7 @@ def test_everybody_once_and_the_second_time_nobody(tmp_path):
         assert kept.preference == Preference("hobby", "What's my hobby?", "hobby 7", user="user 7")
         assert kept.kernel == "random" and kept.hparams == {"scale": 1.0} and kept.health == {"perplexity_ratio": 1.0}
         before = opened.stats()["edits"]
-    again, _ = carried_out(users, store, engine=find_engine("processes", Limits(workers=2)))
+    again, _ = carried_out(users, store)
     assert (again.new, again.there) == (0, 40)
     with EditStore.open(store) as opened:
         assert opened.stats()["edits"] == before
@@ -187,9 +187,8 @@ def test_what_ends_the_run(tmp_path):
     with sqlite3.connect(tmp_path / "other.db") as other:
         other.execute("CREATE TABLE recipes (name)")
     other.close()
-    for engine in (find_engine("serial"), find_engine("processes", Limits(workers=1))):
-        with pytest.raises(StoreError, match="no store of ours"):
-            carried_out(users, tmp_path / "other.db", engine=engine)
+    with pytest.raises(StoreError, match="no store of ours"):
+        carried_out(users, tmp_path / "other.db")
 
 
 def test_an_estimate_leaves_nothing(tmp_path):

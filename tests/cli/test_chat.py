@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import time
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -19,6 +18,7 @@ from easyedit_personal.modeling.tokens import encode
 from easyedit_personal.serving.personalized import PersonalizedModel
 from easyedit_personal.serving.streaming import Pieces
 from tests.tiny import tiny_model
+from tests.waiting import wait_until
 
 TOKENS = 12  # of an answer; random models do not stop by themselves
 
@@ -357,13 +357,16 @@ class Terminal:
             os.execv(command[0], command)
         self.shown = ""
 
-    def wait(self, text, seconds=120.0):
+    def wait(self, text):
         """Until this is shown; everything before it is returned and forgotten."""
-        end = time.monotonic() + seconds
-        while text not in self.shown:
-            assert time.monotonic() < end, f"{text!r} was not shown, but: {self.shown!r}"
+
+        def shown():
             if select.select([self.keys], [], [], 0.2)[0]:
                 self.shown += os.read(self.keys, 4096).decode(errors="replace")
+            return text in self.shown
+
+        if text not in self.shown:
+            wait_until(shown, lambda: f"{text!r} was not shown, but: {self.shown!r}")
         before, _, self.shown = self.shown.partition(text)
         return before
 

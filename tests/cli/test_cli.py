@@ -13,6 +13,7 @@ from easyedit_personal.cli import demo
 from easyedit_personal.cli.main import app
 from easyedit_personal.errors import ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.modeling import prepare
 
 runner = CliRunner()
 
@@ -37,6 +38,9 @@ def test_version():
 
 def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    few = {"cluster": {"size": 2, "indirect": 2, "behind": 2}, "lowrank": {"steps": 4, "polish": 1}}
+    quick = demo._tiny_settings().replace(mom2_n_samples=50, **few)  # what the answers are does not matter here
+    monkeypatch.setattr(demo, "_tiny_settings", lambda: quick)
     result = runner.invoke(app, ["demo", "--tiny", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     kinds = ("direct", "paraphrased", "implicit", "product", "negated", "somebody else", "a fact")
@@ -48,9 +52,22 @@ def test_demo_shows_before_and_after_sizes_and_a_true_undo(tmp_path, monkeypatch
 
 
 def test_demo_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "site" / "easyedit_personal" / "cli" / "demo.py"))
+    monkeypatch.setattr(demo, "TINY", tmp_path)
     with pytest.raises(ModelError, match="without its tests"):
         runner.invoke(app, ["demo", "--tiny"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_without_its_model_the_demo_offers_the_tests_model_where_that_is(checkout, tmp_path, monkeypatch):
+    def nowhere(name):
+        raise ModelError(f"The model {name!r} cannot be had.", remedy="connect once")
+
+    monkeypatch.setattr(prepare, "find_model", nowhere)
+    if not checkout:
+        monkeypatch.setattr(demo, "TINY", tmp_path)
+    with pytest.raises(ModelError, match=r"'smollm2' cannot be had(.|\n)*connect once") as caught:
+        runner.invoke(app, ["demo"], catch_exceptions=False)
+    assert ("demo --tiny" in str(caught.value)) == checkout
 
 
 def test_demo_names_the_nearest_kernel():

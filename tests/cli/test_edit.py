@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+import warnings
 
 import pytest
 
+from easyedit_personal.cli.main import main
 from easyedit_personal.errors import DataError, PersonalizationError
 from easyedit_personal.serving.personalized import PersonalizedModel
 from tests.clustering.test_service import completion, stub  # noqa: F401 - a fixture
@@ -248,9 +249,11 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(name, desk):
     assert desk.loads == 0 and not desk.path.exists()
 
 
-def test_errors_end_with_2_without_a_traceback(tmp_path):
-    command = [sys.executable, "-m", "easyedit_personal.cli.main", "edit", WORDS, "-u", "ann"]
-    done = subprocess.run(
-        [*command, "--store", str(tmp_path / "e.db"), "--model", "nowhere"], capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "'nowhere' cannot be loaded" in done.stderr and "Traceback" not in done.stderr
+def test_errors_end_with_2_without_a_traceback(tmp_path, monkeypatch, capfd):
+    words = ["edit", WORDS, "-u", "ann", "--store", str(tmp_path / "e.db"), "--model", "nowhere"]
+    monkeypatch.setattr(sys, "argv", ["easyedit-personal", *words])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr().err
+    assert ended.value.code == 2 and "'nowhere' cannot be loaded" in said and "Traceback" not in said

@@ -34,10 +34,10 @@ def run(*words):
     return CliRunner().invoke(app, ["personalize", "--hparams", str(SETTINGS), *map(str, words)])
 
 
-@pytest.mark.parametrize("engine", ["serial", "processes"])
-def test_who_fails_is_in_the_file_and_the_rest_in_the_store(users, tmp_path, engine):
+@pytest.mark.parametrize(("engine", "options"), [("serial", ()), ("processes", ("--workers", 1))])
+def test_who_fails_is_in_the_file_and_the_rest_in_the_store(users, tmp_path, engine, options):
     store = tmp_path / "edits.db"
-    result = run("--users", users, "--store", store, "--engine", engine, "--batch", 5)
+    result = run("--users", users, "--store", store, "--engine", engine, *options, "--batch", 5)
     assert result.exit_code == 1, result.output
     assert "12 users" in result.output and "10 new, 0 were there, 2 failed" in result.output
     assert "Slowest: user" in result.output and f"({engine})" in result.output

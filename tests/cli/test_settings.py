@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+import warnings
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from easyedit_personal.cli.main import app
+from easyedit_personal.cli.main import app, main
 from easyedit_personal.errors import ConfigError, ModelError, StoreError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.settings.resolve import resolve_settings
@@ -107,16 +107,20 @@ def test_a_certificate_that_cannot_be_used_is_said_before_the_model_is_loaded(gi
     assert isinstance(error, ConfigError) and "none.pem" in str(error)
 
 
-def test_one_line_says_that_settings_are_derived_and_which_key_nobody_reads(folder, tmp_path):
+def test_one_line_says_that_settings_are_derived_and_which_key_nobody_reads(folder, tmp_path, monkeypatch, capfd):
     path = tmp_path / "a.yaml"
     made = {"family": "llama", "n_layers": 4, "status": "derived", "source": "smollm2.yaml"}
     values = {"model_name": folder, "made_for": made, "layers": [1], "evaluation_type": "LLM-judge"}
     path.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "easyedit_personal.cli.main", "edit", "My hobby is falconry", "-u", "ann"]
-    command += ["--store", str(tmp_path / "e.db"), "--hparams", str(path), "--dry-run", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and json.loads(done.stdout)["target"] == "falconry"
-    warning, note = done.stderr.splitlines()
+    words = ["edit", "My hobby is falconry", "-u", "ann", "--dry-run", "--json"]
+    words += ["--store", str(tmp_path / "e.db"), "--hparams", str(path)]
+    monkeypatch.setattr(sys, "argv", ["easyedit-personal", *words])
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("default")
+        main()
+    said = capfd.readouterr()
+    assert ended.value.code == 0 and json.loads(said.out)["target"] == "falconry"
+    warning, note = said.err.splitlines()
     assert warning.startswith("Warning: kernel 'lowrank' does not read: evaluation_type")
     assert note.startswith(f"Settings derived from smollm2.yaml for {folder} (llama, 4 layers)")
 

@@ -89,16 +89,17 @@ def test_who_always_kills_is_given_up_alone(tmp_path):
 
 def test_who_hangs_is_ended(tmp_path, capfd):
     work = Squares(str(tmp_path), hangs=frozenset({2}))
-    reports, given_up = carried_out(processes(retries=0, seconds=2.0), work, batches(6, 3))
+    # On a busy machine an innocent item may be late, too, but not each time.
+    reports, given_up = carried_out(processes(retries=2, seconds=1.0), work, batches(6, 3))
     assert reports == {n: n * n for n in range(6) if n != 2}
-    assert "longer than 2 s" in given_up[2] and "_misbehave" in capfd.readouterr().err  # where it hung
+    assert "longer than 1 s" in given_up[2] and "_misbehave" in capfd.readouterr().err  # where it hung
 
 
 def test_who_is_stopped_is_ended_from_outside(tmp_path, monkeypatch):
     """SIGSTOP also stops the clock inside of the process."""
-    monkeypatch.setattr(dispatch, "GRACE", 0.5)
+    monkeypatch.setattr(dispatch, "GRACE", 0.2)
     work = Squares(str(tmp_path), stopped=frozenset({2}))
-    reports, given_up = carried_out(processes(retries=0, seconds=2.0), work, [(0,), (1,), (2,), (3,)])
+    reports, given_up = carried_out(processes(retries=2, seconds=1.0), work, [(0,), (1,), (2,), (3,)])
     assert set(reports) == {0, 1, 3} and list(given_up) == [2]
 
 

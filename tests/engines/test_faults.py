@@ -27,6 +27,7 @@ from tests.engines.conftest import ROOT, begun
 from tests.engines.random_factors import RandomFactors, expected, write_users
 from tests.postgres import Server
 from tests.store.samples import same
+from tests.waiting import PATIENCE, wait_until
 
 ENGINES = ["processes", pytest.param("ray", marks=pytest.mark.ray)]
 pytestmark = [
@@ -117,18 +118,17 @@ def test_the_driver_killed_and_started_again(kind, tmp_path, request):
         EditStore.open(store).close()
         for least in (40, 150):
             with subprocess.Popen(command, **options) as driver, EditStore.open(store) as opened:
-                deadline = time.monotonic() + 300
-                while opened.stats()["users"] < least:
-                    assert driver.poll() is None and time.monotonic() < deadline
-                    time.sleep(0.02)
+
+                def so_many(driver=driver, opened=opened, least=least):
+                    assert driver.poll() is None
+                    return opened.stats()["users"] >= least
+
+                wait_until(so_many, "too few are done")
                 driver.send_signal(signal.SIGKILL)
         # At once: workers of the dead driver may still be at it.
         last = subprocess.run(command, **options, check=True).stdout.split()
         assert int(last[0]) < 260 and int(last[0]) + int(last[1]) == 399 and last[2] == "1"
-        deadline = time.monotonic() + 60
-        while alive(tmp_path):
-            assert time.monotonic() < deadline, "workers outlive their driver"
-            time.sleep(0.1)
+        wait_until(lambda: not alive(tmp_path), "workers outlive their driver")
     finally:
         if cluster is not None:
             cluster.shutdown()
@@ -218,23 +218,26 @@ def test_the_store_does_not_come_back_and_the_run_goes_on_another_day(server, tm
     everybody_is_somewhere(store, tmp_path / "f", 100, {})
 
 
-def hold(path: str, seconds: float) -> None:
-    """Keep everybody from writing for a while."""
+def hold(path: str, seconds: float, held: threading.Event) -> None:
+    """Keep everybody from writing for a while, and say when it begins."""
     with EditStore.open(path) as store, store._database.writing() as connection:
         connection.exec_driver_sql("UPDATE clock SET tick = tick + 1")
+        held.set()
         time.sleep(seconds)
 
 
 def test_somebody_holds_the_database_for_ten_seconds(engine, tmp_path):
-    users, store, held = write_users(tmp_path / "users.jsonl", 100), str(tmp_path / "edits.db"), []
+    users, store = write_users(tmp_path / "users.jsonl", 100), str(tmp_path / "edits.db")
+    held = threading.Event()
+    holder = threading.Thread(target=hold, args=(store, 10.0, held))
 
     def on_report(report, tally):
-        if tally.done >= 30 and not held:
-            held.append(threading.Thread(target=hold, args=(store, 10.0)))
-            held[0].start()
+        if tally.done >= 30 and not held.is_set():
+            holder.start()
+            assert held.wait(PATIENCE)
 
     work = Bulk(store, RandomFactors(pause=0.01))
     tally = personalize_users(users, work, engine(), failures=tmp_path / "f", batch=8, on_report=on_report)
-    held[0].join()
+    holder.join()
     assert tally.elapsed > 10.0 and tally.new == 100
     everybody_is_somewhere(store, tmp_path / "f", 100, {})

@@ -1,4 +1,4 @@
-"""What is promised in writing: the table's tests exist, and what tests install is pinned."""
+"""What is promised in writing: tests and modules that are named exist, and what tests install is pinned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+
+from benchmarks.mutants import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?(?:::(\w+))?(?:\[[^`]*\])?`")
@@ -32,6 +34,13 @@ def test_every_test_in_the_table_exists():
         "tests/house/test_table.py::test_nothing",
         "tests/gone.py",
     ]
+
+
+def test_mutants_are_made_of_modules_and_tests_that_exist():
+    for modules in TARGETS.values():
+        for module, tests in modules.items():
+            paths = [ROOT / "easyedit_personal" / module, *(ROOT / "tests" / test for test in tests)]
+            assert len(paths) > 1 and [str(path) for path in paths if not path.is_file()] == []
 
 
 def test_what_is_installed_for_tests_is_pinned():

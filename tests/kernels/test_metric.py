@@ -11,7 +11,8 @@ from easyedit_personal.kernels import metric as module
 from easyedit_personal.kernels.metric import key_metrics
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.solve import contrast, whitening
-from easyedit_personal.modeling.stats import Questions, second_moments
+from easyedit_personal.modeling.stats import second_moments
+from easyedit_personal.modeling.stats_text import Questions
 
 
 def moment(*sizes: float) -> torch.Tensor:

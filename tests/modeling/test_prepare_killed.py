@@ -19,6 +19,7 @@ from easyedit_personal.modeling import prepare
 from easyedit_personal.modeling.catalog import MODELS, ORIGIN_FILE
 from easyedit_personal.modeling.hub import holds_model
 from tests.tiny_gguf import as_known, write_gguf, write_wheels
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 KILLS, MOST_KILLS = 30, 40
@@ -116,11 +117,11 @@ class Preparation:
         return [path.name for path in self.folder.iterdir() if path.name not in keep]
 
     def outliving(self):
-        """pip processes that still work for this folder half a minute after nobody waits for them."""
+        """pip processes that still work for this folder long after nobody waits for them."""
         mine = [
             one for one in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(one.info["cmdline"] or ())
         ]
-        return psutil.wait_procs(mine, timeout=30)[1]
+        return psutil.wait_procs(mine, timeout=PATIENCE)[1]
 
 
 @pytest.fixture
@@ -187,6 +188,7 @@ def test_killed_at_any_moment(smollm2):
         assert smollm2.state() in (None, whole), f"kill {number}: a half model"
         if smollm2.target.exists():
             completed += 1
+            seconds *= 0.9  # the machine is quicker than it was
             remove(smollm2.target)
     print(f"{KILLS} kills within {seconds:.1f} s; {completed} came too late to disturb anything")
     assert completed < KILLS / 2

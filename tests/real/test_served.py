@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.real.conftest import QUESTION
+from tests.waiting import PATIENCE, wait_until
 
 httpx = pytest.importorskip("httpx2", reason="comes with the openai client")
 pytest.importorskip("uvicorn", reason="the serve extra is not installed")
@@ -38,20 +38,19 @@ def url(smollm2_folder, quick_yaml, tmp_path):
     try:
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         assert found, (tmp_path / "log").read_text()
-        while _status(found[0]) != 200:  # it says where before it listens
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.1)
+        wait_until(lambda: process.poll() is not None or _status(found[0]) == 200, "it says where, but does not listen")
+        assert process.poll() is None, (tmp_path / "log").read_text()
         yield found[0]
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(PATIENCE)
         process.stdout.close()
         log.close()
 
 
 def _status(url: str) -> int:
     try:
-        return httpx.get(f"{url}/healthz", timeout=20).status_code
+        return httpx.get(f"{url}/healthz", timeout=PATIENCE).status_code
     except httpx.TransportError:
         return 599
 
@@ -60,13 +59,15 @@ def test_what_is_told_is_answered(url):
     ask = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 16}
 
     def answer(user):
-        done = httpx.post(f"{url}/v1/chat/completions", json={"model": f"base@{user}", **ask}, timeout=300)
+        done = httpx.post(f"{url}/v1/chat/completions", json={"model": f"base@{user}", **ask}, timeout=PATIENCE)
         return done.json()["choices"][0]["message"]["content"].lower()
 
     before = answer("ann")
-    told = httpx.put(f"{url}/v1/users/ann/preferences?wait=300", json={"text": "My hobby is falconry."}, timeout=600)
+    told = httpx.put(
+        f"{url}/v1/users/ann/preferences?wait=300", json={"text": "My hobby is falconry."}, timeout=2 * PATIENCE
+    )
     assert told.status_code == 201, told.text
     assert "falconry" in answer("ann") and "falconry" not in before
     assert answer("bob") == before
-    httpx.post(f"{url}/v1/users/ann/undo", timeout=60)
+    httpx.post(f"{url}/v1/users/ann/undo", timeout=PATIENCE)
     assert answer("ann") == before

@@ -20,7 +20,7 @@ from easyedit_personal.evaluate.judge_local import LocalJudge
 from easyedit_personal.files import MOST_NODES, parse_yaml, read_json_mapping, read_yaml_mapping
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.modeling.loading import load_model
-from easyedit_personal.modeling.stats import _file_texts
+from easyedit_personal.modeling.stats_text import _file_texts
 from easyedit_personal.service.access import read_tokens
 from easyedit_personal.store.factors import load_factors
 from tests.tiny import tiny_model

@@ -19,6 +19,7 @@ from easyedit_personal.store import EditStore
 from tests.editing.test_editor import settings as recipe
 from tests.serving.test_personalized import random_delta
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.waiting import PATIENCE
 
 USERS = {"alice": 2, "bob": 4, "carol": 7, "../../etc/passwd": 3}  # with the ranks of their edits
 
@@ -33,7 +34,7 @@ class Held:
         def wait(module, args, kwargs):  # a plain function: the learner's copy of the model has it too, and ignores it
             if module is model:
                 self.entered.set()
-                assert self._go.wait(20)
+                assert self._go.wait(PATIENCE)
                 self.rows.append(kwargs["input_ids"].shape[0])
 
         model.register_forward_pre_hook(wait, with_kwargs=True)

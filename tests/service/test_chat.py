@@ -9,6 +9,7 @@ import pytest
 
 from easyedit_personal import PersonalizedModel
 from tests.service.conftest import USERS, wanted
+from tests.waiting import PATIENCE
 
 PATH = "/v1/chat/completions"
 QUESTION = "What is my favourite food?"
@@ -44,7 +45,7 @@ def test_users_who_ask_at_once_share_a_batch_and_get_what_they_get_alone(place):
     users = [*USERS, None]
     alone = {user: expected(place, user) for user in users}
     assert len({answer.tokens for answer in alone.values()}) == len(users)  # everybody's differs
-    client = place.client(max_rows=len(users), window=5.0)  # as soon as all are there
+    client = place.client(max_rows=len(users), window=PATIENCE)  # as soon as all are there
     place.held.rows.clear()
     names = ["tiny" if user is None else f"tiny@{user}" for user in users]
     with ThreadPoolExecutor(len(users)) as pool:
@@ -76,7 +77,7 @@ def test_who_comes_while_others_are_answered_joins_them(place):
     place.held.hold()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, client, QUESTION, "tiny@alice")
-        assert place.held.entered.wait(10)
+        assert place.held.entered.wait(PATIENCE)
         second = pool.submit(ask, client, QUESTION, "tiny@bob")
         while not place.last.batcher.waiting:
             assert not second.done()

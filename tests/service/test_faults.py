@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +13,7 @@ from easyedit_personal.service.batcher import Batcher, Closed, End, Full, Job
 from easyedit_personal.service.stops import Stops
 from easyedit_personal.serving.streaming import Stream
 from tests.service.conftest import wanted
+from tests.waiting import PATIENCE, wait_until
 
 CHAT = "/v1/chat/completions"
 
@@ -36,7 +36,7 @@ def batcher(place):
     made = Batcher(place.model, place.tokenizer, max_rows=2, max_waiting=2, window=0.0)
     yield made
     place.held.release()
-    assert made.close(10)
+    assert made.close(PATIENCE)
 
 
 def job(place, listener, limit=8, stops=()):
@@ -49,7 +49,7 @@ def test_seats_and_the_queue_are_bounded_and_freed_by_who_leaves(place, batcher)
     place.held.hold()
     jobs = [job(place, listener, 40) for listener in listeners]
     batcher.submit(jobs[0])
-    assert place.held.entered.wait(10)
+    assert place.held.entered.wait(PATIENCE)
     for one in jobs[1:3]:
         batcher.submit(one)
     with pytest.raises(Full):
@@ -57,7 +57,7 @@ def test_seats_and_the_queue_are_bounded_and_freed_by_who_leaves(place, batcher)
     batcher.cancel(jobs[1])
     batcher.submit(jobs[3])  # there is room again
     place.held.release()
-    assert listeners[2].over.wait(20) and listeners[3].over.wait(20) and listeners[0].over.wait(20)
+    assert listeners[2].over.wait(PATIENCE) and listeners[3].over.wait(PATIENCE) and listeners[0].over.wait(PATIENCE)
     assert listeners[1].end is None and max(place.held.rows) == 2
     assert listeners[2].text == listeners[0].text
 
@@ -68,11 +68,10 @@ def test_who_leaves_in_the_middle_is_not_written_any_longer(place, batcher):
     one = job(place, listener, 200)
     place.held.hold()
     batcher.submit(one)
-    assert place.held.entered.wait(10)
+    assert place.held.entered.wait(PATIENCE)
     batcher.cancel(one)
     place.held.release()
-    while batcher.running:
-        time.sleep(0.001)
+    wait_until(lambda: not batcher.running, "it is still being written")
     assert sum(place.held.rows) <= 2 and len(one.stream.tokens) <= 1
 
 
@@ -81,13 +80,13 @@ def test_closing_finishes_what_was_taken(place, batcher):
     listeners = [Listener() for _ in range(3)]
     place.held.hold()
     batcher.submit(job(place, listeners[0], 20))
-    assert place.held.entered.wait(10)  # it has its seat, so two more may wait
+    assert place.held.entered.wait(PATIENCE)  # it has its seat, so two more may wait
     for listener in listeners[1:]:
         batcher.submit(job(place, listener, 20))
     closing = threading.Thread(target=batcher.close)
     closing.start()
     place.held.release()
-    closing.join(20)
+    closing.join(PATIENCE)
     assert [listener.end.tokens for listener in listeners] == [listeners[0].end.tokens] * 3
     assert listeners[0].text and not batcher.alive
     with pytest.raises(Closed):
@@ -109,9 +108,9 @@ def test_a_failing_step_ends_those_of_the_moment_only(place, batcher, monkeypatc
     monkeypatch.setattr(batcher._streams, "step", sometimes)
     first, second = Listener(), Listener()
     batcher.submit(job(place, first))
-    assert first.over.wait(10) and isinstance(first.end.error, RuntimeError)
+    assert first.over.wait(PATIENCE) and isinstance(first.end.error, RuntimeError)
     batcher.submit(job(place, second))
-    assert second.over.wait(10) and second.end.error is None and second.text
+    assert second.over.wait(PATIENCE) and second.end.error is None and second.text
 
 
 def test_a_listener_that_fails_does_not_stop_the_others(place, batcher):
@@ -123,7 +122,7 @@ def test_a_listener_that_fails_does_not_stop_the_others(place, batcher):
     heard = Listener()
     batcher.submit(job(place, deaf))
     batcher.submit(job(place, heard))
-    assert heard.over.wait(10) and heard.text
+    assert heard.over.wait(PATIENCE) and heard.text
 
 
 def test_stop_strings_over_any_split():
@@ -141,9 +140,9 @@ def test_the_answers_end_is_told(place, batcher):
     place.last = place.service()
     limited, stopped = Listener(), Listener()
     batcher.submit(job(place, limited, 3))
-    assert limited.over.wait(10) and limited.end == End("length", 3)
+    assert limited.over.wait(PATIENCE) and limited.end == End("length", 3)
     batcher.submit(job(place, stopped, 20, [limited.text[0]]))
-    assert stopped.over.wait(10) and stopped.text == "" and stopped.end.reason == "stop"
+    assert stopped.over.wait(PATIENCE) and stopped.text == "" and stopped.end.reason == "stop"
 
 
 def test_who_cannot_wait_is_told_to_come_back(place):
@@ -151,7 +150,7 @@ def test_who_cannot_wait_is_told_to_come_back(place):
     place.held.hold()
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(client.post, CHAT, json=wanted())]
-        assert place.held.entered.wait(10)
+        assert place.held.entered.wait(PATIENCE)
         waiting.append(pool.submit(client.post, CHAT, json=wanted()))
         while not place.last.batcher.waiting:
             assert not waiting[1].done()

@@ -10,6 +10,7 @@ import pytest
 
 from easyedit_personal.errors import HealthError
 from tests.service.conftest import USERS, wanted
+from tests.waiting import PATIENCE
 
 CHAT = "/v1/chat/completions"
 HOSTILE = [
@@ -198,7 +199,7 @@ def test_answers_are_the_same_while_others_learn(place, learning):
 def test_no_more_changes_than_can_wait(place):
     client = place.client(max_edits=1)
     release, unlearn = threading.Event(), place.last.learner.unlearn
-    place.last.learner.unlearn = lambda *a: release.wait(20) and unlearn(*a)
+    place.last.learner.unlearn = lambda *a: release.wait(PATIENCE) and unlearn(*a)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, of("alice", "undo"))
         while not place.last._pending:

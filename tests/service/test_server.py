@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from easyedit_personal import PersonalizedModel
 from easyedit_personal.store import EditStore
 from tests import tiny_model
 from tests.serving.test_personalized import random_delta
+from tests.waiting import PATIENCE, wait_until
 
 openai = pytest.importorskip("openai", reason="the llm extra is not installed")
 httpx = pytest.importorskip("httpx2", reason="comes with the openai client")
@@ -62,22 +62,23 @@ class Server:
 
     def get(self, path: str):
         try:
-            return httpx.get(self.url + path, headers=bearer(OPERATOR), timeout=20)
+            return httpx.get(self.url + path, headers=bearer(OPERATOR), timeout=PATIENCE)
         except httpx.TransportError:
             return httpx.Response(599)
 
     def figure(self, name: str) -> float:
         return float(re.search(rf"^easyedit_personal_{name} (\S+)$", self.get("/metrics").text, re.MULTILINE)[1])
 
-    def wait_for(self, condition, seconds=40.0):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end and self.process.poll() is None, self.said()
-            time.sleep(0.02)
+    def wait_for(self, condition):
+        def so():
+            assert self.process.poll() is None, self.said()
+            return condition()
+
+        wait_until(so, self.said)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         self.process.stdout.close()
         self.log.close()
         return code
@@ -115,7 +116,7 @@ def server(folder):
 
 @pytest.fixture
 def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=OPERATOR, max_retries=0, timeout=60) as made:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=OPERATOR, max_retries=0, timeout=PATIENCE) as made:
         yield made
 
 
@@ -149,7 +150,7 @@ def test_openais_client_gets_everybody_their_own_answer(server, client, folder, 
 
 
 def test_told_answered_undone(server):
-    with httpx.Client(base_url=server.url, headers=bearer(ALICE), timeout=120) as http:
+    with httpx.Client(base_url=server.url, headers=bearer(ALICE), timeout=PATIENCE) as http:
         ask = lambda: http.post(
             "/v1/chat/completions",
             json={"model": "base@alice", "messages": [{"role": "user", "content": "What is my hobby?"}]},
@@ -194,7 +195,7 @@ def test_who_leaves_in_the_middle_frees_their_place(server, stream):
 
 def raw(server, method, path, body=b"", headers=""):
     """A connection on which a request was sent, byte by byte as given."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OPERATOR}\r\n{headers}"
     connection.sendall(head.encode("latin-1") + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return connection
@@ -214,7 +215,7 @@ RUDE = {
 
 @pytest.mark.parametrize("sent", RUDE.values(), ids=RUDE)
 def test_rude_clients_harm_nobody(server, client, sent):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         try:
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
@@ -251,7 +252,7 @@ def test_a_server_that_is_stopped_finishes_its_answers(folder):
         stopping = threading.Thread(target=lambda: codes.append(server.stop()))
         stopping.start()
         lines += [line for line in begun if line]
-    stopping.join(60)
+    stopping.join(PATIENCE)
     assert lines[-1] == "data: [DONE]" and json.loads(lines[-2][6:])["choices"][0]["finish_reason"] == "length"
     assert codes == [0]
     with pytest.raises(httpx.ConnectError):

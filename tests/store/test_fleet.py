@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +12,7 @@ from easyedit_personal.store import EditStore, retry
 from easyedit_personal.store.entries import NewEdit
 from easyedit_personal.store.retry import again, patiently
 from tests.store.samples import edit, joined, preference, same
+from tests.waiting import wait_until
 
 
 def test_an_edit_made_from_several_preferences(store):
@@ -168,7 +168,8 @@ def test_connections_that_the_server_closed_are_replaced(request):
         connection.execute("CREATE DATABASE pooled")
         with EditStore.open(pattern.format("pooled")) as store:
             store.put("ann", edit("a"))
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'pooled'")
-            time.sleep(0.2)
+            others = "FROM pg_stat_activity WHERE datname = 'pooled'"
+            connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+            wait_until(lambda: not connection.execute(f"SELECT pid {others}").fetchall(), "it is still connected")
             store.put("ann", edit("b"))
             assert same(store.deltas("ann"), joined("a", "b"))

@@ -100,20 +100,20 @@ def test_no_official_question_or_persona_is_in_the_corpus(official_data):
     assert official.isdisjoint(corpus_turns(1500))
 
 
-SHORT = Recipe(tokens=256, pool=8, stages=(Stage("a", 3, STAGES[0].mix), Stage("b", 3, STAGES[2].mix)))
+SHORT = Recipe(tokens=256, pool=8, stages=(Stage("a", 2, STAGES[0].mix), Stage("b", 2, STAGES[2].mix)))
 
 
 def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     whole = training.train(tmp_path / "whole", SHORT)
     steps, real = [], training.step_loss
 
-    def stops_after_four(*args):
+    def stops_after_two(*args):
         steps.append(1)
-        if len(steps) == 5:
+        if len(steps) == 3:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(training, "step_loss", stops_after_four)
+    monkeypatch.setattr(training, "step_loss", stops_after_two)
     with pytest.raises(KeyboardInterrupt):
         training.train(tmp_path / "cut", SHORT, minutes_between_saves=0)
     monkeypatch.setattr(training, "step_loss", real)

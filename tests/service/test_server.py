@@ -149,13 +149,13 @@ def test_openais_client_gets_everybody_their_own_answer(server, client, folder, 
 
 
 def test_told_answered_undone(server):
-    with httpx.Client(base_url=server.url, headers=bearer(ALICE), timeout=120) as http:
+    with httpx.Client(base_url=server.url, headers=bearer(ALICE), timeout=400) as http:
         ask = lambda: http.post(
             "/v1/chat/completions",
             json={"model": "base@alice", "messages": [{"role": "user", "content": "What is my hobby?"}]},
         ).json()["choices"][0]["message"]["content"]
         before = ask()
-        told = http.put("/v1/users/alice/preferences?wait=60", json={"text": "My hobby is falconry."})
+        told = http.put("/v1/users/alice/preferences?wait=300", json={"text": "My hobby is falconry."})
         told = told.json()["result"]["data"][0]
         assert told["target"] == "falconry" and told["before"] == before and told["after"] == ask() == "falconry"
         assert len(http.post("/v1/users/alice/undo").json()["data"]) == 1 and ask() == before

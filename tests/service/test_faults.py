@@ -223,7 +223,7 @@ def test_health_says_what_is_out_of_order(place, client, monkeypatch):
 
 def test_figures_count_and_name_nobody(place, client):
     client.post(CHAT, json=wanted(model="tiny@alice", max_tokens=3))
-    client.put("/v1/users/dora/preferences?wait=60", json={"text": "My hobby is chess."})
+    client.put("/v1/users/dora/preferences?wait=300", json={"text": "My hobby is chess."})
     client.get("/v1/users/dora/nothing")
     figures = client.get("/metrics").text
     prefix = "easyedit_personal_"

@@ -31,7 +31,7 @@ def of(user, rest="preferences"):
 
 def put(client, user, body, **more):
     """Tell something, and wait until it is learned."""
-    return client.put(of(user) + "?wait=60", json=body, **more)
+    return client.put(of(user) + "?wait=300", json=body, **more)
 
 
 def learned(response):

@@ -156,7 +156,7 @@ def test_told_answered_undone(server):
             json={"model": "base@alice", "messages": [{"role": "user", "content": "What is my hobby?"}]},
         ).json()["choices"][0]["message"]["content"]
         before = ask()
-        told = http.put("/v1/users/alice/preferences?wait=60", json={"text": "My hobby is falconry."})
+        told = http.put("/v1/users/alice/preferences?wait=300", json={"text": "My hobby is falconry."})
         told = told.json()["result"]["data"][0]
         assert told["target"] == "falconry" and told["before"] == before and told["after"] == ask() == "falconry"
         assert len(http.post("/v1/users/alice/undo").json()["data"]) == 1 and ask() == before

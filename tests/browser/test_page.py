@@ -14,6 +14,7 @@ from tests.browser.conftest import ALICE, PHONE, TOKEN
 httpx = pytest.importorskip("httpx2", reason="comes with the openai client")
 pytest.importorskip("uvicorn", reason="the serve extra is not installed")
 expect = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed").expect
+expect.set_options(timeout=60_000)  # a busy machine is no fault
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 QUESTION = "What is my hobby?"
 HOSTILE = '<img src=x onerror="window.harmed=1"></script><script>window.harmed=1</script>\'"&lt;b&gt;'
@@ -171,10 +172,10 @@ def test_what_a_screen_reader_is_told(browser):
 def test_words_are_never_markup(browser, server):
     """Names, sentences, answers and errors made of HTML are shown as they are, and nothing in them runs."""
     told = {"subject": "hobby", "target": HOSTILE}
-    http = httpx.Client(base_url=server.url, headers=bearer(TOKEN), timeout=120)
+    http = httpx.Client(base_url=server.url, headers=bearer(TOKEN), timeout=320)
     user = "/v1/users/%3Cimg%20src%3Dx%20onerror%3D%22window.harmed%3D1%22%3E"
     with http:
-        job = http.put(f"{user}/preferences", params={"wait": 100}, json=told).raise_for_status().json()
+        job = http.put(f"{user}/preferences", params={"wait": 300}, json=told).raise_for_status().json()
         assert job["status"] == "done"
     chunk = json.dumps({"choices": [{"delta": {"content": HOSTILE}}]})
     stubs = {

@@ -149,9 +149,10 @@ def summary(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
-    low, high = wilson(sum(hits), len(hits)) if hits else (0.0, 1.0)
-    share = round(sum(hits) / len(hits), 3) if hits else None
-    return {"share": share, "n": len(hits), "interval": [round(low, 3), round(high, 3)]}
+    if not hits:
+        return {"share": None, "n": 0}
+    found = wilson(sum(hits), len(hits))
+    return {"share": round(found.mean, 3), "n": found.n, "interval": [round(found.low, 3), round(found.high, 3)]}
 
 
 def _indirect(subject: str) -> str | None:

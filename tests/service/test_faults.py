@@ -179,7 +179,7 @@ def test_faults_are_in_the_log_and_not_in_the_answer(place, client, monkeypatch,
     def broken(user):
         raise error
 
-    monkeypatch.setattr(place.last.cache, "get", broken)
+    monkeypatch.setattr(place.last.cache, "memory", broken)
     with caplog.at_level(logging.ERROR, "easyedit_personal"):
         response = client.post(CHAT, json=wanted(model="tiny@alice"))
     assert response.status_code == status and response.json()["error"]["code"] == code

@@ -236,7 +236,7 @@ def test_why_a_job_failed_is_told_without_what_is_nobody_s_business(place, clien
     failed = client.get(job + "?wait=300").json()
     assert failed["status"] == "failed" and failed["result"]["error"]["code"] == "unhealthy_edit"
     assert [one["target"] for one in failed["result"]["data"]] == ["chess"]  # it was learned before
-    response = put(client, "dora", TWO, headers={"Idempotency-Key": "other"})
+    response = put(client, "finn", TWO)
     error = response.json()["error"]
     assert response.status_code == 422 and [one["target"] for one in error["learned"]] == ["chess"] and error["job"]
     response = put(client, "emil", {"text": "My hobby is go."})

@@ -195,8 +195,13 @@ def join(states: Sequence[State]) -> State:
 def forward(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Any
 ) -> Any:
-    """The model's output for input ids [n, t] behind a cache; of the last column's logits only, where it can do so."""
-    options: dict[str, Any] = {"logits_to_keep": 1} if _keeps_last_logits(type(model)) else {}
+    """The model's output for input ids [n, t] behind a cache; of the last column's logits only, where it can do so.
+
+    The column is asked for by its number: the slice that ``logits_to_keep=1`` takes is not contiguous, and torch 2.13
+    then copies the head's matrix once per row (9 s instead of 0.02 s for 64 rows with "medium" precision).
+    """
+    last = torch.tensor([input_ids.shape[1] - 1], device=input_ids.device)
+    options: dict[str, Any] = {"logits_to_keep": last} if _keeps_last_logits(type(model)) else {}
     return model(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -45,10 +45,12 @@ def questions(items: Sequence[Any]) -> dict[str, list[str]]:
     return found
 
 
-def keys_where_answers_begin(model: Any, tokenizer: Any, texts: Sequence[str]) -> dict[int, np.ndarray]:
-    """Layer -> keys [n, d_mlp] at the last position of each question's prompt."""
+def keys_where_answers_begin(
+    model: Any, tokenizer: Any, texts: Sequence[str], layers: Sequence[int] | None = None
+) -> dict[int, np.ndarray]:
+    """Layer (all, or some) -> keys [n, d_mlp] at the last position of each question's prompt."""
     layout = find_layout(model)
-    paths = {layer: layout.rewrite_path(layer) for layer in range(layout.n_layers)}
+    paths = {layer: layout.rewrite_path(layer) for layer in layers or range(layout.n_layers)}
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in paths}
     for start in range(0, len(texts), 64):
         batch = collate([encode(tokenizer, text) for text in texts[start : start + 64]], tokenizer)

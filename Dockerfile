@@ -13,11 +13,11 @@ RUN pip install --no-cache-dir -c constraints.txt build setuptools wheel \
 
 FROM python:${PYTHON}
 ARG TORCH_INDEX=""
-COPY constraints.txt /tmp/constraints.txt
+COPY constraints.txt /install/constraints.txt
 # First and alone: it is the largest part, and changes least.
-RUN pip install --no-cache-dir -c /tmp/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
-COPY --from=build /wheels /tmp/wheels
-RUN pip install --no-cache-dir -c /tmp/constraints.txt "$(echo /tmp/wheels/*.whl)[serve,postgres,encryption]"
+RUN pip install --no-cache-dir -c /install/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+COPY --from=build /wheels /install/wheels
+RUN pip install --no-cache-dir -c /install/constraints.txt "$(echo /install/wheels/*.whl)[serve,postgres,encryption]"
 
 # The volume holds the store, if it is SQLite, and the model, which the first start downloads.
 RUN useradd --create-home --home-dir /data --uid 10001 personal

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main():
+    """Edit in what the first users of a UPQA file have said, and print the figures after each edit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hparams", required=True, help="a file of hparams/PersonalizationEditor")
     parser.add_argument("--model", required=True, help="a folder with the model it was made for")

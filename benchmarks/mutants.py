@@ -60,7 +60,11 @@ TARGETS = {
         f"store/{name}.py": (*(f"store/test_{test}.py" for test in tests), "house/test_records.py")
         for name, tests in {
             "store": ("store", "blobs", "forget", "faults", "compact", "fleet"),
+            "reader": ("store", "blobs", "faults", "words", "fleet"),
+            "writer": ("store", "blobs", "compact", "encryption", "fleet"),
             "rows": ("rows", "checksum", "store", "forget", "compact", "faults"),
+            "ids": ("ids", "store", "forget"),
+            "records": ("store", "words", "compact"),
             "factors": ("factors", "store", "faults"),
             "entries": ("store", "blobs", "compact"),
             "compact": ("compact", "store", "blobs"),

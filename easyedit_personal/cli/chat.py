@@ -39,7 +39,7 @@ def chat(
     from ..modeling.loading import load_model
     from ..store import EditStore
     from ..store.database import check_store
-    from ..store.rows import check_user
+    from ..store.ids import check_user
     from .chat_room import ChatRoom
     from .screen import Screen
     from .transcript import Transcript

@@ -12,7 +12,8 @@ from ..errors import did_you_mean
 from ..serving.active import shares
 from ..statements.memory import current
 from ..statements.preferences import Unclear
-from ..store.rows import StoredEdit, check_user
+from ..store.ids import check_user
+from ..store.records import StoredEdit
 from .screen import YES, interruptible
 from .store import left_out_of_lora
 

@@ -28,7 +28,7 @@ from ..modeling.layout import find_layout
 from ..progress import log
 from ..statements.memory import current, overrules, why_in_words
 from ..store.entries import NewEdit
-from ..store.rows import WORDS, StoredEdit
+from ..store.records import WORDS, StoredEdit
 from ..store.store import EditStore
 from ..types import EditResult, Preference, WeightDelta
 from .learned import Learned

@@ -22,7 +22,7 @@ from ..learning.session import added, taught
 from ..progress import Meter, log, metered
 from ..store.job_rows import Claim
 from ..store.jobs import ATTEMPTS
-from ..store.rows import StoredEdit
+from ..store.records import StoredEdit
 from ..store.store import EditStore
 from .api_errors import ApiError, as_api_error
 from .records import edit_record, learned_record

@@ -15,10 +15,12 @@ from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
 from .encryption import WRAPPED_BYTES, Encryption
+from .ids import owner_of
 from .job_queries import forget_jobs
 from .job_rows import read_jobs
 from .queries import touch, with_keys
-from .rows import WORDS, owner_of, unpack_factors, unpack_record, user_in
+from .records import WORDS
+from .rows import unpack_factors, unpack_record, user_in
 from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users
 
 NOBODY = bytes(16)  # the owner of a forgotten key

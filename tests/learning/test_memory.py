@@ -11,7 +11,7 @@ from easyedit_personal.learning import learner as module
 from easyedit_personal.learning.learner import KEPT_ANYWAY, PASSED, Learner
 from easyedit_personal.learning.session import learn_once
 from easyedit_personal.store import EditStore
-from easyedit_personal.store.rows import StoredEdit
+from easyedit_personal.store.records import StoredEdit
 from easyedit_personal.types import Preference
 from tests.editing.test_editor import settings
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -43,6 +43,7 @@ TARGETS = {
             "lowrank": ("lowrank", "training_prompts", "numbers"),
             "finetune": ("finetune", "training_prompts", "numbers"),
             "objective": ("lowrank", "finetune", "natural", "training_prompts"),
+            "edited_rows": ("natural", "lowrank", "finetune"),
             "training_prompts": ("training_prompts", "lowrank"),
             "preserve": ("preserve", "lowrank", "metric"),
             **dict.fromkeys(("factors", "gate", "gate_loss", "ground", "ground_numbers"), ("natural",)),

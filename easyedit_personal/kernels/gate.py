@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
+from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate_loss import Kept, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import ANSWER_TOKENS, ROWS, Tensors, answered, encoded_contrast, thinned
 from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
-from .objective import EditedRows
 from .preserve import Material
 from .spoken import Spoken, go_on, speak
 

@@ -21,8 +21,8 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
+from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
-from .objective import EditedRows
 from .preserve import Material
 
 ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most

@@ -42,7 +42,7 @@ def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
     SQLite overwrites what is deleted with zeros. Yet when a deletion leaves a page nearly empty, it moves the
     neighbours' rows together and may leave a stale copy of one behind, which nothing overwrites when *that* is deleted
     (of 10,000 random deletions, 2 rows could still be read). So rows are emptied where they stand, and dropped by
-    ``vacuum`` only; the room of their factors is free at once.
+    ``vacuum`` only; the space of their factors is free at once.
     """
     with database.writing() as connection:
         touch(connection, owner)  # from here on, nobody else writes for this user

@@ -125,7 +125,7 @@ class EditStore(StoreReader):
             health: figures of the health panel.
             key: idempotency key; with the same user and key again nothing happens and the first id comes back, until
                 the user is forgotten.
-            dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the room and rounds.
+            dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the space and rounds.
             why: it is kept in weights or in words, said to people.
             instead: live edits that are undone in the same transaction.
             version: what ``version(user)`` was when the factors were made; None takes any.

@@ -109,7 +109,7 @@ def test_result_file_is_plain_json_with_intervals(outcome):
     stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in result.json"))
     for method in stored["methods"].values():
         assert method["status"] == "ok" and method["error"] is None
-        assert set(method["cost"]) == {"seconds_per_user", "bytes_per_user", "peak_mib"}
+        assert set(method["cost"]) == {"seconds_per_user", "asking_seconds_per_user", "bytes_per_user", "peak_mib"}
         for metric in method["metrics"].values():
             low, high = metric["ci95"]
             assert metric["n"] == 4 and low <= metric["mean"] <= high

@@ -1,6 +1,6 @@
-"""What the evaluation asks every user alike, and what a conversation states against the user's value: texts of ours.
+"""What the evaluation asks beside the data's own questions, and what a conversation states against the user's value.
 
-Kept apart from the sentences that edits train on, which ``contrasts.yaml`` and ``preserve.yaml`` hold.
+Texts of ours, kept apart from the sentences that edits train on, which ``contrasts.yaml`` and ``preserve.yaml`` hold.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class PanelTexts:
     everyday: tuple[str, ...]
     stated: tuple[str, ...]
     heard: tuple[str, ...]
+    anybodys: tuple[str, ...]
 
     def exchange(self, name: str, value: str, rng: Random) -> tuple[str, str]:
         """The user says that an attribute has a value, and what the assistant says to that."""
@@ -39,4 +40,4 @@ def panel_texts() -> PanelTexts:
     faults = [text for text in content["stated"] if "{n}" not in text or "{v}" not in text]
     if faults:
         raise DataError(f"panel.yaml is malformed: these lack {{n}} or {{v}}.\n{listing(faults)}")
-    return PanelTexts(*(tuple(content[name]) for name in ("everyday", "stated", "heard")))
+    return PanelTexts(*(tuple(content[name]) for name in ("everyday", "stated", "heard", "anybodys")))

@@ -46,6 +46,22 @@ def contained(answer: str, target: str) -> bool:
     return bool(words(target)) and f" {normalise(target)} " in f" {normalise(answer)} "
 
 
+def taken_up(answer: str, sentence: str, question: str = "") -> bool:
+    """Whether the answer repeats a third of the sentence's content words, not counting those of the question.
+
+    A rough sign that an answer takes up what a sentence says; words are compared by their first five letters, so that
+    "avoid" is found in "avoiding".
+    """
+    wanted = _content(sentence) - _content(question)
+    return bool(wanted) and 3 * len(wanted & _content(answer)) >= len(wanted)
+
+
+def _content(text: str) -> set[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return {word[:5] for word in words(text) if word not in ENGLISH_STOP_WORDS}
+
+
 def token_f1(answer: str, target: str) -> float:
     """Harmonic mean of precision and recall over words, as multisets."""
     got, wanted = Counter(words(answer)), Counter(words(target))

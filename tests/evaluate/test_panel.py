@@ -8,6 +8,7 @@ import pytest
 
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
 from easyedit_personal.data.beginnings import contrasts
+from easyedit_personal.data.material import read_material
 from easyedit_personal.data.panel import panel_texts
 from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.data.upqa import UPQADataset
@@ -102,6 +103,15 @@ def test_other_kinds_are_six_that_the_user_has_not_stated(item):
         assert item.subject not in ask.question
 
 
+def test_questions_that_anything_may_answer_are_not_asked_about_other_kinds():
+    left_out = set(panel_texts().anybodys)
+    shipped = {q for kind in read_material()["types"].values() for part in ("implicit", "product") for q in kind[part]}
+    assert left_out <= shipped
+    (evaluator,), items = find_evaluators(Plan(["other_attribute"])), UPQADataset.bundled().items
+    plans = [Plan(["other_attribute"], seed=seed) for seed in range(3)]
+    assert not left_out & {ask.question for plan in plans for item in items for ask in evaluator.asks(item, plan)}
+
+
 def test_indirect_questions_are_of_the_users_half():
     plan, items = Plan(["other_attribute"]), UPQADataset.bundled().items
     (evaluator,) = find_evaluators(plan)
@@ -148,13 +158,20 @@ GOOD = "Since your hobby is falconry, I'd suggest a long walk over the fields wi
     ids=["good", "value last", "bare", "short", "loop", "unlikely", "no room to look", "no value"],
 )
 def test_helpful_is_what_goes_on_and_makes_sense(text, likelihood, helpful):
-    assert graded("helpful", text=text, likelihood=likelihood) == helpful
+    assert graded("helpful", text=text, likelihood=likelihood, holds="falconry" in text.lower()) == helpful
 
 
 def test_words_beside_the_value_are_counted_on_its_longer_side():
     assert words_beside("one two Bread Baking three", "bread baking") == 2
     assert words_beside("bread baking", "bread baking") == 0
     assert words_beside("breadth baking", "bread baking") == 0
+
+
+def test_a_preference_that_is_a_sentence_is_acknowledged_in_other_words():
+    asked = {"target": "I strictly avoid places with steep stairs.", "question": "Which places in Porto should I see?"}
+    assert graded("acknowledged", text="Since you avoid stairs, take the tram to the river.", **asked) == 1
+    assert graded("acknowledged", text="Places by the river are lovely; avoid Mondays.", **asked) == 0
+    assert graded("acknowledged", text="", skipped="no room", **asked) is None
 
 
 def test_misapplication_and_application_are_shares_of_all_questions():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...baselines.prompting import opening
 from ...generation.generate import encode_prompt
-from ...generation.score import log_likelihoods, repetition, words
+from ...generation.score import contained, log_likelihoods, repetition, taken_up, words
 from ...modeling.layout import context_limit
 from ...modeling.tokens import Encoded
 from ..columns import Column
@@ -46,29 +46,37 @@ class Helpful(Evaluator):
         rows = [self._row(case, answer) for answer in asked]
         held = [row for row in rows if row]
         known = iter(log_likelihoods(case.model, case.tokenizer, held, against_best=True) if held else ())
-        return {"answers": [self._record(a, row, next(known) if row else None) for a, row in zip(asked, rows)]}
+        return {"answers": [self._record(case, a, row, next(known) if row else None) for a, row in zip(asked, rows)]}
 
     def _row(self, case: Case, answer: Record) -> Encoded | None:
-        """The answer behind the preference in words; None where there is no hit, or no room for both."""
-        if not case.plan.rules.hit(answer["text"], answer["target"]):
+        """The answer behind the preference in words; None where it is not in the answer, or no room for both."""
+        if not self._holds(case, answer):
             return None
         told = [*opening([case.item]), {"role": "user", "content": answer["question"]}]
         row = encode_prompt(case.tokenizer, told, case.plan.rules.prompt_format, answer["text"])
         limit = context_limit(case.model)
         return row if limit is None or len(row.ids) <= limit else None
 
-    def _record(self, answer: Record, row: Encoded | None, likelihood: Any) -> dict[str, Any]:
+    def _record(self, case: Case, answer: Record, row: Encoded | None, likelihood: Any) -> dict[str, Any]:
         kept = {key: answer[key] for key in ("question", "target", "text", "stopped", "turns", "answer")}
         found = None if row is None else float(likelihood[-len(row.target_ids) :].mean())
-        return {"evaluator": self.name, "kind": answer["evaluator"], **kept, "likelihood": found}
+        kept |= {"holds": self._holds(case, answer), "likelihood": found}
+        return {"evaluator": self.name, "kind": answer["evaluator"], **kept}
+
+    def _holds(self, case: Case, answer: Record) -> bool:
+        text, target = answer["text"], answer["target"]
+        taken = case.item.sentence and taken_up(text, target, answer["question"])
+        return taken or case.plan.rules.hit(text, target)
 
     def grade(self, answer: Record, plan: Plan) -> float | None:
         """1 if the answer with the value is helpful; None without the value."""
-        if not plan.rules.hit(answer["text"], answer["target"]):
+        if not answer["holds"]:
             return None
+        text, target = answer["text"], answer["target"]
         likely = answer["likelihood"] is not None and answer["likelihood"] >= LEAST_LIKELIHOOD
-        goes_on = words_beside(answer["text"], answer["target"]) >= MORE_WORDS
-        return float(likely and goes_on and repetition(answer["text"]) <= MOST_REPETITION)
+        # A preference that is a sentence was found in words of the answer's own.
+        beside = words_beside(text, target) if contained(text, target) else len(words(text))
+        return float(likely and beside >= MORE_WORDS and repetition(text) <= MOST_REPETITION)
 
     def further(self, users: Sequence[Record], plan: Plan) -> dict[str, dict[str, float]]:
         """Of all answers, with the value or without."""

@@ -13,6 +13,7 @@ from random import Random
 from ...clustering.lexicon import Lexicon
 from ...data.bundle import split_of
 from ...data.material import SPLITS, Entry, read_material
+from ...data.panel import panel_texts
 from ...data.records import UPQAItem
 from ...kernels.phrasings import edited_groups
 from ...kernels.preserve import Material
@@ -63,4 +64,5 @@ def unstated_kinds(item: UPQAItem) -> list[Entry]:
 def _indirect(kind: Entry, split: str) -> list[str]:
     """Implicit and product questions of one half; data without halves get the half that nothing is tuned on."""
     own = split or SPLITS[1]
-    return [q for part in ("implicit", "product") for i, q in enumerate(kind[part]) if split_of(i) == own]
+    found = [q for part in ("implicit", "product") for i, q in enumerate(kind[part]) if split_of(i) == own]
+    return [question for question in found if question not in panel_texts().anybodys]

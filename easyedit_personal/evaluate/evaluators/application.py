@@ -23,7 +23,12 @@ class Application(Evaluator):
     """
 
     columns = (
-        Column("misapplied", "questions where the value does not belong, answered with it", "lower"),
+        Column(
+            "misapplied",
+            "questions where the value does not belong, answered with it",
+            "lower",
+            places=("table", "report", "damage"),
+        ),
         Column("applied", "questions where the value belongs, answered with it", figure="applied"),
     )
 

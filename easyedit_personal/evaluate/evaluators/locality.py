@@ -18,7 +18,7 @@ class Locality(UnchangedEvaluator):
 
     columns = (
         Column("kept", "answers about the world unchanged", places=("table", "report", "damage")),
-        Column("content", "the same, reworded ones by their similarity", figure="content", places=("report",)),
+        Column("kept content", "the same, reworded ones by their similarity", figure="content", places=("report",)),
     )
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:

@@ -76,6 +76,14 @@ def repetition(answer: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
+def loops(answer: str) -> bool:
+    """Whether the same words come three times in a row."""
+    text = words(answer)
+    sizes = range(1, len(text) // 3 + 1)
+    runs = ((text[i : i + n], text[i + n : i + 3 * n]) for n in sizes for i in range(len(text) - 3 * n + 1))
+    return any(once * 2 == twice for once, twice in runs)
+
+
 @torch.no_grad()
 def log_likelihoods(
     model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], *, against_best: bool = False

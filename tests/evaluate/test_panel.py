@@ -151,11 +151,24 @@ GOOD = "Since your hobby is falconry, I'd suggest a long walk over the fields wi
         ("Falconry.", 0.0, 0),
         ("Since your hobby is falconry, go out.", -0.1, 0),
         ("Falconry" + ", and falconry and falconry again" * 8, -0.1, 0),
+        (f"{GOOD} {GOOD} The bird will thank you for it in the evening.", -0.1, 0),
+        (f"{GOOD} What's your hobby? What's your hobby? What's your hobby?", -0.1, 0),
         (GOOD, LEAST_LIKELIHOOD - 0.1, 0),
         (GOOD, None, 0),
         ("Go for a walk.", None, None),
     ],
-    ids=["good", "value last", "bare", "short", "loop", "unlikely", "no room to look", "no value"],
+    ids=[
+        "good",
+        "value last",
+        "bare",
+        "short",
+        "loop",
+        "twice",
+        "loop in the end",
+        "unlikely",
+        "no room to look",
+        "no value",
+    ],
 )
 def test_helpful_is_what_goes_on_and_makes_sense(text, likelihood, helpful):
     assert graded("helpful", text=text, likelihood=likelihood, holds="falconry" in text.lower()) == helpful

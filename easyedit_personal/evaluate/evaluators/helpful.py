@@ -10,7 +10,7 @@ from typing import Any
 
 from ...baselines.prompting import opening
 from ...generation.generate import encode_prompt
-from ...generation.score import contained, log_likelihoods, repetition, taken_up, words
+from ...generation.score import contained, log_likelihoods, loops, repetition, taken_up, words
 from ...modeling.layout import context_limit
 from ...modeling.tokens import Encoded
 from ..columns import Column
@@ -76,7 +76,8 @@ class Helpful(Evaluator):
         likely = answer["likelihood"] is not None and answer["likelihood"] >= LEAST_LIKELIHOOD
         # A preference that is a sentence was found in words of the answer's own.
         beside = words_beside(text, target) if contained(text, target) else len(words(text))
-        return float(likely and beside >= MORE_WORDS and repetition(text) <= MOST_REPETITION)
+        in_a_loop = loops(text) or repetition(text) > MOST_REPETITION
+        return float(likely and beside >= MORE_WORDS and not in_a_loop)
 
     def further(self, users: Sequence[Record], plan: Plan) -> dict[str, dict[str, float]]:
         """Of all answers, with the value or without."""

@@ -37,11 +37,13 @@ class Asked:
 
     def fits(self, tokenizer: Any, plan: Plan) -> bool:
         """Whether conversation and answer fit the model's context."""
-        limit = context_limit(self.case.session.model)
-        if limit is None:
-            return True
-        rows = encode_prompt(tokenizer, self.conversation, prompt_format(self.ask, plan))
-        return len(rows.ids) + longest(self.ask, plan) <= limit
+        style = prompt_format(self.ask, plan)
+        return _fits(self.case.session.model, tokenizer, self.conversation, style, longest(self.ask, plan))
+
+
+def _fits(model: nn.Module, tokenizer: Any, prompt: Any, style: Any, tokens: int) -> bool:
+    limit = context_limit(model)
+    return limit is None or len(encode_prompt(tokenizer, prompt, style).ids) + tokens <= limit
 
 
 def prompt_format(ask: Ask, plan: Plan) -> Any:
@@ -75,17 +77,16 @@ def skipped(ask: Ask) -> dict[str, Any]:
 
 
 def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: Plan) -> dict[str, Answer]:
-    """What the untouched model answers, without any conversation before it, by question; each is asked once."""
+    """What the untouched model answers, without any conversation before it, by question; each is asked once.
+
+    Those that do not fit its context are left out: no method can be asked them.
+    """
     limits: dict[str, int] = {}
     for ask in asks:
         limits[ask.question] = max(longest(ask, plan), limits.get(ask.question, 0))
-    said = generate(
-        model,
-        tokenizer,
-        list(limits),
-        prompt_format=plan.rules.prompt_format,
-        max_new_tokens=list(limits.values()),
-    )
+    style = plan.rules.prompt_format
+    limits = {text: tokens for text, tokens in limits.items() if _fits(model, tokenizer, text, style, tokens)}
+    said = generate(model, tokenizer, list(limits), prompt_format=style, max_new_tokens=list(limits.values()))
     return dict(zip(limits, said))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -187,19 +188,23 @@ def test_a_preference_that_is_a_sentence_is_acknowledged_in_other_words():
     assert graded("acknowledged", text="", skipped="no room", **asked) is None
 
 
-def test_misapplication_and_application_are_shares_of_all_questions():
-    plan = Plan(["application"])
+def test_misapplication_and_application_are_shares_of_all_questions_with_intervals():
     said = {
         "direct": ["falconry"], "implicit": ["falconry, then"], "product": ["a hat"],
-        "negation": ["falconry"], "everyday": ["hello", "falconry"], "locality": ["Paris"],
+        "negation": ["falconry"], "everyday": ["hello", "falconry"], "locality": ["Paris"], "multi_turn": ["falconry"],
     }  # fmt: skip
     answers = [
         {"evaluator": name, "text": text, "target": "falconry"} for name, texts in said.items() for text in texts
     ]
-    user = {"user": "ann", "figures": {}, "answers": [*answers, {"evaluator": "multi_turn", "text": "falconry"}]}
-    found = find_evaluators(plan)[0].metric([user], plan)
-    assert found["mean"] == pytest.approx(2 / 4) and found["applied"] == pytest.approx(2 / 3)
-    assert set(found["further_ci95"]) == {"applied"}
+    silent = [{**answer, "text": "I don't know."} for answer in answers]
+    users = [{"user": "ann", "figures": {}, "answers": answers}, {"user": "bob", "figures": {}, "answers": silent}]
+    plan = Plan(["application"])
+    (evaluator,) = find_evaluators(plan)
+    found = evaluator.metric(users, plan)
+    assert found["mean"] == pytest.approx(1 / 4) and found["applied"] == pytest.approx(1 / 3)
+    method = {"metrics": {"application": found}}
+    cells = [replace(column, evaluator="application").cell(method) for column in evaluator.columns]
+    assert cells == [("25", "0 to 50"), ("33", "0 to 67")]
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +255,10 @@ def test_what_many_users_ask_in_the_same_words_is_answered_once(llama, tokenizer
     monkeypatch.setattr(ask, "generate", counting)
     evaluate(llama, tokenizer, people(), ["zero_shot", "in_prompt"], plan=Plan(["everyday"], max_new_tokens=4))
     assert calls == [10, 10, 40], "the untouched model before all, then without and with each user's preference"
+
+
+def test_what_does_not_fit_a_short_context_is_left_out(tokenizer):
+    small = tiny_model("llama", max_position_embeddings=70)
+    result = evaluate(small, tokenizer, people()[:1], ["zero_shot"], plan=Plan(["everyday"], max_new_tokens=4))
+    assert result["methods"]["zero_shot"]["status"] == "ok"
+    assert result["methods"]["zero_shot"]["metrics"]["everyday"]["mean"] == 1

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
+from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate_loss import Kept, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
-from .ground_numbers import ANSWER_TOKENS, ROWS, Tensors, answered, encoded_contrast, thinned
+from .ground_numbers import Tensors, thinned
 from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
 from .objective import EditedRows
 from .preserve import Material
@@ -66,15 +67,10 @@ def gates_for(
     Args:
         model: frozen and in evaluation mode.
     """
-    contrasts: list[_Pack] = []  # run once for all gates that are to be learned, and only for those
-
-    def shared() -> list[_Pack]:
-        if not contrasts:
-            contrasts.extend(_packs(model, tokenizer, layout, ground.contrasts, ground, hparams))
-        return contrasts
 
     def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
-        return _learn(model, tokenizer, layout, kind, phrases, shared(), ground, hparams), {"kind": kind.name}
+        shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams)
+        return _learn(model, tokenizer, layout, kind, phrases, shared, ground, hparams), {"kind": kind.name}
 
     gates, asked = [], hparams.natural.model_dump(include=LEARNED_BY)
     for kind in kinds:
@@ -104,7 +100,7 @@ def _learn(
     layout: Layout,
     kind: Kind,
     phrases: Sequence[Phrase],
-    shared: Sequence[_Pack],
+    shared: Sequence[Pack],
     ground: Ground,
     hparams: PersonalizationHyperParams,
 ) -> Tensors:
@@ -114,7 +110,7 @@ def _learn(
     spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
     spoken = _fitting(model, go_on(model, tokenizer, spoken, TAIL))
     rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
-    own = _packs(model, tokenizer, layout, own_contrasts(kind, material, rng), ground, hparams)
+    own = _own_packs(model, tokenizer, layout, own_contrasts(kind, material, rng), hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
     speaking = []
@@ -141,39 +137,22 @@ def _learn(
     return _tensors(updates, _near(rows, spoken, own))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pack:
-    """Contrasts of one pool that were run together."""
-
-    contrasts: Sequence[Contrast]
-    rows: EditedRows
-
-
-def _packs(
+def _own_packs(
     model: nn.Module,
     tokenizer: Any,
     layout: Layout,
     contrasts: Sequence[Contrast],
-    ground: Ground,
     hparams: PersonalizationHyperParams,
-) -> list[_Pack]:
-    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together."""
-    prompts = {contrast: encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts}
-    unknown = [contrast for contrast in contrasts if contrast not in ground.answers]
-    said = answered(model, tokenizer, [prompts[contrast] for contrast in unknown], ANSWER_TOKENS)
-    answers = {**ground.answers, **{contrast: row.target_ids for contrast, row in zip(unknown, said)}}
-    packs = []
-    for pool in dict.fromkeys(contrast.pool for contrast in contrasts):
-        members = sorted((c for c in contrasts if c.pool == pool), key=lambda c: len(prompts[c].ids))
-        for start in range(0, len(members), ROWS):
-            part = members[start : start + ROWS]
-            rows = [replace(prompts[contrast], target_ids=answers[contrast]) for contrast in part]
-            packs.append(_Pack(part, EditedRows(model, tokenizer, layout, rows, hparams.layers, from_answers=True)))
-    return packs
+) -> list[Pack]:
+    """Contrasts about the kind itself, with the unedited model's answers, which are not known yet."""
+    prompts = [encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts]
+    said = answered(model, tokenizer, prompts, ANSWER_TOKENS)
+    answers = {contrast: row.target_ids for contrast, row in zip(contrasts, said)}
+    return packs(model, tokenizer, layout, contrasts, answers, hparams)
 
 
 def _pools(
-    packs: Sequence[_Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
+    packs: Sequence[Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
 ) -> dict[str, list[EditedRows]]:
     """By pool, what one step sees of it: as many rows as ``sizes`` says, without those that ask for the kind itself."""
     related = material.related({kind.group}) if kind.group else set()
@@ -217,7 +196,7 @@ def _roles(rows: EditedRows, spoken: Sequence[Spoken]) -> list[Tensor]:
     return [torch.tensor(found[key], device=rows.ids.device) for key in ranked]
 
 
-def _near(rows: EditedRows, spoken: Sequence[Spoken], own: Sequence[_Pack]) -> dict[int, Tensor]:
+def _near(rows: EditedRows, spoken: Sequence[Spoken], own: Sequence[Pack]) -> dict[int, Tensor]:
     """Keys at which a user's value is to keep quiet: near questions, and the gate's answers but for the value."""
     roles = [role for s in spoken for role in s.roles]
     starts = {i for i in range(len(roles)) if roles[i] == "value"}

@@ -47,8 +47,8 @@ TARGETS = {
             "objective": ("lowrank", "finetune", "natural", "training_prompts"),
             "training_prompts": ("training_prompts", "lowrank"),
             "preserve": ("preserve", "lowrank", "metric"),
-            **dict.fromkeys(("factors", "gate", "gate_loss", "ground", "ground_numbers"), ("natural",)),
-            **dict.fromkeys(("kinds", "natural", "spoken", "user_value"), ("natural",)),
+            **dict.fromkeys(("gate", "gate_loss", "ground_numbers", "kinds"), ("gate_parts", "natural")),
+            **dict.fromkeys(("contrasts", "factors", "ground", "natural", "spoken", "user_value"), ("natural",)),
         }.items()
     }
     | {

@@ -252,7 +252,8 @@ for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (
     *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
-    *("locality", "retention", "health", "undo", "cost", "capability"),
+    *("locality", "retention", "health", "undo", "cost", "capability", "other_attribute", "helpful", "context_wins"),
+    *("everyday", "application", "acknowledged"),
 ):
     _class = "".join(part.capitalize() for part in _name.split("_"))
     EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")

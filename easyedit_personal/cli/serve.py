@@ -47,7 +47,7 @@ def serve(
     require()
     found = find_settings(model, hparams, kernel, device)
     settings = Settings(
-        name=name or Path(str(found.model_name)).stem,
+        name=name or _called(str(found.model_name)),
         max_new_tokens=max_new_tokens,
         max_rows=max_rows,
         max_waiting=max_waiting,
@@ -60,6 +60,14 @@ def serve(
     )
     place, tokens = (host, port, certificate, key), (token, token_file, users_file)
     _serve(store, found, settings, place, tokens, page, (request_log, log_users))
+
+
+def _called(model: str) -> str:
+    """What clients call a model that was given no other name: its folder or file, without where that is."""
+    from ..settings.facts import is_gguf
+
+    path = Path(model).expanduser().resolve()
+    return path.stem if is_gguf(model) else path.name
 
 
 def _serve(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..generation.shared_prefix import shared_length
 from ..modeling.layout import Layout, get_module
 from ..modeling.suffix import Split, Suffix
 from ..modeling.tokens import Encoded, collate
@@ -28,7 +30,7 @@ class EditedRows:
         layers: the edited layers; those below the lowest are run once.
         split: how the model is cut, from other rows of the same model and layer; found by trial when None.
         from_answers: run nothing before the first column that predicts a target. Exact where the change vanishes on
-            the prompts before it; a third of the cost.
+            the prompts before it; a third of the cost. What all prompts begin with is read once.
     """
 
     def __init__(
@@ -44,15 +46,29 @@ class EditedRows:
     ) -> None:
         self.model, self.layout, self.layers = model, layout, sorted(layers)
         side: Literal["left", "right"] = "left" if from_answers else "right"
-        batch = collate(rows, tokenizer, side=side, device=next(model.parameters()).device)
+        shared = shared_length(model, [replace(row, target_ids=()) for row in rows]) if from_answers else 0
+        batch = collate(rows, tokenizer, side=side, device=next(model.parameters()).device, shared=shared)
         self.rows, self.columns, self.ids = batch.targets()
         self.start = int(self.columns.min()) if from_answers else 0
-        self.suffix = Suffix(model, layout, batch, self.layers[0], start=self.start, split=split)
+        self.suffix = Suffix(model, layout, batch, self.layers[0], start=self.start, split=split, shared=shared)
         self.last_index = self._first_columns()
 
     def _first_columns(self) -> Tensor:
         """The column of each row's last prompt token, [n]."""
         return self.columns[self.rows.diff(prepend=self.rows.new_tensor([-1])) > 0]
+
+    def detached(self) -> EditedRows:
+        """The same without their model, to be kept for ``on``, see ``Suffix.detached``."""
+        other = copy.copy(self)
+        other.suffix = self.suffix.detached()
+        del other.model
+        return other
+
+    def on(self, model: nn.Module) -> EditedRows:
+        """The same on a model with the same weights."""
+        other = copy.copy(self)
+        other.model, other.suffix = model, self.suffix.on(model)
+        return other
 
     def select(self, numbers: Sequence[int]) -> EditedRows:
         """Some of the rows, without another pass."""

@@ -71,16 +71,22 @@ def named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not call.input}
 
 
-def from_column(value: Any, start: int, t: int) -> Any:
-    """Cut a layer's argument to the columns from ``start`` on: masks by query, positions and rotations by column."""
+def from_column(value: Any, start: int, columns: int, before: int = 0) -> Any:
+    """Cut a layer's argument to the columns from ``start`` on: masks by query, positions and rotations by column.
+
+    Args:
+        start: counted from the first column that the layer was called with.
+        columns: how many it was called with.
+        before: how many its cache held already; masks are wider by them.
+    """
     if isinstance(value, (tuple, list)):
-        return type(value)(from_column(part, start, t) for part in value)
+        return type(value)(from_column(part, start, columns, before) for part in value)
     if isinstance(value, Mapping):
-        return {key: from_column(part, start, t) for key, part in value.items()}
+        return {key: from_column(part, start, columns, before) for key, part in value.items()}
     if not isinstance(value, Tensor):
         return value
-    if value.ndim == 4 and value.shape[-2:] == (t, t):
+    if value.ndim == 4 and value.shape[-2:] == (columns, before + columns):
         return value[..., start:, :]
-    if value.ndim == 1 and len(value) == t:
+    if value.ndim == 1 and len(value) == columns:
         return value[start:]
-    return value[:, start:] if value.ndim in (2, 3) and value.shape[1] == t else value
+    return value[:, start:] if value.ndim in (2, 3) and value.shape[1] == columns else value

@@ -41,10 +41,12 @@ class Split:
             of the residual); "post_norm", h = residual + norm(y) (Gemma 2 and 3, OLMo 2); "full" when neither is true:
             every call is then a whole forward pass, right but slow.
         prefix: whether the columns before ``start`` are left out.
+        once: whether the first pass, too, runs what all rows begin with for one of them only.
     """
 
     mode: Literal["additive", "post_norm", "full"]
     prefix: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Suffix:
         batch: the rows, on the model's device.
         layer: number of the decoder layer whose down projection is edited.
         start: first column that changes in any row. Left-padded rows make it large; 0 when every position changes.
+        shared: number of first columns that hold the same tokens in all rows, at most ``start``, see ``collate``.
         split: take this unchecked, for example that of an earlier Suffix of the same model and layer. What was found
             by trial is remembered for as long as nobody hooks into the model.
 
@@ -111,43 +114,81 @@ class Suffix:
     """
 
     def __init__(
-        self, model: nn.Module, layout: Layout, batch: Batch, layer: int, *, start: int = 0, split: Split | None = None
+        self,
+        model: nn.Module,
+        layout: Layout,
+        batch: Batch,
+        layer: int,
+        *,
+        start: int = 0,
+        split: Split | None = None,
+        shared: int = 0,
     ) -> None:
         self.model, self.layout, self.batch, self.layer, self.start = model, layout, batch, layer, start
-        self.split = split or _known_split(model, layout, batch, layer, start)
+        self.split = split or _known_split(model, layout, batch, layer, start, shared)
         self._first = start if self.split.prefix else 0  # first column that layers above compute
-        self._capture()
+        self._capture(shared if self.split.once else 0)
 
-    def _capture(self) -> None:
+    def _capture(self, shared: int) -> None:
         """One plain forward pass; keeps y, the keys, and what each layer above was called with."""
         above = [self.layout.layer_path(i) for i in range(self.layer, self.layout.n_layers)]
         down = self.layout.rewrite_path(self.layer)
-        cache = DynamicCache() if self.split.prefix else None
+        cache = self._begun(shared, above[-1]) if self.split.prefix else None
         options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        inputs = self.batch.model_inputs()
+        own_inputs = {name: value if name == "attention_mask" else value[:, shared:] for name, value in inputs.items()}
         with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
-            self.model(**self.batch.model_inputs(), **options)
-        n, t = self.batch.input_ids.shape
+            self.model(**own_inputs, **options)
+        (n, t), start, first = own_inputs["input_ids"].shape, self.start - shared, max(0, self._first - shared)
         output = calls[down].output.reshape(n, t, -1)
-        self.keys = own(calls[down].input.reshape(n, t, -1)[:, self.start :])
-        self.base_output = own(output[:, self.start :])
-        self.base_layer = own(calls[above[0]].output[:, self.start :])
-        self.base_hidden = own(calls[above[-1]].output[:, self.start :])
-        self._below_start = own(output[:, self._first : self.start])
-        self.tail = Tail.of(self.model, self.layout, self.layer)
-        hidden = calls[above[0]].output[:, self._first :]
-        self._residual = hidden.float() - self.tail(output[:, self._first :]).float()
+        self.keys = own(calls[down].input.reshape(n, t, -1)[:, start:])
+        self.base_output = own(output[:, start:])
+        self.base_layer = own(calls[above[0]].output[:, start:])
+        self.base_hidden = own(calls[above[-1]].output[:, start:])
+        self._below_start = own(output[:, first:start])
+        hidden = calls[above[0]].output[:, first:]
+        self._residual = hidden.float() - self.tail(output[:, first:]).float()
         prefix = None if cache is None else Prefix.of(cache, range(self.layer + 1, self.layout.n_layers), self.start)
-        self._above = [
-            (get_module(self.model, path), self._arguments(path, calls[path], cache, prefix)) for path in above[1:]
-        ]
+        self._above = {path: self._arguments(path, calls[path], cache, prefix, shared) for path in above[1:]}
 
-    def _arguments(self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None) -> dict[str, Any]:
+    def _begun(self, shared: int, last: str) -> DynamicCache:
+        """The cache behind the first ``shared`` columns, of as many rows as the batch has; they are read once."""
+        cache = DynamicCache()
+        if shared:
+            ids, positions = (part[:1, :shared] for part in (self.batch.input_ids, self.batch.position_ids))
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": positions}
+            with torch.no_grad(), trace(self.model, [last], stop=True):
+                self.model(**inputs, use_cache=True, past_key_values=cache)
+            cache.batch_repeat_interleave(len(self.batch.input_ids))
+        return cache
+
+    @property
+    def tail(self) -> Tail:
+        """What the edited layer does with the down projection's output."""
+        return Tail.of(self.model, self.layout, self.layer)
+
+    def detached(self) -> Suffix:
+        """The same without its model, which is not kept alive for it; ``on`` gives it one with the same weights."""
+        other = copy.copy(self)
+        del other.model
+        return other
+
+    def on(self, model: nn.Module) -> Suffix:
+        """The same on a model, see ``detached``."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    def _arguments(
+        self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None, shared: int
+    ) -> dict[str, Any]:
         """A layer's arguments by name, hidden states left out, cut to the columns that are computed."""
         named = named_arguments(get_module(self.model, path), call)
         if cache is None:
             return named
         t = self.batch.input_ids.shape[1]
-        named = {name: prefix if v is cache else from_column(v, self.start, t) for name, v in named.items()}
+        cut = lambda value: from_column(value, self.start - shared, t - shared, shared)
+        named = {name: prefix if value is cache else cut(value) for name, value in named.items()}
         if named.get("attention_mask", 0) is None:  # "causal" was implied, which holds for squares only
             causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
             named["attention_mask"] = causal[None, None, self.start :]
@@ -160,7 +201,7 @@ class Suffix:
         part.batch = self.batch.select(rows)
         for name in ("keys", "base_output", "base_layer", "base_hidden", "_below_start", "_residual"):
             setattr(part, name, rows_of(getattr(self, name), index, n))
-        part._above = [(module, rows_of(arguments, index, n)) for module, arguments in self._above]
+        part._above = {path: rows_of(arguments, index, n) for path, arguments in self._above.items()}
         return part
 
     def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None, words: Tensor | None = None) -> Tensor:
@@ -187,8 +228,8 @@ class Suffix:
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
         hidden = self._layer_output(output)
-        for module, arguments in self._above:
-            hidden = hidden_of(module(hidden, **arguments))
+        for path, arguments in self._above.items():
+            hidden = hidden_of(get_module(self.model, path)(hidden, **arguments))
         return hidden[:, self.start - self._first :]
 
     def _layer_output(self, output: Tensor) -> Tensor:
@@ -226,18 +267,18 @@ class Suffix:
 _splits: WeakKeyDictionary[nn.Module, dict[Any, Split]] = WeakKeyDictionary()
 
 
-def _known_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
+def _known_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int, shared: int) -> Split:
     """As ``_find_split``, which is asked again when the model got other modules, hooks, types or attention since."""
     parts = tuple((type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules())
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    key = (layout, layer, start > 0, hash(parts), attention, next(model.parameters()).dtype)
+    key = (layout, layer, start > 0, shared > 0, hash(parts), attention, next(model.parameters()).dtype)
     known = _splits.setdefault(model, {})
     if key not in known:
-        known[key] = _find_split(model, layout, batch, layer, start)
+        known[key] = _find_split(model, layout, batch, layer, start, shared)
     return known[key]
 
 
-def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
+def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int, shared: int) -> Split:
     """The fastest split that gives the model's own logits for a disturbed y, on the longest and the shortest row."""
     lengths = batch.attention_mask.sum(1)
     few = batch.select(sorted({int(lengths.argmax()), int(lengths.argmin())}))
@@ -248,11 +289,13 @@ def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, star
         wanted = truth.logits(disturbed)[real]
     attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
     has_norm = Tail.of(model, layout, layer).norm is not None
-    for prefix in dict.fromkeys((start > 0 and attention in SLICEABLE_ATTENTION, False)):
-        split = Split("post_norm" if has_norm else "additive", prefix)
+    prefix = start > 0 and attention in SLICEABLE_ATTENTION
+    for ways in dict.fromkeys(((prefix, prefix and shared > 0), (prefix, False), (False, False))):
+        split = Split("post_norm" if has_norm else "additive", *ways)
         try:
             with torch.no_grad():
-                got = Suffix(model, layout, few, layer, start=start, split=split).logits(disturbed)[real]
+                part = Suffix(model, layout, few, layer, start=start, split=split, shared=shared)
+                got = part.logits(disturbed)[real]
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             log.debug("%s cannot be split as %s: %s", layout.family, split, error)
             continue

@@ -176,22 +176,28 @@ def collate(
     *,
     side: Literal["left", "right"] = "right",
     device: torch.device | str = "cpu",
+    shared: int = 0,
 ) -> Batch:
-    """Pad rows into one batch; the padding is masked and does not count in the positions."""
+    """Pad rows into one batch; the padding is masked and does not count in the positions.
+
+    Args:
+        shared: number of tokens with which all rows begin; padding on the left stands behind them.
+    """
     width = max(len(row.ids) for row in rows)
     pad_id = pad_token_id(tokenizer)
     input_ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORE)
-    starts = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for i, (row, start) in enumerate(zip(rows, starts)):
-        stop = start + len(row.ids)
-        input_ids[i, start:stop] = torch.tensor(row.ids)
-        mask[i, start:stop] = 1
+    gaps = [width - len(row.ids) if side == "left" else 0 for row in rows]
+    for i, (row, gap) in enumerate(zip(rows, gaps)):
+        stop = gap + len(row.ids)
+        columns = [*range(shared), *range(shared + gap, stop)]
+        input_ids[i, columns] = torch.tensor(row.ids)
+        mask[i, columns] = 1
         labels[i, stop - len(row.target_ids) : stop] = torch.tensor(row.target_ids, dtype=torch.long)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    keys = torch.tensor([row.key_index + start for row, start in zip(rows, starts)])
-    lasts = torch.tensor([len(row.ids) - 1 + start for row, start in zip(rows, starts)])
+    keys = torch.tensor([row.key_index + (gap if row.key_index >= shared else 0) for row, gap in zip(rows, gaps)])
+    lasts = torch.tensor([len(row.ids) - 1 + gap for row, gap in zip(rows, gaps)])
     return Batch(*(tensor.to(device) for tensor in (input_ids, mask, positions, labels, keys, lasts)))
 
 

@@ -19,6 +19,7 @@ from ..errors import HealthError, JobLost, PersonalizationError, StoreUnavailabl
 from ..learning.learned import Learned
 from ..learning.learner import Learner
 from ..learning.session import added, taught
+from ..modeling.memory import free
 from ..progress import Meter, log, metered
 from ..store.job_rows import Claim
 from ..store.jobs import ATTEMPTS
@@ -116,6 +117,7 @@ class Worker:
         except Exception as error:
             self.queue.fail(claim, _told(error))
             self._ended("failed", time.time() - claim.job.created)
+        free()  # or a server's memory grows with every edit
         return True
 
     def _learn(self, claim: Claim, hold: _Hold) -> None:

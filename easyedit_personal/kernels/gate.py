@@ -32,7 +32,7 @@ from .spoken import Spoken, go_on, speak
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
-NEAREST = 2.0  # how much contrasts about the kind itself weigh against those of another pool
+NEAREST = 3.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate

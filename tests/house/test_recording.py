@@ -14,7 +14,9 @@ pytest.importorskip("fastapi", reason="the serve extra is not installed")
 from tests.house.test_documents import _fault
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = runpy.run_path(str(ROOT / "examples" / "serving.py"))["COMMANDS"].strip().split("\n\n")
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "examples")  # as for a script that is started
+    COMMANDS = runpy.run_path(str(ROOT / "examples" / "serving.py"))["COMMANDS"].strip().split("\n\n")
 RECORDING = (ROOT / "docs" / "serving-recording.txt").read_text(encoding="utf-8")
 JOB = {"$ann_job": "$URL/v1/jobs/1", "$ben_job": "$URL/v1/jobs/3"}
 

@@ -95,10 +95,11 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(command, run, folder, 
 @pytest.mark.parametrize(
     ("given", "called"),
     [("smollm2", "smollm2"), ("./Qwen2.5-7B/", "Qwen2.5-7B"), (".", "here"), ("org/some-1.5b", "some-1.5b")]
-    + [("../models/some-1.5b.Q4_K_M.gguf", "some-1.5b.Q4_K_M")],
+    + [("../models/some-1.5b.Q4_K_M.gguf", "some-1.5b.Q4_K_M"), ("../mine", "mine")],
 )
 def test_a_served_model_is_called_by_its_own_name(given, called, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
+    (tmp_path / "mine").symlink_to(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     assert _called(given) == called
 

@@ -81,7 +81,7 @@ def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str
     """One lesson per statement, so that each can be undone alone; all are understood before the first is learned."""
     from ..errors import RequestError
     from ..statements.preferences import Unclear
-    from ..store.rows import check_user
+    from ..store.ids import check_user
 
     if not texts or user is None:
         missing = "what they say" if user else "--user ID" if texts else "--user ID and what they say, or --data FILE"

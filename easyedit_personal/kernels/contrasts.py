@@ -17,8 +17,8 @@ from ..modeling.layout import Layout, input_device
 from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
+from .edited_rows import EditedRows
 from .kinds import Contrast
-from .objective import EditedRows
 
 ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most
 ASKED = 48  # prompts answered at a time: the caches of a thousand take 17 GB

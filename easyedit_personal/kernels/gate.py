@@ -21,17 +21,18 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
+from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import Tensors, thinned
 from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
-from .objective import EditedRows
 from .preserve import Material
 from .spoken import Spoken, go_on, speak
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
+NEAREST = 2.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -124,8 +125,9 @@ def _learn(
     def loss(step: int) -> Tensor:
         next(bar, None)
         total = speaking_loss(speaking[step % len(speaking)], updates, words)
-        for found in contrasts.values():
-            total = total + params.contrast_weight / len(contrasts) * divergence(turn(found, step), updates, words)
+        for pool, found in contrasts.items():
+            share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
+            total = total + share * divergence(turn(found, step), updates, words)
         for layer, keys in quiet.items():
             some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
             total = total + params.quiet_weight * Quiet(keys[some], ground.root[layer])(updates[layer])

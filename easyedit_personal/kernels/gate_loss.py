@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .edited_rows import EditedRows
 from .factors import Factors
-from .objective import EditedRows
 from .spoken import Spoken
 
 SURE = 0.2  # nats; a token that costs less is said anyway

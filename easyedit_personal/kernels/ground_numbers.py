@@ -21,8 +21,8 @@ from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
+from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
-from .objective import EditedRows
 from .preserve import Material
 
 SAMPLES = 2  # of each position's next token, for the Fisher information

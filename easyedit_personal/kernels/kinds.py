@@ -22,7 +22,8 @@ FACTS = 100  # facts of the world among the shared contrasts
 NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
-OWN = {"negated": 12, "somebody else": 24, "stated": 8}  # contrasts about a gate's own kind
+# Contrasts about a gate's own kind. With 12 negated ones "What's not my hobby?" got the hobby.
+OWN = {"negated": 40, "somebody else": 40, "general": 10, "stated": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,12 @@ def sample_values(kind: Kind) -> list[str]:
 
 
 def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]:
-    """Questions near a kind's own: negated, about somebody else, and where the conversation has stated a value."""
-    found = _about(kind, material.negated, material.people, OWN["negated"], rng)
-    others = (*material.somebody_else, *material.yourself, *[PLAIN_OTHER] * 4)
+    """Questions near a kind's own: negated, about somebody else or nobody, behind a turn with another value."""
+    near = contrasts()
+    others = (*material.somebody_else, *material.yourself, *near.somebody_else, *[PLAIN_OTHER] * 4)
+    found = _about(kind, (*material.negated, *near.negated), material.people, OWN["negated"], rng)
     found += _about(kind, others, material.people, OWN["somebody else"], rng)
+    found += _about(kind, near.general, material.people, OWN["general"], rng)
     values = sample_values(kind)
     for i in range(OWN["stated"]):
         value = rng.choice(values)

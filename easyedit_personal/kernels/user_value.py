@@ -21,13 +21,13 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import log
 from ..types import EditRequest
+from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate import Gate
 from .gate_loss import SURE
 from .ground import Ground
 from .ground_numbers import thinned
 from .kinds import Kind, Phrase
-from .objective import EditedRows
 from .spoken import Spoken, speak
 
 RIGHT_LR = 0.05

@@ -1,4 +1,4 @@
-"""What a layer was called with in one pass, cut for other passes: to the columns from one on, or to some of the rows.
+"""What a layer was called with in one pass, for other passes: behind the keys and values of a first one, of some rows.
 
 Everything that needs to know how transformers passes masks, positions and caches to a decoder layer is here.
 """
@@ -69,18 +69,3 @@ def named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
     extra = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     named.update(named.pop(extra, {}) if extra else {})
     return {name: value for name, value in named.items() if value is not call.input}
-
-
-def from_column(value: Any, start: int, t: int) -> Any:
-    """Cut a layer's argument to the columns from ``start`` on: masks by query, positions and rotations by column."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(from_column(part, start, t) for part in value)
-    if isinstance(value, Mapping):
-        return {key: from_column(part, start, t) for key, part in value.items()}
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 4 and value.shape[-2:] == (t, t):
-        return value[..., start:, :]
-    if value.ndim == 1 and len(value) == t:
-        return value[start:]
-    return value[:, start:] if value.ndim in (2, 3) and value.shape[1] == t else value

@@ -13,7 +13,7 @@ to it. ``at`` holds column numbers of ``batch`` (``start`` not subtracted), as `
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ..progress import log
-from .layer_arguments import Prefix, from_column, named_arguments, own, rows_of
+from .layer_arguments import Prefix, named_arguments, own, rows_of
 from .layout import Layout, get_module
+from .read_once import SetRows, forward, read_before
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace
 
@@ -98,8 +99,10 @@ class Suffix:
         batch: the rows, on the model's device.
         layer: number of the decoder layer whose down projection is edited.
         start: first column that changes in any row. Left-padded rows make it large; 0 when every position changes.
-        split: take this unchecked, for example that of an earlier Suffix of the same model and layer. What was found
-            by trial is remembered for as long as nobody hooks into the model.
+        split: take this unchecked, for example that of an earlier Suffix of the same model and layer, see ``split_of``.
+        set_rows: called before every pass with the numbers of the rows that it reads. What rows begin with alike is
+            read once, so these are not all rows in order.
+        owners: by row, where models differ from row to row: only rows of one owner are alike.
 
     Attributes:
         base_output: [n, t - start, d_model], the down projection's output before the edit.
@@ -111,43 +114,52 @@ class Suffix:
     """
 
     def __init__(
-        self, model: nn.Module, layout: Layout, batch: Batch, layer: int, *, start: int = 0, split: Split | None = None
+        self,
+        model: nn.Module,
+        layout: Layout,
+        batch: Batch,
+        layer: int,
+        *,
+        start: int = 0,
+        split: Split | None = None,
+        set_rows: SetRows = lambda rows: None,
+        owners: Sequence[Hashable] | None = None,
     ) -> None:
         self.model, self.layout, self.batch, self.layer, self.start = model, layout, batch, layer, start
-        self.split = split or _known_split(model, layout, batch, layer, start)
+        self.split = split or split_of(model, layout, batch, layer, start)
         self._first = start if self.split.prefix else 0  # first column that layers above compute
-        self._capture()
+        self._capture(set_rows, owners or [None] * len(batch.input_ids))
 
-    def _capture(self) -> None:
-        """One plain forward pass; keeps y, the keys, and what each layer above was called with."""
+    def _capture(self, set_rows: SetRows, owners: Sequence[Hashable]) -> None:
+        """Plain forward passes; keeps y, the keys, and what each layer above was called with in the last one."""
         above = [self.layout.layer_path(i) for i in range(self.layer, self.layout.n_layers)]
         down = self.layout.rewrite_path(self.layer)
-        cache = DynamicCache() if self.split.prefix else None
-        options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-        with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
-            self.model(**self.batch.model_inputs(), **options)
         n, t = self.batch.input_ids.shape
-        output = calls[down].output.reshape(n, t, -1)
-        self.keys = own(calls[down].input.reshape(n, t, -1)[:, self.start :])
-        self.base_output = own(output[:, self.start :])
-        self.base_layer = own(calls[above[0]].output[:, self.start :])
-        self.base_hidden = own(calls[above[-1]].output[:, self.start :])
-        self._below_start = own(output[:, self._first : self.start])
-        self.tail = Tail.of(self.model, self.layout, self.layer)
-        hidden = calls[above[0]].output[:, self._first :]
-        self._residual = hidden.float() - self.tail(output[:, self._first :]).float()
+        last = above[-1]
+        cache = read_before(self.model, self.batch, self.start, last, set_rows, owners) if self.split.prefix else None
         prefix = None if cache is None else Prefix.of(cache, range(self.layer + 1, self.layout.n_layers), self.start)
+        set_rows(range(n))
+        with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
+            forward(self.model, self.batch, self._first, t, cache)
+        output, skipped = calls[down].output.reshape(n, t - self._first, -1), self.start - self._first
+        self.keys = own(calls[down].input.reshape(n, t - self._first, -1)[:, skipped:])
+        self.base_output = own(output[:, skipped:])
+        self.base_layer = own(calls[above[0]].output[:, skipped:])
+        self.base_hidden = own(calls[above[-1]].output[:, skipped:])
+        self._below_start = own(output[:, :skipped])
+        self.tail = Tail.of(self.model, self.layout, self.layer)
+        self._residual = calls[above[0]].output.float() - self.tail(output).float()
         self._above = [
             (get_module(self.model, path), self._arguments(path, calls[path], cache, prefix)) for path in above[1:]
         ]
 
     def _arguments(self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None) -> dict[str, Any]:
-        """A layer's arguments by name, hidden states left out, cut to the columns that are computed."""
+        """A layer's arguments by name, hidden states left out."""
         named = named_arguments(get_module(self.model, path), call)
         if cache is None:
             return named
         t = self.batch.input_ids.shape[1]
-        named = {name: prefix if v is cache else from_column(v, self.start, t) for name, v in named.items()}
+        named = {name: prefix if v is cache else v for name, v in named.items()}
         if named.get("attention_mask", 0) is None:  # "causal" was implied, which holds for squares only
             causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
             named["attention_mask"] = causal[None, None, self.start :]
@@ -178,11 +190,21 @@ class Suffix:
             logits = self._full_logits(output).float()
             logits = logits[:, self.start :] if at is None else logits[at]
             return logits if words is None else logits[..., words]
+        return self.head(self.hidden(output) if at is None else self._hidden_at(output, at), words)
+
+    def logits_by_part(
+        self, output: Tensor, at: tuple[Tensor, Tensor], counts: Sequence[int], words: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """As ``logits``, where the first ``counts[0]`` places want the words ``words[0]``, the next ones others."""
+        if self.split.mode == "full":
+            parts = self._full_logits(output).float()[at].split(list(counts))
+            return [part[..., ids] for part, ids in zip(parts, words)]
+        return [self.head(part, ids) for part, ids in zip(self._hidden_at(output, at).split(list(counts)), words)]
+
+    def _hidden_at(self, output: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         hidden = self.hidden(output)
-        if at is None:
-            return self.head(hidden, words)
         rows, columns = (index.to(hidden.device) for index in at)
-        return self.head(hidden[rows, columns - self.start], words)
+        return hidden[rows, columns - self.start]
 
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
@@ -226,8 +248,11 @@ class Suffix:
 _splits: WeakKeyDictionary[nn.Module, dict[Any, Split]] = WeakKeyDictionary()
 
 
-def _known_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
-    """As ``_find_split``, which is asked again when the model got other modules, hooks, types or attention since."""
+def split_of(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
+    """The fastest split that gives the model's own logits, found by trial on two of the rows.
+
+    It is remembered, and looked for again when the model got other modules, hooks, types or attention since.
+    """
     parts = tuple((type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules())
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
     key = (layout, layer, start > 0, hash(parts), attention, next(model.parameters()).dtype)

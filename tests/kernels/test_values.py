@@ -152,7 +152,7 @@ def test_the_update_is_that_of_whole_forward_passes(family, kernel, tokenizer, m
     hparams = settings(kernel=kernel, layers=[1], kl_factor=0.5, v_num_grad_steps=5, v_lr=0.05, v_weight_decay=0.1)
     fast = KERNELS.get(kernel)(loud(family), tokenizer, requests, hparams)
     asked = []
-    monkeypatch.setattr(suffix, "_known_split", lambda *_: asked.append(1) or suffix.Split("full"))
+    monkeypatch.setattr(suffix, "split_of", lambda *_: asked.append(1) or suffix.Split("full"))
     plain = KERNELS.get(kernel)(loud(family), tokenizer, requests, hparams)
     assert asked
     difference = (fast[0].update() - plain[0].update()).norm() / plain[0].update().norm()

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[str, str, int, int]] = {
     "cluster-9": ("edits:cluster_9", "gpt2", 5, 1),
     "memit-100": ("edits:memit_100", "gpt2", 5, 1),
     "lowrank": ("learning:lowrank", DEFAULT_MODEL, 0, 0),
+    "users-16": ("users:users_16", DEFAULT_MODEL, 0, 2),
     "swap": ("swap:swap", "gpt2", 0, 0),
     "evaluate-20": ("evaluation:evaluate_20", DEFAULT_MODEL, 20, 2),
     "growth": ("growth:growth", "llama", 3, 0),

@@ -254,5 +254,5 @@ def _parts(count: int, size: int, rng: Random) -> list[list[int]]:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy in memory of its own: products of what lies in a mapped file are rounded otherwise, as it is not aligned."""
+    """A copy in memory of its own: a mapped file is not aligned, and products of it are rounded otherwise."""
     return tensor.float().clone()

@@ -69,7 +69,7 @@ class EditedRows:
     ) -> None:
         self.model, self.layout, self.layers = model, layout, sorted(layers)
         self.carried = carried or Carried()
-        side: Side = ("left" if slides(model) else "around") if from_answers else "right"
+        side: Side = ("around" if slides(model) else "inside") if from_answers else "right"
         batch = collate(rows, tokenizer, side=side, device=next(model.parameters()).device)
         self.rows, self.columns, self.ids = batch.targets()
         self.start = int(self.columns.min()) if from_answers else 0
@@ -83,6 +83,12 @@ class EditedRows:
     def _first_columns(self) -> Tensor:
         """The column of each row's last prompt token, [n]."""
         return self.columns[self.rows.diff(prepend=self.rows.new_tensor([-1])) > 0]
+
+    def on(self, model: Any) -> EditedRows:
+        """The same for another model with the same weights; None keeps no model alive."""
+        other = copy.copy(self)
+        other.model, other.suffix = model, self.suffix.on(model)
+        return other
 
     def select(self, numbers: Sequence[int]) -> EditedRows:
         """Some of the rows, without another pass."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from torch import nn
 
-from ..editing.composition import add_preferences, overrule_any, stand_apart
+from ..editing.composition import Addition, add_preferences, add_to_many, overrule_any, stand_apart
 from ..editing.requests import as_request, check_requests
 from ..editing.self_test import SelfTest, run_self_tests
-from ..errors import HealthError, StoreOvertaken
+from ..errors import HealthError, PersonalizationError, StoreOvertaken
 from ..generation.generate import generate
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, twin_of
@@ -161,20 +161,18 @@ class Learner:
                 found[place] = self._again(told)
         return [found[place] for place in sorted(found)]
 
-    def solve(self, user: str, preferences: Sequence[Preference]) -> EditResult:
-        """What ``learn`` would put for several preferences together, in one edit; nothing is asked or kept.
+    def solve(self, users: Mapping[str, Sequence[Preference]]) -> dict[str, EditResult | PersonalizationError]:
+        """What ``learn`` would put for several users, each one's preferences in one edit; nothing is asked or kept.
 
         Returns:
-            The factors to put on top of what the user has.
-
-        Raises:
-            RequestError: the preferences cannot be edited in; nothing was computed.
-            HealthError: the edit would damage the model.
+            By user the factors to put on top of what the user has, or why there are none: the preferences cannot be
+            edited in, or the edit would damage the model.
         """
-        given = [replace(preference, user=user) for preference in preferences]
-        check_requests([as_request(preference) for preference in given])
         with self._lock:
-            return self._solved(user, self._edited(user), given, self.store.deltas(user))
+            found = add_to_many(
+                self._model, self._tokenizer, [self._addition(*one) for one in users.items()], self.hparams
+            )
+        return dict(zip(users, found))
 
     def unlearn(self, user: str, edit: int | None = None) -> list[StoredEdit]:
         """Undo the last edit or a given one; what was learned jointly after it is solved again without it.
@@ -333,6 +331,10 @@ class Learner:
         mine, more = ([replace(one, user=user) for one in some] for some in (known, new))
         joint = self._is_joint(user)
         return add_preferences(self._model, self._tokenizer, mine, more, old, self.hparams, joint=joint)
+
+    def _addition(self, user: str, new: Sequence[Preference]) -> Addition:
+        mine, more = ([replace(one, user=user) for one in some] for some in (self._edited(user), new))
+        return Addition(mine, more, self.store.deltas(user), self._is_joint(user))
 
     def _is_joint(self, user: str) -> bool:
         """Not where some edit's preference is unknown: solved again without it, it would be lost."""

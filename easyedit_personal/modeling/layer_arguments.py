@@ -34,6 +34,12 @@ class Prefix:
             kept[number] = (old.keys[..., :start, :].clone(), old.values[..., :start, :].clone())
         return cls(kept)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Prefix]) -> Prefix:
+        """Those of other rows, one after the other."""
+        sides = {number: zip(*(part._layers[number] for part in parts)) for number in parts[0]._layers}
+        return cls({number: (torch.cat(keys), torch.cat(values)) for number, (keys, values) in sides.items()})
+
     def rows(self, index: Tensor) -> Prefix:
         """Of some rows only."""
         return Prefix({number: (k[index], v[index]) for number, (k, v) in self._layers.items()})
@@ -69,3 +75,22 @@ def named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
     extra = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     named.update(named.pop(extra, {}) if extra else {})
     return {name: value for name, value in named.items() if value is not call.input}
+
+
+def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
+    """What passes of some rows each have seen, as one pass of all rows would have; ``counts`` rows in each.
+
+    What has no rows is taken from the first.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Prefix):
+        return Prefix.joined(parts)
+    if isinstance(first, (tuple, list)):
+        return type(first)(joined(each, counts) for each in zip(*parts))
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts], counts) for key in first}
+    if isinstance(first, Tensor) and first.ndim > 1 and first.shape[0] in (1, counts[0]):
+        return torch.cat([part.expand(count, *part.shape[1:]) for part, count in zip(parts, counts)])
+    return first

@@ -1,63 +1,121 @@
 """The columns before those that change, as keys and values: what rows have in common is read once.
 
 First what all rows begin with (a chat template's system turn), then every different prompt, however many rows go on
-from it. In a causal model the keys and values of a beginning depend on nothing that follows it.
+from it; prompts of about one length together, since padding costs as much as tokens do. In a causal model the keys and
+values of a beginning depend on nothing that follows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from .tokens import Batch
 from .trace import trace
 
 SetRows = Callable[[Sequence[int]], None]
+Layers = list[tuple[Tensor, Tensor]]  # every layer's keys and values
+TOKENS = 2048  # rows x columns whose keys and values are held for all layers at a time
+LONGER = 1.3  # a part's longest prompt against its shortest, what all share left out
+ALIKE = 8  # tokens by which they may differ anyway
 
 
 def read_before(
     model: nn.Module, batch: Batch, start: int, last: str, set_rows: SetRows, owners: Sequence[Hashable]
-) -> DynamicCache:
-    """Keys and values of every row's columns before ``start``.
+) -> Iterator[tuple[list[int], DynamicCache]]:
+    """Some of the rows at a time, with the keys and values of their columns before ``start``.
 
     Args:
         model: a causal model.
-        batch: the rows.
+        batch: the rows, padded on the left or inside.
         last: path of the last decoder layer; nothing above it is run.
         set_rows: called before every pass with the numbers of the rows that it reads.
         owners: by row; only rows of one owner are alike.
     """
-    ids, mask = batch.input_ids, batch.attention_mask
-    alike = ((ids == ids[:1]) & mask.bool()).all(0)[:start]
-    shared = int(alike.long().cumprod(0).sum())
-    cache, groups = DynamicCache(), [0] * len(ids)
-    for first, stop in pairwise(sorted({0, shared, start})):
-        before, (chosen, groups) = groups, _sorts(ids[:, :stop], mask[:, :stop], owners)
-        if first:
-            cache.batch_select_indices(torch.tensor([before[row] for row in chosen], device=ids.device))
-        set_rows(chosen)
-        with torch.no_grad(), trace(model, [last], stop=True):
-            forward(model, batch.select(chosen), first, stop, cache)
-    cache.batch_select_indices(torch.tensor(groups, device=ids.device))
-    return cache
+    ids, mask = batch.input_ids[:, :start], batch.attention_mask[:, :start]
+    shared = int(((ids == ids[:1]) & mask.bool()).all(0).long().cumprod(0).sum())
+    begins, begun = _sorts(ids[:, :shared], mask[:, :shared], owners)
+    beginning: Layers = []
+    if shared:
+        beginning = _read(model, last, batch, begins, range(shared), [], set_rows)
+    lengths = mask[:, shared:].sum(1).tolist()
+    _, sorts = _sorts(ids, mask, owners)
+    for rows in _parts(lengths, sorts, start):
+        prompts, groups = _sorts(ids[rows], mask[rows], [owners[row] for row in rows])
+        prompts = [rows[place] for place in prompts]
+        found, first = _rows(beginning, [begun[row] for row in prompts]), start - max(lengths[row] for row in rows)
+        if first < start:
+            columns = [*range(shared), *range(first, start)]
+            found = _read(model, last, batch, prompts, columns, found, set_rows)
+        gap = (0, 0, first - shared, 0)  # columns in which all these rows have padding
+        padded = [
+            tuple(torch.cat([part[..., :shared, :], F.pad(part[..., shared:, :], gap)], -2) for part in layer)
+            for layer in _rows(found, groups)
+        ]
+        yield rows, _cache(padded)
 
 
-def forward(model: nn.Module, batch: Batch, first: int, stop: int, cache: DynamicCache | None) -> None:
-    """Read the columns from ``first`` up to ``stop``, behind those in the cache."""
+def forward(
+    model: nn.Module, batch: Batch, columns: Sequence[int], first: int, cache: DynamicCache | None = None
+) -> None:
+    """Read those of the columns that stand behind the first ``first`` of them, which are in the cache."""
+    place = torch.tensor(list(columns), device=batch.input_ids.device)
     options: dict[str, Any] = {"use_cache": False}
     if cache is not None:
         options = {"use_cache": True, "past_key_values": cache}
     model(
-        input_ids=batch.input_ids[:, first:stop],
-        attention_mask=batch.attention_mask[:, :stop],
-        position_ids=batch.position_ids[:, first:stop],
+        input_ids=batch.input_ids[:, place[first:]],
+        attention_mask=batch.attention_mask[:, place],
+        position_ids=batch.position_ids[:, place[first:]],
         **options,
     )
+
+
+def _read(
+    model: nn.Module,
+    last: str,
+    batch: Batch,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    before: Layers,
+    set_rows: SetRows,
+) -> Layers:
+    """The rows' keys and values at these columns, those of the first ones given."""
+    cache, first = _cache(before), before[0][0].shape[-2] if before else 0
+    set_rows(rows)
+    with torch.no_grad(), trace(model, [last], stop=True):
+        forward(model, batch.select(rows), columns, first, cache)
+    layers: Any = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _cache(layers: Sequence[Any]) -> DynamicCache:
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache
+
+
+def _rows(layers: Layers, rows: Sequence[int]) -> Layers:
+    return [(keys[rows], values[rows]) for keys, values in layers]
+
+
+def _parts(lengths: Sequence[int], sorts: Sequence[int], start: int) -> Iterator[list[int]]:
+    """Rows of about one length together, equal ones side by side; few enough for their keys and values to be held."""
+    part: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], sorts[row])):
+        longer = part and lengths[row] > LONGER * lengths[part[0]] + ALIKE
+        if part and (longer or (len(part) + 1) * start > TOKENS):
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def _sorts(ids: Tensor, mask: Tensor, owners: Sequence[Hashable]) -> tuple[list[int], list[int]]:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ..progress import log
-from .layer_arguments import Prefix, named_arguments, own, rows_of
+from .layer_arguments import Prefix, joined, named_arguments, own, rows_of
 from .layout import Layout, get_module
 from .read_once import SetRows, forward, read_before
 from .tokens import Batch
@@ -132,26 +132,43 @@ class Suffix:
 
     def _capture(self, set_rows: SetRows, owners: Sequence[Hashable]) -> None:
         """Plain forward passes; keeps y, the keys, and what each layer above was called with in the last one."""
+        n = len(self.batch.input_ids)
+        last = self.layout.layer_path(self.layout.n_layers - 1)
+        if self.split.prefix:
+            behind = read_before(self.model, self.batch, self.start, last, set_rows, owners)
+        else:
+            behind = iter([(list(range(n)), None)])
+        order: list[int] = []
+        counts, passes = [], []
+        for rows, cache in behind:
+            set_rows(rows)
+            passes.append(self._pass(self.batch.select(rows), cache))
+            counts.append(len(rows))
+            order += rows
+        seen, place = joined(passes, counts), torch.tensor(order, device=self.batch.input_ids.device).argsort()
+        seen = seen if order == sorted(order) else rows_of(seen, place, n)
+        output, skipped = seen["output"], self.start - self._first
+        self.keys, self.base_output = own(seen["keys"][:, skipped:]), own(output[:, skipped:])
+        self.base_layer, self.base_hidden = own(seen["layer"][:, skipped:]), own(seen["hidden"][:, skipped:])
+        self._below_start = own(output[:, :skipped])
+        self._residual = seen["layer"].float() - self.tail(output).float()
+        self._above = list(seen["above"].items())
+
+    def _pass(self, batch: Batch, cache: DynamicCache | None) -> dict[str, Any]:
+        """What one pass of some rows has seen, from the first column on that is computed."""
         above = [self.layout.layer_path(i) for i in range(self.layer, self.layout.n_layers)]
         down = self.layout.rewrite_path(self.layer)
-        n, t = self.batch.input_ids.shape
-        last = above[-1]
-        cache = read_before(self.model, self.batch, self.start, last, set_rows, owners) if self.split.prefix else None
         prefix = None if cache is None else Prefix.of(cache, range(self.layer + 1, self.layout.n_layers), self.start)
-        set_rows(range(n))
+        n, t = batch.input_ids.shape
         with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
-            forward(self.model, self.batch, self._first, t, cache)
-        output, skipped = calls[down].output.reshape(n, t - self._first, -1), self.start - self._first
-        self.keys = own(calls[down].input.reshape(n, t - self._first, -1)[:, skipped:])
-        self.base_output = own(output[:, skipped:])
-        self.base_layer = own(calls[above[0]].output[:, skipped:])
-        self.base_hidden = own(calls[above[-1]].output[:, skipped:])
-        self._below_start = own(output[:, :skipped])
-        self.tail = Tail.of(self.model, self.layout, self.layer)
-        self._residual = calls[above[0]].output.float() - self.tail(output).float()
-        self._above = [
-            (get_module(self.model, path), self._arguments(path, calls[path], cache, prefix)) for path in above[1:]
-        ]
+            forward(self.model, batch, range(t), self._first, cache)
+        return {
+            "keys": calls[down].input.reshape(n, t - self._first, -1),
+            "output": calls[down].output.reshape(n, t - self._first, -1),
+            "layer": calls[above[0]].output,
+            "hidden": calls[above[-1]].output,
+            "above": {path: self._arguments(path, calls[path], cache, prefix) for path in above[1:]},
+        }
 
     def _arguments(self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None) -> dict[str, Any]:
         """A layer's arguments by name, hidden states left out."""
@@ -165,6 +182,17 @@ class Suffix:
             named["attention_mask"] = causal[None, None, self.start :]
         return named
 
+    @property
+    def tail(self) -> Tail:
+        """The edited layer's."""
+        return Tail.of(self.model, self.layout, self.layer)
+
+    def on(self, model: Any) -> Suffix:
+        """The same for another model with the same weights."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
     def select(self, rows: Sequence[int]) -> Suffix:
         """The same for some of the rows, without another pass; tensors are copied."""
         part, n = copy.copy(self), len(self.base_output)
@@ -172,7 +200,7 @@ class Suffix:
         part.batch = self.batch.select(rows)
         for name in ("keys", "base_output", "base_layer", "base_hidden", "_below_start", "_residual"):
             setattr(part, name, rows_of(getattr(self, name), index, n))
-        part._above = [(module, rows_of(arguments, index, n)) for module, arguments in self._above]
+        part._above = [(path, rows_of(arguments, index, n)) for path, arguments in self._above]
         return part
 
     def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None, words: Tensor | None = None) -> Tensor:
@@ -209,8 +237,8 @@ class Suffix:
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
         hidden = self._layer_output(output)
-        for module, arguments in self._above:
-            hidden = hidden_of(module(hidden, **arguments))
+        for path, arguments in self._above:
+            hidden = hidden_of(get_module(self.model, path)(hidden, **arguments))
         return hidden[:, self.start - self._first :]
 
     def _layer_output(self, output: Tensor) -> Tensor:

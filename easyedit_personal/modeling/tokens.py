@@ -19,7 +19,7 @@ from .positions import check_literal, content_spans, key_index
 from .special_tokens import literal_ids, literal_pieces, offsets_of, with_marks
 
 PromptFormat = Literal["auto", "chat", "raw"]
-Side = Literal["left", "right", "around"]
+Side = Literal["left", "right", "around", "inside"]
 Messages = Sequence[Mapping[str, str]]
 IGNORE = -100
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -181,11 +181,11 @@ def collate(
     """Pad rows into one batch; the padding is masked and does not count in the positions.
 
     Args:
-        side: where rows are padded. "around": before and after, so that all targets begin in one column; what all
-            prompts begin with stays in the first columns, the padding behind it.
+        side: where rows are padded. "around": before and after, so that all targets begin in one column; "inside":
+            the same, but what all prompts begin with stays in the first columns, the padding behind it.
     """
     places = _columns(rows, side)
-    width = max(len(row.ids) for row in rows) if side != "around" else max(place[-1] for place in places) + 1
+    width = max(place[-1] for place in places) + 1
     input_ids = torch.full((len(rows), width), pad_token_id(tokenizer))
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORE)
@@ -194,7 +194,7 @@ def collate(
         mask[i, place] = 1
         labels[i, place[len(row.prompt_ids) :]] = torch.tensor(row.target_ids, dtype=torch.long)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    keys = torch.tensor([place[row.key_index] for row, place in zip(rows, places)])
+    keys = torch.tensor([place[max(0, row.key_index)] for row, place in zip(rows, places)])  # negative: cut off
     lasts = torch.tensor([place[-1] for place in places])
     return Batch(*(tensor.to(device) for tensor in (input_ids, mask, positions, labels, keys, lasts)))
 
@@ -209,6 +209,7 @@ def _columns(rows: Sequence[Encoded], side: Side) -> list[list[int]]:
     prompts = [row.prompt_ids for row in rows]
     longest, least = max(map(len, prompts)), min(map(len, prompts))
     shared = next((k for k in range(least - 1) if len({ids[k] for ids in prompts}) > 1), least - 1)
+    shared = shared if side == "inside" else 0
     return [
         [*range(shared), *range(longest - len(row.prompt_ids) + shared, longest + len(row.target_ids))] for row in rows
     ]

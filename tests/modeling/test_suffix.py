@@ -44,7 +44,7 @@ def whole_forward(model, layout, batch, layer, output, start):
         return model(**batch.model_inputs(), use_cache=False).logits[:, start:]
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", "right", "around", "inside"])
 @pytest.mark.parametrize("prompts", [(SHORT, LONG), (SHORT, SHORT)], ids=["padded", "equal"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_logits_and_gradients_are_the_models_own(family, prompts, side):

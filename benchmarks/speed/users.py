@@ -1,14 +1,16 @@
 """Our own edits of a loaded model: sixteen users in a batch against one by one, and what one edit takes.
 
-``users-16`` holds ``edit_many`` against ``personalize`` for a sample of the same users, health checks included; there is no
-host here: ``theirs`` is one by one. ``parts`` says where one edit's CPU seconds go.
+``users-16`` holds ``edit_many`` against ``personalize`` for a sample of the same users, health checks included; there
+is no host here: ``theirs`` is one by one. ``one-user`` says where the CPU seconds of one edit go.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -17,12 +19,13 @@ from easyedit_personal.cli.session import find_settings
 from easyedit_personal.editing import algorithm, health_figures
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.editing.health import HealthBaseline
+from easyedit_personal.evaluate.memory import peak_mib, reset_peak
 from easyedit_personal.kernels import natural, user_value
 from easyedit_personal.types import EditResult
 
-from .edits import report
+from .machine import resident_mib, tidy
 from .options import Options
-from .pairs import Side, compare
+from .pairs import spread
 from .shapes import model_of
 
 # Four kinds, whose gates are learned before anything is timed; values of one to six tokens.
@@ -53,33 +56,85 @@ def people(count: int) -> list[list[Preference]]:
 
 
 def users_16(options: Options) -> dict[str, Any]:
-    """``difference`` is the largest relative one of the users' updates, together against alone."""
-    model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
-    hparams, users = find_settings(options.model, options.hparams, "lowrank", options.device), people(16)
-    for one in people(4):
-        personalize(model, tokenizer, one, hparams)  # gates, and what a model's first edits read
-    some = users[:: len(users) // options.sample] if options.sample else users
-    ours = Side(lambda: edit_many(model, tokenizer, users, hparams), len(users))
-    theirs = Side(lambda: [personalize(model, tokenizer, one, hparams) for one in some], len(some))
-    outcome = compare(ours, theirs, options.pairs, model)
-    by_user = {user[0].user: result for user, result in zip(users, outcome.ours_result)}
-    apart = [_apart(by_user[one[0].user], alone) for one, alone in zip(some, outcome.theirs_result)]
-    more = {"users": len(users), "kinds": len(VALUES), "seconds_are": "per user", "parts": parts_of_one(options)}
-    return report(options, outcome, max(apart), **more)
+    """``difference`` is the largest relative one of the users' updates, together against alone.
+
+    A run takes minutes, so nothing is run only to warm up but one edit, and operations are not counted; the sample is
+    edited one by one before and after every batch.
+    """
+    model, tokenizer, hparams = _ready(options)
+    users, stride = people(16), 16 // (options.sample or 16)
+    alone = [_timed(model, partial(personalize, model, tokenizer, one, hparams)) for one in users[::stride]]
+    together, ratios = [], []
+    for _ in range(options.pairs):
+        together.append(_timed(model, partial(edit_many, model, tokenizer, users, hparams)))
+        alone += [_timed(model, partial(personalize, model, tokenizer, one, hparams)) for one in users[::stride]]
+        ratios.append(statistics.median(each["cpu_seconds"] for each in alone) * 16 / together[-1]["cpu_seconds"])
+    apart = [_apart(together[-1]["result"][n * stride], one["result"]) for n, one in enumerate(alone[: 16 // stride])]
+    return {
+        "case": options.case,
+        "ratio": spread(ratios),
+        "ours": _report(together, 16),
+        "theirs": _report(alone, 1),
+        "difference": max(apart),
+        "model": options.model,
+        "users": 16,
+        "kinds": len(VALUES),
+        "seconds_are": "per user",
+    }
 
 
-def parts_of_one(options: Options) -> list[dict[str, float]]:
-    """CPU seconds of the parts of one edit after another of one user: the third costs what the first does."""
+def one_user(options: Options) -> dict[str, Any]:
+    """Three preferences of one user in turn; ``ratio`` is the third edit's CPU seconds over the first's."""
+    model, tokenizer, hparams = _ready(options)
+    found, ratios = [], []
+    for _ in range(options.pairs):
+        have: list[Any] = []
+        for one in people(3):
+            with _clocks() as spent:
+                run = _timed(model, partial(personalize, model, tokenizer, one, hparams, beside=have))
+            have += run["result"].deltas
+            found.append({"cpu_seconds": run["cpu_seconds"], **spent})
+        ratios.append(found[-1]["cpu_seconds"] / found[-3]["cpu_seconds"])
+    parts = {name: spread([one.get(name, 0.0) for one in found]) for name in ("cpu_seconds", *(n for n, *_ in PARTS))}
+    return {
+        "case": options.case,
+        "ratio": spread(ratios),
+        "ours": {"parts": parts},
+        "theirs": {},
+        "difference": None,
+        "model": options.model,
+        "seconds_are": "CPU seconds per edit",
+    }
+
+
+def _ready(options: Options) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and settings, after one edit: a model's first edit reads what all later ones share."""
     model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
     hparams = find_settings(options.model, options.hparams, "lowrank", options.device)
-    have, found = [], []
-    for one in people(3):
-        with _clocks() as spent:
-            started, used = time.perf_counter(), time.process_time()
-            have += personalize(model, tokenizer, one, hparams, beside=have).deltas
-            spent |= {"cpu": time.process_time() - used, "wall": time.perf_counter() - started}
-        found.append({name: round(seconds, 2) for name, seconds in spent.items()})
-    return found
+    personalize(model, tokenizer, people(1)[0], hparams)
+    return model, tokenizer, hparams
+
+
+def _timed(model: Any, run: Callable[[], Any]) -> dict[str, Any]:
+    tidy()
+    reset_peak()
+    before, started, used = resident_mib(), time.perf_counter(), time.process_time()
+    result = run()
+    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - used}
+    return {**spent, "peak_mib": peak_mib(model) - before, "result": result}
+
+
+def _report(runs: Sequence[dict[str, Any]], units: int) -> dict[str, Any]:
+    wall, cpu = ([run[name] / units for run in runs] for name in ("seconds", "cpu_seconds"))
+    peak = max(run["peak_mib"] for run in runs)
+    return {
+        "seconds": round(statistics.median(wall), 3),
+        "cpu_seconds": round(statistics.median(cpu), 3),
+        "cpu_seconds_min": round(min(cpu), 3),
+        "cpu_seconds_max": round(max(cpu), 3),
+        "runs": len(runs),
+        "peak_mib": round(peak, 1),
+    }
 
 
 @contextmanager

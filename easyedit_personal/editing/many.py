@@ -28,7 +28,6 @@ from .phrases import cluster_phrases
 from .requests import as_request, check_requests
 
 T = TypeVar("T")
-Tried = T | PersonalizationError  # what came of it for one user
 FOR_MANY: Mapping[Any, Callable[..., list[list[WeightDelta]]]] = {lowrank: lowrank_for_many, rome: rome_for_many}
 
 
@@ -60,7 +59,7 @@ def edit_many(
     have = {n: [*(beside[n] if beside else ()), *found] for n, found in _good(deltas).items()}
     health = _health(model, tokenizer, have, hparams)
     seconds = (time.perf_counter() - started) / max(1, len(users))
-    results: dict[int, Tried[EditResult]] = {**_bad(phrases), **_bad(deltas), **_bad(health)}
+    results: dict[int, EditResult | PersonalizationError] = {**_bad(phrases), **_bad(deltas), **_bad(health)}
     for n, figures in _good(health).items():
         results[n] = EditResult(_good(deltas)[n], seconds, figures, _good(phrases)[n][1])
     return [results[n] for n in range(len(users))]
@@ -81,7 +80,7 @@ def _deltas(
     tokenizer: Any,
     phrases: Mapping[int, Sequence[EditRequest]],
     hparams: PersonalizationHyperParams,
-) -> dict[int, Tried[list[WeightDelta]]]:
+) -> dict[int, list[WeightDelta] | PersonalizationError]:
     """Everybody's factors in one call of the kernel, where it has one for many and nobody's request is at fault."""
     together = FOR_MANY.get(KERNELS.get(hparams.kernel)) if hparams.strategy == "joint" else None
     if together and len(phrases) > 1:
@@ -94,23 +93,23 @@ def _deltas(
 
 def _health(
     model: nn.Module, tokenizer: Any, have: Mapping[int, Sequence[WeightDelta]], hparams: PersonalizationHyperParams
-) -> dict[int, Tried[dict[str, float]]]:
+) -> dict[int, dict[str, float] | PersonalizationError]:
     if hparams.health.on_unhealthy == "ignore":
         return {n: {} for n in have}
     figures = health_figures(model, tokenizer, list(have.values()), hparams)
     return {n: _tried(judged, each, hparams.health) for n, each in zip(have, figures)}
 
 
-def _tried(work: Callable[..., T], *given: Any) -> Tried[T]:
+def _tried(work: Callable[..., T], *given: Any) -> T | PersonalizationError:
     try:
         return work(*given)
     except PersonalizationError as error:
         return error
 
 
-def _good(found: Mapping[int, Tried[T]]) -> dict[int, T]:
+def _good(found: Mapping[int, T | PersonalizationError]) -> dict[int, T]:
     return {n: one for n, one in found.items() if not isinstance(one, PersonalizationError)}
 
 
-def _bad(found: Mapping[int, Tried[Any]]) -> dict[int, PersonalizationError]:
+def _bad(found: Mapping[int, Any | PersonalizationError]) -> dict[int, PersonalizationError]:
     return {n: one for n, one in found.items() if isinstance(one, PersonalizationError)}

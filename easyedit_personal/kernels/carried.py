@@ -29,7 +29,7 @@ class Carried:
 
     def __init__(self, updates: Sequence[Pairs] = ()) -> None:
         self.updates = list(updates)
-        self._now = range(len(self.updates))
+        self._now: Sequence[int] = range(len(self.updates))
 
     @property
     def owners(self) -> list[int]:

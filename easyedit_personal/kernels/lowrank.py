@@ -101,9 +101,9 @@ def lowrank_for_many(
         RequestError, ModelError, ConfigError, DataError: as ``lowrank``.
     """
     limit = context_limit(model)
-    for some in requests:
-        encode_requests(tokenizer, some, hparams, limit)  # faults are told before any work starts
-    parts = [by_kind(some) if hparams.answers == "natural" else ({}, list(some)) for some in requests]
+    for own in requests:
+        encode_requests(tokenizer, own, hparams, limit)  # faults are told before any work starts
+    parts = [by_kind(own) if hparams.answers == "natural" else ({}, list(own)) for own in requests]
     named = [kinds for kinds, _ in parts]
     deltas = natural_for_many(model, tokenizer, named, hparams) if any(named) else [[] for _ in requests]
     for some, (_, bare) in zip(deltas, parts):

@@ -74,10 +74,18 @@ class EditedRows:
         self.rows, self.columns, self.ids = batch.targets()
         self.start = int(self.columns.min()) if from_answers else 0
         lowest, mine = self.layers[0], self.carried
-        split = split or split_of(model, layout, batch, lowest, self.start)
-        options = {"start": self.start, "split": split, "set_rows": mine.set_rows, "owners": mine.owners}
+        split = split or split_of(model, layout, batch, lowest, self.start)  # before any hooks
         with mine.attached(model, layout, self.layers):
-            self.suffix = Suffix(model, layout, batch, lowest, **options)
+            self.suffix = Suffix(
+                model,
+                layout,
+                batch,
+                lowest,
+                start=self.start,
+                split=split,
+                set_rows=mine.set_rows,
+                owners=mine.owners,
+            )
         self.last_index = self._first_columns()
 
     def _first_columns(self) -> Tensor:

@@ -229,11 +229,10 @@ class Learner:
         return [replace(one, edit=edit) for one in records]
 
     def _asked(self, preferences: Sequence[Preference], result: EditResult, old: Sequence[WeightDelta]) -> Trial:
-        before, have = self._answers(preferences, old), [*old, *result.deltas]
+        have = [*old, *result.deltas]
         if self._skips():
-            return Trial(result, before, self._answers(preferences, have))
-        with edited(self._model, have):
-            tests = run_self_tests(self._model, self._tokenizer, preferences, self.hparams)
+            return Trial(result, self._answers(preferences, old), self._answers(preferences, have))
+        before, tests = run_self_tests(self._model, self._tokenizer, preferences, self.hparams, old, have)
         return Trial(result, before, [test.replies[0].answer for test in tests], tests)
 
     def _keeps(self, keep: bool) -> bool:

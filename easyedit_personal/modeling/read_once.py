@@ -121,7 +121,8 @@ def _parts(lengths: Sequence[int], sorts: Sequence[int], start: int) -> Iterator
 def _sorts(ids: Tensor, mask: Tensor, owners: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     """One row of each sort (the same tokens, the same owner), and for every row the number of its sort."""
     found: dict[Hashable, int] = {}
-    chosen, groups = [], []
+    chosen: list[int] = []
+    groups: list[int] = []
     for row, (tokens, owner) in enumerate(zip((ids * mask + mask - 1).tolist(), owners)):
         groups.append(found.setdefault((owner, *tokens), len(found)))
         if len(found) > len(chosen):

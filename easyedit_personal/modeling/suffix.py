@@ -13,7 +13,7 @@ to it. ``at`` holds column numbers of ``batch`` (``start`` not subtracted), as `
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -134,10 +134,9 @@ class Suffix:
         """Plain forward passes; keeps y, the keys, and what each layer above was called with in the last one."""
         n = len(self.batch.input_ids)
         last = self.layout.layer_path(self.layout.n_layers - 1)
+        behind: Iterator[tuple[list[int], DynamicCache | None]] = iter([(list(range(n)), None)])
         if self.split.prefix:
             behind = read_before(self.model, self.batch, self.start, last, set_rows, owners)
-        else:
-            behind = iter([(list(range(n)), None)])
         order: list[int] = []
         counts, passes = [], []
         for rows, cache in behind:

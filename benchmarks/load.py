@@ -46,7 +46,7 @@ SAID = {
 TELLS, UNDOES = 0.02, 0.01  # of what a user does; the rest are questions
 TOKENS = 32
 IDLE = 20  # questions, one after the other
-WARM = 0.25  # of the time: caches fill and learners start, so memory is looked at afterwards
+WARM = 0.5  # of the time: caches fill and learners start, so memory is looked at afterwards
 OPEN_JOB = ("queued", "running")
 
 

@@ -40,18 +40,22 @@ def read(wanted: str) -> dict[str, Any]:
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The main table, with the report's columns: shares in per cent with 95 % intervals, means per user."""
+    """The main table: the report's figures, a row each, by method; shares in per cent with 95 % intervals.
+
+    A method that was evaluated with several cluster sizes has a column for each. What failed is said below.
+    """
     columns = list(dict.fromkeys(column for result in results for column in columns_of(result, "report")))
-    heads = ["method", "cluster", *(column.heading for column in columns)]
-    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
-    for result in results:
-        size = str(result["setup"]["plan"]["cluster_size"])
-        for name, method in result["methods"].items():
-            if method["status"] == "ok":
-                lines.append(" | ".join([name, size, *(_cell(column, method) for column in columns)]))
-            else:
-                lines.append(" | ".join([name, size, f"failed: {method['error'].splitlines()[0]}"]))
-    return "\n".join(f"| {line} |" for line in lines)
+    runs = [(result, name) for result in results for name in result["methods"]]
+    sizes = {result["setup"]["plan"]["cluster_size"] for result in results}
+    lines = [["", *(_head(result, name, sizes) for result, name in runs)], ["---"] * (1 + len(runs))]
+    lines.append(["users", *(str(result["setup"]["n"]) for result, _ in runs)])
+    lines += [[c.heading, *(_cell(c, result["methods"][name]) for result, name in runs)] for c in columns]
+    failed = [f"{name}: {e.splitlines()[0]}" for result, name in runs if (e := result["methods"][name]["error"])]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *(f"\nFailed: {one}" for one in failed)])
+
+
+def _head(result: dict[str, Any], name: str, sizes: set[int]) -> str:
+    return name if len(sizes) == 1 else f"{name}, clusters of {result['setup']['plan']['cluster_size']}"
 
 
 def _cell(column: Column, method: dict[str, Any]) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from .errors import RegistryError, did_you_mean
@@ -29,6 +31,7 @@ class Registry:
     def __init__(self, kind: str, group: str = "", fault: Callable[[Any], str | None] = lambda item: None) -> None:
         self.kind, self.group, self._fault = kind, group, fault
         self._shipped: dict[str, str] = {}
+        self._shipped_settings: dict[str, str] = {}
         self._added: dict[str, Any] = {}
         self._settings: dict[str, Any] = {}
 
@@ -36,7 +39,7 @@ class Registry:
         """Decorator that adds a class or function under ``name``.
 
         Args:
-            settings: a pydantic class (``hparams.Section`` is a strict base) that checks the part's own section of
+            settings: a pydantic class (``validation.Section`` is a strict base) that checks the part's own section of
                 the YAML file; its fields need defaults.
             replace: let it take the place of what has the name already.
 
@@ -59,9 +62,10 @@ class Registry:
 
         return add
 
-    def register_lazy(self, name: str, path: str) -> None:
-        """Register one of our own parts as ``"package.module:attribute"``, without importing it."""
+    def register_lazy(self, name: str, path: str, settings: str = "") -> None:
+        """Register one of our own parts as ``"package.module:attribute"``, and its settings too, importing neither."""
         self._shipped[name] = path
+        self._shipped_settings[name] = settings
 
     def unregister(self, name: str) -> None:
         """Take an addition back, so that what it replaced is there again; other names are left alone."""
@@ -96,6 +100,8 @@ class Registry:
         Raises:
             RegistryError: the plugin that brings ``name`` cannot be loaded.
         """
+        if name not in self._added and (path := self._shipped_settings.get(name)):
+            return _attribute(path)
         if name not in self._shipped and name in self:
             self.get(name)
         return self._settings.get(name)
@@ -113,8 +119,7 @@ class Registry:
         if name in self._added:
             return self._added[name]
         if name in self._shipped:
-            module, _, attribute = self._shipped[name].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            return _attribute(self._shipped[name])
         self.check(name)
         if name not in self._added:
             self._load(name, self._entry_points()[name])
@@ -146,7 +151,7 @@ class Registry:
         ]
 
     def _offered(self) -> list[EntryPoint]:
-        return list(entry_points(group=f"easyedit_personal.{self.group}")) if self.group else []
+        return list(_installed(f"easyedit_personal.{self.group}", tuple(sys.path))) if self.group else []
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         """By name; of two packages with the same name for a part, the one that comes first on the path counts."""
@@ -177,6 +182,17 @@ class Registry:
             needed=f"one of {', '.join(self.names()) or '(none registered)'}",
             cause="; ".join(broken) or None,
         )
+
+
+def _attribute(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@lru_cache(maxsize=16)
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """What the packages on a path offer: reading them all takes milliseconds, and names are asked for often."""
+    return entry_points(group=group)
 
 
 def _package(point: EntryPoint) -> str:
@@ -236,15 +252,17 @@ for _name in ("rome", "memit", "lowrank", "finetune"):
     KERNELS.register_lazy(_name, f"easyedit_personal.kernels.{_name}:{_name}")
 for _name in (
     *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
-    *("locality", "retention", "health", "undo", "cost", "capability"),
+    *("locality", "retention", "health", "undo", "cost", "capability", "other_attribute", "helpful", "context_wins"),
+    *("everyday", "application", "acknowledged"),
 ):
     _class = "".join(part.capitalize() for part in _name.split("_"))
     EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")
 BASELINES.register_lazy("zero_shot", "easyedit_personal.baselines.prompting:ZeroShot")
 BASELINES.register_lazy("in_prompt", "easyedit_personal.baselines.prompting:InPrompt")
 BASELINES.register_lazy("reminder", "easyedit_personal.baselines.prompting:Reminder")
-BASELINES.register_lazy("retrieval", "easyedit_personal.baselines.retrieval:Retrieval")
-BASELINES.register_lazy("lora", "easyedit_personal.baselines.lora:Lora")
+for _name in ("retrieval", "lora"):
+    _class, _sections = _name.capitalize(), "easyedit_personal.hparams.sections"
+    BASELINES.register_lazy(_name, f"easyedit_personal.baselines.{_name}:{_class}", f"{_sections}:{_class}Params")
 # EasyEdit's own kernels and editors; looked up in the host when they are used.
 HOST = "easyedit_personal.integrations.easyedit"
 for _name in ("rome", "memit"):

@@ -17,14 +17,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = 80
+from recording import ROOT, environment, record, show
+
 TOKENS = {"ann": "a-token-of-ann-only", "ben": "a-token-of-ben-only"}
 QUESTIONS = """\
 What is my hobby?
@@ -142,9 +141,15 @@ ask ann base@ann 'What is my pet?'
 
 ask ann base@ann 'What is my hobby?'
 
-# Ann is forgotten; ben is not.
+# Ann is forgotten; ben is not. Before, her words are in the store's files.
+
+grep -l letterpress edits.db*
 
 ann -X DELETE $URL/v1/users/ann/preferences
+
+grep -rl letterpress edits.db* adapters || echo in no file
+
+grep -l falconry edits.db*
 
 ann $URL/v1/users/ann/adapter
 
@@ -168,9 +173,8 @@ def serving(options: argparse.Namespace) -> Iterator[str]:
     show("$ cat users.yaml\n" + Path("users.yaml").read_text())
     show("$ easyedit-personal " + shlex.join(words).replace(" --users-file", " \\\n    --users-file") + " &")
     command = [sys.executable, "-m", "easyedit_personal.cli.main", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with open("log", "w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment())
         try:
             assert process.stdout is not None
             said = process.stdout.readline()
@@ -208,26 +212,6 @@ def stub_of_vllm() -> Iterator[str]:
             thread.join()
 
 
-def script(commands: str) -> str:
-    """The commands for one shell, each printed before it runs."""
-    lines = []
-    for command in commands.strip().split("\n\n"):
-        if command.startswith("#"):
-            lines.append(f"printf '\\n%s\\n' {shlex.quote(command)}")
-        else:
-            lines += [f"printf '$ %s\\n' {shlex.quote(command)}", command]
-    return "\n".join(lines)
-
-
-def show(text: str) -> None:
-    """Print a line or more, folded; this machine's folder is left out."""
-    for line in text.rstrip("\n").split("\n"):
-        line = line.replace(f"{os.getcwd()}/", "")
-        indent = " " * (len(line) - len(line.lstrip()) + 4)
-        folded = textwrap.wrap(line, COLUMNS, subsequent_indent=indent, break_on_hyphens=False) or [""]
-        print("\n".join(folded), flush=True)
-
-
 def main() -> None:
     """Print the recording."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -244,12 +228,7 @@ def main() -> None:
         Path("users.yaml").chmod(0o600)
         with serving(options) as url, stub_of_vllm() as vllm:
             show(f"$ URL={url} VLLM={vllm}")
-            shell = ["bash", "-c", f"exec 2>&1\n{script(COMMANDS)}"]
-            environment = {**os.environ, "URL": url, "VLLM": vllm}
-            with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True, env=environment) as process:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    show(line)
+            record(COMMANDS, URL=url, VLLM=vllm)
         os.chdir(ROOT)
 
 

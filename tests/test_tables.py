@@ -29,7 +29,7 @@ def folder(tmp_path):
     }
     cost = {"seconds_per_user": 1.5, "bytes_per_user": 11264.0}
     methods = {
-        "lowrank": {"status": "ok", "metrics": metrics, "cost": cost},
+        "lowrank": {"status": "ok", "error": None, "metrics": metrics, "cost": cost},
         "lora": {"status": "failed", "error": "no room", "metrics": {}, "cost": {}},
     }
     setup = {"users": ["ada"], "n": 4, "plan": {"cluster_size": 9}}
@@ -40,10 +40,18 @@ def folder(tmp_path):
 
 def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
     lines = markdown([read(str(folder))]).splitlines()
-    heads = ["direct ↑", "perplexity ↓", "stops ↑", "refused ↓", "s ↓", "kB ↓", "after turns ↑"]
-    assert lines[0] == f"| method | cluster | {' | '.join(heads)} |"
-    assert lines[2] == "| lowrank | 9 | 25 (5-70) | 1.25 (1.00-1.50) | 100 | 0 | 1.50 | 11.3 | 25 (5-70) |"
-    assert lines[3] == "| lora | 9 | failed: no room |"
+    assert lines[0] == "|  | lowrank | lora |" and lines[2] == "| users | 4 | 4 |"
+    rows = ["direct ↑ | 25 (5-70)", "perplexity ↓ | 1.25 (1.00-1.50)", "stops ↑ | 100", "refused ↓ | 0"]
+    rows += ["s ↓ | 1.50", "kB ↓ | 11.3", "after turns ↑ | 25 (5-70)"]
+    assert lines[3:-2] == [f"| {row} | - |" for row in rows]
+    assert lines[-1] == "Failed: lora: no room"
+
+
+def test_cluster_sizes_stand_side_by_side(folder):
+    one, nine = read(f"{folder}=lowrank"), read(f"{folder}=lowrank")
+    one["setup"]["plan"]["cluster_size"] = 1
+    head = markdown([one, nine]).splitlines()[0]
+    assert head == "|  | lowrank, clusters of 1 | lowrank, clusters of 9 |"
 
 
 def test_turns_have_a_table_of_their_own_where_they_were_asked(folder):

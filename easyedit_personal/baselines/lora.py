@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.records import UPQAItem
-from ..hparams import PersonalizationHyperParams
+from ..hparams import LoraParams, PersonalizationHyperParams
 from ..kernels.apply import edited
 from ..kernels.base import context_limit, encode_requests, frozen
 from ..modeling.families import family_of
@@ -30,22 +30,14 @@ class Lora:
 
     Args:
         hparams: prompt format and end of turn, as for the kernels.
-        rank, alpha, steps, lr: the paper's numbers (arXiv 2512.13676: r 8, alpha 32, 70 steps, lr 5e-3).
+        settings: rank, alpha, steps and rate; None takes the paper's.
     """
 
     name = "lora"
     edits = True
 
-    def __init__(
-        self,
-        hparams: PersonalizationHyperParams | None = None,
-        rank: int = 8,
-        alpha: int = 32,
-        steps: int = 70,
-        lr: float = 5e-3,
-    ) -> None:
-        self.hparams = hparams or PersonalizationHyperParams()
-        self.rank, self.alpha, self.steps, self.lr = rank, alpha, steps, lr
+    def __init__(self, hparams: PersonalizationHyperParams | None = None, settings: LoraParams | None = None) -> None:
+        self.hparams, self.settings = hparams or PersonalizationHyperParams(), settings or LoraParams()
 
     def prepare(self, items: Sequence[UPQAItem], seed: int) -> None:
         """Nothing to prepare."""
@@ -72,8 +64,8 @@ class Lora:
         batch = collate(rows, tokenizer, device=input_device(model))
         family = family_of(model)
         config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
+            r=self.settings.rank,
+            lora_alpha=self.settings.alpha,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
             target_modules=list(family.lora_targets) or None,
@@ -94,9 +86,9 @@ class Lora:
         weights = [parameter for name, parameter in wrapped.named_parameters() if "lora_" in name]
         for weight in weights:
             weight.requires_grad_(True)
-        optimizer = torch.optim.AdamW(weights, lr=self.lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(weights, lr=self.settings.lr, weight_decay=0.0)
         rows, columns, ids = batch.targets()
-        for _ in range(self.steps):
+        for _ in range(self.settings.steps):
             logits = wrapped(**batch.model_inputs()).logits[rows, columns]
             loss = F.cross_entropy(logits.float(), ids)
             optimizer.zero_grad()

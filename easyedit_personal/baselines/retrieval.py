@@ -18,27 +18,24 @@ from torch import nn
 from ..clustering.embed import HiddenStateEmbedder, SentenceEmbedder
 from ..data.records import UPQAItem
 from ..errors import MissingDependencyError
+from ..hparams import RetrievalParams
 from .base import Prompting, Session, statement
 from .prompting import stated_bytes
-
-MEMORY = 10
-TOP_K = 3
 
 
 class Retrieval(Prompting):
     """Top-k of the user's preferences by embedding similarity with the question.
 
     Args:
-        top_k: how many are restated.
-        memory: how many preferences a user has, the ones asked for included.
+        settings: how many are restated, of how many that a user has, the ones asked for included.
         embedder: what ``clustering.embed.make_embedder`` takes; None takes the sentence encoder where it is
             installed, else the model's own hidden states.
     """
 
     name = "retrieval"
 
-    def __init__(self, top_k: int = TOP_K, memory: int = MEMORY, embedder: Any = None) -> None:
-        self.top_k, self.memory, self._embedder = top_k, memory, embedder
+    def __init__(self, settings: RetrievalParams | None = None, embedder: Any = None) -> None:
+        self.settings, self._embedder = settings or RetrievalParams(), embedder
         self.items: Sequence[UPQAItem] = ()
         self.seed = 0
 
@@ -63,7 +60,7 @@ class Retrieval(Prompting):
         taken = {item.subject for item in preferences}
         others: list[UPQAItem] = []
         for item in pool:
-            if item.subject not in taken and len(preferences) + len(others) < self.memory:
+            if item.subject not in taken and len(preferences) + len(others) < self.settings.memory:
                 taken.add(item.subject)
                 others.append(item)
         return others
@@ -75,7 +72,7 @@ class Retrieval(Prompting):
         @lru_cache(maxsize=256)
         def recall(question: str) -> str:
             similarity = vectors @ np.asarray(embedder.embed([question]))[0]
-            best = sorted(np.argsort(-similarity, kind="stable")[: self.top_k])
+            best = sorted(np.argsort(-similarity, kind="stable")[: self.settings.top_k])
             return " ".join([*(texts[i] for i in best), question])
 
         return recall

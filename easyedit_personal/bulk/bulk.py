@@ -21,8 +21,8 @@ from ..learning.session import method_settings
 from ..modeling.loading import load_model
 from ..statements.memory import why_in_words
 from ..store import EditStore
+from ..store.records import WORDS
 from ..store.retry import patiently
-from ..store.rows import WORDS
 from ..types import EditResult, Preference
 from .users_file import UserRecord
 

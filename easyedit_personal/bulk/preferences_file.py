@@ -8,7 +8,7 @@ from pathlib import Path
 from ..data.items import read_items
 from ..data.jsonfile import read_json_list
 from ..errors import DataError, listing
-from ..store.rows import check_user
+from ..store.ids import check_user
 from ..types import Preference
 from .users_file import Failure, read_users
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingDependencyError, PersonalizationError, did_you_mean, shorten
-from ..store.rows import check_user
+from ..store.ids import check_user
 from ..types import Preference
 
 PARQUET_ROWS = 512  # read at a time

@@ -39,8 +39,8 @@ def chat(
     from ..modeling.loading import load_model
     from ..store import EditStore
     from ..store.database import check_store
-    from ..store.rows import check_user
-    from .chat_room import ChatRoom
+    from ..store.ids import check_user
+    from .chat_session import ChatSession
     from .screen import Screen
     from .transcript import Transcript
 
@@ -53,7 +53,7 @@ def chat(
     with screen.working("Loading the model ..."):
         loaded, tokenizer = load_model(settings)
     with EditStore.open(store, loaded, tokenizer) as opened:
-        room = ChatRoom(
+        session = ChatSession(
             screen,
             loaded,
             tokenizer,
@@ -66,4 +66,4 @@ def chat(
             transcript=kept,
             asks=screen.interactive and not yes,
         )
-        room.run()
+        session.run()

@@ -12,15 +12,16 @@ from ..errors import did_you_mean
 from ..serving.active import shares
 from ..statements.memory import current
 from ..statements.preferences import Unclear
-from ..store.rows import StoredEdit, check_user
+from ..store.ids import check_user
+from ..store.records import StoredEdit
 from .screen import YES, interruptible
 from .store import left_out_of_lora
 
 if TYPE_CHECKING:
-    from .chat_room import ChatRoom
+    from .chat_session import ChatSession
 
 
-def obey(room: ChatRoom, line: str) -> bool:
+def obey(session: ChatSession, line: str) -> bool:
     """Carry out a command line such as "/undo 3".
 
     Returns:
@@ -32,125 +33,125 @@ def obey(room: ChatRoom, line: str) -> bool:
     command = COMMANDS.get(name)
     if command is None:
         hint = did_you_mean(name, [*COMMANDS, "/quit"])
-        room.screen.say(
+        session.screen.say(
             f"There is no {name}.{hint} /help lists what there is; a blank before the slash makes it words."
         )
     else:
-        command[1](room, rest.strip())
+        command[1](session, rest.strip())
     return True
 
 
-def _help(room: ChatRoom, _: str) -> None:
+def _help(session: ChatSession, _: str) -> None:
     for name, (usage, _do) in COMMANDS.items():
         what, _, does = usage.partition("|")
-        room.screen.say(f"  {name + what:<16}{does}")
-    room.screen.say("  /quit           leave; so does Ctrl-D. Ctrl-C stops an answer.")
+        session.screen.say(f"  {name + what:<16}{does}")
+    session.screen.say("  /quit           leave; so does Ctrl-D. Ctrl-C stops an answer.")
 
 
-def _prefs(room: ChatRoom, _: str) -> None:
-    edits = [one for one in room.store.history(room.user) if one.live or _is_merged_live(room, one)]
+def _prefs(session: ChatSession, _: str) -> None:
+    edits = [one for one in session.store.history(session.user) if one.live or _is_merged_live(session, one)]
     if not any(one.preferences for one in edits):
-        room.screen.say("Nothing is known about you." if not edits else f"{len(edits)} edits without words.")
+        session.screen.say("Nothing is known about you." if not edits else f"{len(edits)} edits without words.")
         return
-    valid = current(room.store.preferences(room.user))
+    valid = current(session.store.preferences(session.user))
     for one in edits:
         for preference in one.preferences:
             number = one.id if one.merged is None else one.merged
             state = "" if preference in valid else "  (overruled by a later one)"
             place = f"  [in {one.where}{f': {one.why}' if one.why else ''}]"
-            room.screen.say(f"  {number:>3}  {preference.subject}: {preference.target}{state}{place}")
+            session.screen.say(f"  {number:>3}  {preference.subject}: {preference.target}{state}{place}")
 
 
-def _is_merged_live(room: ChatRoom, edit: StoredEdit) -> bool:
+def _is_merged_live(session: ChatSession, edit: StoredEdit) -> bool:
     """Whether the edit lives on in the one that ``compact`` made of it."""
-    return any(one.live and one.id == edit.merged for one in room.store.history(room.user))
+    return any(one.live and one.id == edit.merged for one in session.store.history(session.user))
 
 
-def _learn(room: ChatRoom, text: str) -> None:
+def _learn(session: ChatSession, text: str) -> None:
     if not text:
-        room.screen.say("What shall I learn? For example: /learn my hobby is falconry")
+        session.screen.say("What shall I learn? For example: /learn my hobby is falconry")
         return
     wanted = []
-    for found in room.reader.read(text, room.user):
-        preference = room.settled(found) if isinstance(found, Unclear) else found
+    for found in session.reader.read(text, session.user):
+        preference = session.settled(found) if isinstance(found, Unclear) else found
         if preference is None:
-            room.screen.say("Not learned.", "dim")
+            session.screen.say("Not learned.", "dim")
         else:
             wanted.append(preference)
     if wanted:
-        room.teach(wanted)
+        session.teach(wanted)
 
 
-def _undo(room: ChatRoom, number: str) -> None:
+def _undo(session: ChatSession, number: str) -> None:
     if number and not number.isdecimal():
-        room.screen.say(f"{number!r} is no edit; /prefs lists them.")
+        session.screen.say(f"{number!r} is no edit; /prefs lists them.")
         return
     # Not to be interrupted: what was learned jointly afterwards is put again, one edit after the other.
-    with room.screen.working("Undoing ..."), interruptible():
-        undone = room.learner.unlearn(room.user, int(number) if number else None)
+    with session.screen.working("Undoing ..."), interruptible():
+        undone = session.learner.unlearn(session.user, int(number) if number else None)
     if not undone:
-        room.screen.say("There is nothing to undo." if not number else f"Edit {number} was undone before.")
+        session.screen.say("There is nothing to undo." if not number else f"Edit {number} was undone before.")
     for one in undone:
         said = ", ".join(f"{p.subject}: {p.target}" for p in one.preferences) or "an edit without words"
-        room.screen.say(f"Undone: {said} (edit {one.id}).", "green")
-    if undone and room.talk.exchanges:
-        room.screen.say("What was said here is still in the conversation; /new clears it.", "dim")
+        session.screen.say(f"Undone: {said} (edit {one.id}).", "green")
+    if undone and session.talk.exchanges:
+        session.screen.say("What was said here is still in the conversation; /new clears it.", "dim")
 
 
-def _as(room: ChatRoom, user: str) -> None:
+def _as(session: ChatSession, user: str) -> None:
     if user:
-        room.become(check_user(user))
+        session.become(check_user(user))
     else:
-        room.screen.say(f"You are {room.user}. /as USER makes you somebody else.")
+        session.screen.say(f"You are {session.user}. /as USER makes you somebody else.")
 
 
-def _forget(room: ChatRoom, _: str) -> None:
-    question = f"Forget everything that is kept of {room.user}? This cannot be taken back. [yes/no]"
-    if room.ask(question).strip().casefold() in YES:
-        count = room.forget()
-        room.screen.say(f"{count} {'edit' if count == 1 else 'edits'} and this conversation forgotten.", "green")
+def _forget(session: ChatSession, _: str) -> None:
+    question = f"Forget everything that is kept of {session.user}? This cannot be taken back. [yes/no]"
+    if session.ask(question).strip().casefold() in YES:
+        count = session.forget()
+        session.screen.say(f"{count} {'edit' if count == 1 else 'edits'} and this conversation forgotten.", "green")
     else:
-        room.screen.say("Nothing was forgotten.", "dim")
+        session.screen.say("Nothing was forgotten.", "dim")
 
 
-def _new(room: ChatRoom, _: str) -> None:
-    count = room.talk.clear()
-    room.keep_talk()
-    room.screen.say(f"A new conversation; {count} {'exchange' if count == 1 else 'exchanges'} left behind.", "dim")
+def _new(session: ChatSession, _: str) -> None:
+    count = session.talk.clear()
+    session.keep_talk()
+    session.screen.say(f"A new conversation; {count} {'exchange' if count == 1 else 'exchanges'} left behind.", "dim")
 
 
-def _export(room: ChatRoom, folder: str) -> None:
+def _export(session: ChatSession, folder: str) -> None:
     if not folder:
-        room.screen.say("Where to? For example: /export my-lora")
+        session.screen.say("Where to? For example: /export my-lora")
         return
-    room.store.export_lora(room.user, folder, base_model=str(room.hparams.model_name))
-    room.screen.say(f"Your copy is in {folder}, as a LoRA adapter for PEFT, vLLM and others.", "green")
-    if words := room.store.words(room.user):
-        room.screen.say(left_out_of_lora(words))
+    session.store.export_lora(session.user, folder, base_model=str(session.hparams.model_name))
+    session.screen.say(f"Your copy is in {folder}, as a LoRA adapter for PEFT, vLLM and others.", "green")
+    if words := session.store.words(session.user):
+        session.screen.say(left_out_of_lora(words))
 
 
-def _more(room: ChatRoom, _: str) -> None:
-    room.more()
+def _more(session: ChatSession, _: str) -> None:
+    session.more()
 
 
-def _why(room: ChatRoom, _: str) -> None:
-    last = room.talk.last()
+def _why(session: ChatSession, _: str) -> None:
+    last = session.talk.last()
     if last is None:
-        room.screen.say("There was no answer yet.")
+        session.screen.say("There was no answer yet.")
         return
-    parts, sentences = room.store.parts(room.user), room.served.cache.memory(room.user)[1]
-    with room.screen.working("Asking without each of them ..."), interruptible():
-        found = shares(room.served, parts, sentences, *last)
+    parts, sentences = session.store.parts(session.user), session.served.cache.memory(session.user)[1]
+    with session.screen.working("Asking without each of them ..."), interruptible():
+        found = shares(session.served, parts, sentences, *last)
     if not found:
-        room.screen.say("None: nothing is known about you.")
+        session.screen.say("None: nothing is known about you.")
         return
-    names = {one.id: one for one in room.store.history(room.user)}
-    room.screen.say("Memories in the last answer, by how many times less likely it would be without each:")
+    names = {one.id: one for one in session.store.history(session.user)}
+    session.screen.say("Memories in the last answer, by how many times less likely it would be without each:")
     for share in found:
         what = f'"{share.sentence}" (in words)' if share.edit is None else _named(names.get(share.edit), share.edit)
         mark = "*" if share.active else " "
-        room.screen.say(f"  {mark} {_times(share.nats):>10}  {what}", "" if share.active else "dim")
-    room.screen.say("* active. Each is left out in turn, and the model reads its answer again.", "dim")
+        session.screen.say(f"  {mark} {_times(share.nats):>10}  {what}", "" if share.active else "dim")
+    session.screen.say("* active. Each is left out in turn, and the model reads its answer again.", "dim")
 
 
 def _named(edit: StoredEdit | None, number: int) -> str:
@@ -162,31 +163,33 @@ def _times(nats: float) -> str:
     return "-" if nats < 0.1 else f"{exp(nats):.1f} x" if nats < 9 else f"e^{nats:.0f} x"
 
 
-def _compare(room: ChatRoom, text: str) -> None:
-    last = room.talk.last()
+def _compare(session: ChatSession, text: str) -> None:
+    last = session.talk.last()
     if not text and last is None:
-        room.screen.say("What shall both answer? For example: /compare What should I do on Saturday?")
+        session.screen.say("What shall both answer? For example: /compare What should I do on Saturday?")
         return
     asked: Any = [{"role": "user", "content": text}] if text or last is None else last[0]
-    with room.screen.working("Both answer ..."), interruptible():
-        base, yours = room.served.generate_for([None, room.user], [asked] * 2, max_new_tokens=room.talk.max_new_tokens)
+    with session.screen.working("Both answer ..."), interruptible():
+        base, yours = session.served.generate_for(
+            [None, session.user], [asked] * 2, max_new_tokens=session.talk.max_new_tokens
+        )
     for line in side_by_side(("the base model", base.text), ("yours", yours.text)):
-        room.screen.say(line)
+        session.screen.say(line)
 
 
 def side_by_side(*columns: tuple[str, str], width: int = 80) -> list[str]:
     """Titles and texts beside each other, in lines that are no longer than ``width``."""
-    room = (width - 3 * (len(columns) - 1)) // len(columns)
+    each = (width - 3 * (len(columns) - 1)) // len(columns)
     wrapped = [
-        [title, "-" * room, *chain.from_iterable(wrap(line, room) or [""] for line in text.splitlines())]
+        [title, "-" * each, *chain.from_iterable(wrap(line, each) or [""] for line in text.splitlines())]
         for title, text in columns
     ]
     rows = zip_longest(*wrapped, fillvalue="")
-    return [" | ".join(f"{cell:<{room}}" for cell in row).rstrip() for row in rows]
+    return [" | ".join(f"{cell:<{each}}" for cell in row).rstrip() for row in rows]
 
 
 # name -> (usage|what it does, function)
-COMMANDS: dict[str, tuple[str, Callable[[ChatRoom, str], None]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[ChatSession, str], None]]] = {
     "/help": ("|this list", _help),
     "/prefs": ("|what is known about you", _prefs),
     "/learn": (" TEXT|remember something: /learn my hobby is falconry", _learn),

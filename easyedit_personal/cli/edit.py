@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 NOT_UNDERSTOOD, INTERRUPTED = 3, 130  # exit statuses
+WHERE = {"words": "words: the model reads it in its prompt, with every question"}
+OTHER_SETTINGS = "the settings are derived; other layers or rates may do better, see docs/your-own-model.md"
 
 # Whose they are, and what is learned as one edit.
 Lesson = tuple[str, Sequence["Preference"]]
@@ -79,7 +81,7 @@ def _said(screen: Screen, reader: Reader, texts: Sequence[str] | None, user: str
     """One lesson per statement, so that each can be undone alone; all are understood before the first is learned."""
     from ..errors import RequestError
     from ..statements.preferences import Unclear
-    from ..store.rows import check_user
+    from ..store.ids import check_user
 
     if not texts or user is None:
         missing = "what they say" if user else "--user ID" if texts else "--user ID and what they say, or --data FILE"
@@ -241,6 +243,7 @@ def _known(user: str, preference: Preference, edit: StoredEdit) -> dict[str, Any
 def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) -> dict[str, Any]:
     from ..editing.health_check import over_limits
     from ..generation.score import contained
+    from ..statements.memory import why_in_words
 
     preference = learned.preference
     shown: dict[str, Any] = {
@@ -254,7 +257,8 @@ def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) 
     if learned.overruled:
         shown["overrules"] = [f"{one.subject}: {one.target}" for one in learned.overruled]
     if learned.where == "words":
-        return shown
+        derived = settings.made_for.status == "derived" and why_in_words(preference.subject) is None
+        return {**shown, "remedy": OTHER_SETTINGS} if derived else shown
     shown |= {
         "question": preference.question,
         "before": learned.before,
@@ -281,7 +285,8 @@ def _print(screen: Screen, shown: dict[str, Any], as_json: bool) -> None:
     rest = {name: value for name, value in shown.items() if name not in ("user", "subject", "target")}
     screen.say(f"{shown['user']}: {shown['subject']} = {shown['target']}", "bold")
     for name, value in rest.items():
-        screen.say(f"  {name:<10}{_readable(value)}", "yellow" if name == "warnings" else "")
+        shown_value = WHERE.get(value, value) if name == "where" else value
+        screen.say(f"  {name:<10}{_readable(shown_value)}", "yellow" if name in ("warnings", "remedy") else "")
 
 
 def _readable(value: Any) -> str:

@@ -12,7 +12,7 @@ def learn(
     kernel: str = KERNEL,
     device: str = DEVICE,
 ) -> None:
-    """Learn what `serve` was told, beside it or on other machines that share its store; until stopped."""
+    """Learn the preferences that `serve` has queued, here or on any machine that shares its store; until stopped."""
     import logging
     import signal
 

@@ -1,8 +1,8 @@
-"""The table that ``evaluate`` prints: one row per method, a column per figure, intervals below them."""
+"""The table that ``evaluate`` prints: a row per figure and a column per method, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.columns import Column, columns_of, kinds_of, turn_tables
@@ -22,8 +22,8 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         f"{setup.get('model')} · {setup.get('data')} · {setup.get('n')} users · clusters of {plan.get('cluster_size')}"
         f" · protocol {setup.get('protocol')}"
     )
-    rows = {name: [_cell(column, method) for column in columns] for name, method in methods.items()}
-    _print(console, title, [column.heading for column in columns], rows, "shares in %, with 95 % intervals")
+    rows = [(column.heading, [_cell(column, method) for method in methods.values()]) for column in columns]
+    _print(console, title, list(methods), rows, "shares in %, with 95 % intervals", of="")
     _show_turns(console, turn_tables(methods))
     _show_scores(console, methods, columns, result.get("scores", {}))
     for name, method in methods.items():
@@ -32,24 +32,29 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _print(
-    console: Console, title: str, headings: list[str], rows: Mapping[str, list[str]], caption: str | None = None
+    console: Console,
+    title: str,
+    headings: list[str],
+    rows: Iterable[tuple[str, list[str]]],
+    caption: str | None = None,
+    of: str = "method",
 ) -> None:
-    """A table with a row per method."""
+    """A table whose rows' names stand in the column ``of``."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", caption=caption, min_width=100)
-    table.add_column("method")
+    table = Table(title=escape(title), title_justify="left", caption=caption)
+    table.add_column(of, no_wrap=True)
     for heading in headings:
         table.add_column(escape(heading), justify="right")
-    for name, cells in rows.items():
+    for name, cells in rows:
         table.add_row(escape(name), *cells)
     console.print(table)
 
 
 def _cell(column: Column, method: Mapping[str, Any]) -> str:
     value, interval = column.cell(method)
-    return f"{value}\n[dim]{interval.replace(' to ', '-')}[/]" if interval else value
+    return f"{value} [dim]{interval.replace(' to ', '-')}[/]" if interval else value
 
 
 def _show_scores(
@@ -60,7 +65,7 @@ def _show_scores(
         scored = {column.evaluator: Column(column.title, column.asked, figure=score, evaluator=column.evaluator)
                   for column in columns}  # fmt: skip
         used = [c for c in scored.values() if any(c.value(method) is not None for method in methods.values())]
-        rows = {name: [column.cell(method)[0] for column in used] for name, method in methods.items()}
+        rows = [(name, [column.cell(method)[0] for column in used]) for name, method in methods.items()]
         _print(console, f"{score}: {about}", [column.heading for column in used], rows, "in %")
 
 
@@ -69,7 +74,7 @@ def _show_turns(console: Console, tables: Mapping[str, Any]) -> None:
         return
     first = next(iter(tables.values()))
     kinds = kinds_of(first)
-    rows = {name: [_turn_cell(table[turns], kinds) for turns in first] for name, table in tables.items()}
+    rows = [(name, [_turn_cell(table[turns], kinds) for turns in first]) for name, table in tables.items()]
     _print(console, f"After unrelated turns: {' / '.join(kinds)}", list(first), rows)
 
 

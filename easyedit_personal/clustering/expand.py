@@ -46,14 +46,10 @@ def expand(
     Args:
         cluster: a name ("hobby"), a (subject, question) pair, a ``Preference``, or a list of names and pairs whose
             first is the original.
-        source: a name in ``PHRASE_SOURCES``.
-            "dataset": the preference's own phrases, then those of ``pool`` about the same subject;
-            "neighbours": the names of the same user's other preferences that fall into the same group;
-            "lexicon": everyday names that ship with the package, no network;
-            "llm": a language model behind ``service``.
+        source: a name in ``PHRASE_SOURCES``; what each of ours knows is said in ``sources``.
         size: how many phrases at most, the original included.
-        target: the value; None takes the ``Preference``'s. Neighbours with another value are left out, since they
-            would teach two answers to one question.
+        target: the value; None takes the ``Preference``'s. Neighbours with another value are left out: they would
+            teach two answers to one question.
         pool: records of the data set ("dataset").
         others: the user's other preferences ("neighbours").
         embedder: as for ``PreferenceClusterer`` ("neighbours"), or a function that gives one when it is needed.
@@ -69,8 +65,7 @@ def expand(
         ServiceError, MissingDependencyError: see ``PhraseService.phrases``.
     """
     find = PHRASE_SOURCES.get(source)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError("A cluster has at least one phrase.", got=size, needed="a whole number from 1")
+    _check_size(size)
     given = _distinct(_phrases_of(cluster))
     value = cluster.target if target is None and isinstance(cluster, Preference) else target
     if len(given) >= size:
@@ -90,6 +85,11 @@ def expand(
     if len(phrases) == 1:
         log.warning("the source %r knows no further phrases for %r", source, given[0].subject)
     return phrases
+
+
+def _check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError("A cluster has at least one phrase.", got=size, needed="a whole number from 1")
 
 
 def _phrases_of(cluster: Cluster) -> list[Phrase]:

@@ -61,6 +61,11 @@ class UPQAItem:
     variants: tuple[str, ...] = ()
     split: str = ""
 
+    @property
+    def sentence(self) -> bool:
+        """Whether the target is what the user said and no short value, as in PrefEval: answers reword it."""
+        return self.target == self.persona
+
     def phrases(self, cluster_size: int | None = None) -> tuple[tuple[str, str], ...]:
         """(name, question) of the first ``cluster_size - 1`` other phrases, then the original; None means all.
 

@@ -21,8 +21,8 @@ from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, relative_norm
 from ..kernels.base import frozen
-from ..kernels.objective import Change, EditedRows
-from ..modeling.layout import Layout, find_layout
+from ..kernels.edited_rows import Change, EditedRows
+from ..modeling.layout import Layout, find_layout, input_device
 from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode, stop_ids
 from ..serving.multi_adapter import merged, mixed
@@ -96,8 +96,8 @@ class _LookedAt:
     ) -> _LookedAt:
         """Read once per model and set of layers; bound to this model, since another with the same weights may go."""
         layers = layers or (layout.n_layers - 1,)
-        read = lambda: cls._read(model, tokenizer, layout, layers, before).on(None)
-        return _LOOKED_AT.get(model, tokenizer, read, layers, before).on(model)
+        read = lambda: cls._read(model, tokenizer, layout, layers, before).detached()
+        return _LOOKED_AT.get(model, tokenizer, read, layers, before, input_device(model)).on(model)
 
     @classmethod
     def _read(
@@ -117,8 +117,12 @@ class _LookedAt:
             answers,
         )
 
-    def on(self, model: nn.Module | None) -> _LookedAt:
-        """The same for another model with the same weights; None keeps none alive."""
+    def detached(self) -> _LookedAt:
+        """The same without a model, which is not kept alive for it."""
+        return replace(self, texts=self.texts.detached(), answers=self.answers and self.answers.detached())
+
+    def on(self, model: nn.Module) -> _LookedAt:
+        """The same for a model with the same weights."""
         return replace(self, texts=self.texts.on(model), answers=self.answers and self.answers.on(model))
 
     def perplexity(self, changes: Mapping[int, Change]) -> float:

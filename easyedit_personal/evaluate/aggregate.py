@@ -56,6 +56,7 @@ def _method(lines: Users, plan: Plan, users: Sequence[str], error: str | None) -
         "metrics": metrics(lines, plan),
         "cost": {
             "seconds_per_user": average(line["seconds"] for line in lines),
+            "asking_seconds_per_user": average(line["asking"] for line in lines if "asking" in line),
             "bytes_per_user": average(line["bytes"] for line in lines),
             "peak_mib": max((line["peak_mib"] for line in lines), default=None),
         },

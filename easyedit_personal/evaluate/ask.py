@@ -29,22 +29,31 @@ class Asked:
 
     @classmethod
     def of(cls, case: Case, ask: Ask) -> Asked:
-        """Put the session's opening, the unrelated turns and the question together."""
+        """Put the session's opening, the unrelated turns, what else was said, and the question together."""
         turns = _between(ask.turns, case.plan.seed, case.plan.conversations) if ask.turns else []
+        for said, heard in ask.said:
+            turns = [*turns, {"role": "user", "content": said}, {"role": "assistant", "content": heard}]
         return cls(case, ask, case.session.conversation(ask.question, turns))
 
     def fits(self, tokenizer: Any, plan: Plan) -> bool:
         """Whether conversation and answer fit the model's context."""
-        limit = context_limit(self.case.session.model)
-        if limit is None:
-            return True
-        rows = encode_prompt(tokenizer, self.conversation, prompt_format(self.ask, plan))
-        return len(rows.ids) + plan.max_new_tokens <= limit
+        style = prompt_format(self.ask, plan)
+        return _fits(self.case.session.model, tokenizer, self.conversation, style, longest(self.ask, plan))
+
+
+def _fits(model: nn.Module, tokenizer: Any, prompt: Any, style: Any, tokens: int) -> bool:
+    limit = context_limit(model)
+    return limit is None or len(encode_prompt(tokenizer, prompt, style).ids) + tokens <= limit
 
 
 def prompt_format(ask: Ask, plan: Plan) -> Any:
     """Conversations always go through the chat template where there is one."""
-    return "auto" if ask.turns else plan.rules.prompt_format
+    return "auto" if ask.turns or ask.said else plan.rules.prompt_format
+
+
+def longest(ask: Ask, plan: Plan) -> int:
+    """How many tokens an answer may have that runs to its natural stop."""
+    return plan.max_new_tokens * (2 if ask.long else 1)
 
 
 def ask_all(rows: Sequence[Asked], before: Mapping[str, Answer]) -> list[tuple[Asked, dict[str, Any]]]:
@@ -68,31 +77,39 @@ def skipped(ask: Ask) -> dict[str, Any]:
 
 
 def plain_answers(model: nn.Module, tokenizer: Any, asks: Sequence[Ask], plan: Plan) -> dict[str, Answer]:
-    """What the untouched model answers, without any conversation before it, by question."""
-    questions = list(dict.fromkeys(ask.question for ask in asks))
-    said = generate(
-        model,
-        tokenizer,
-        questions,
-        prompt_format=plan.rules.prompt_format,
-        max_new_tokens=plan.max_new_tokens,
-    )
-    return dict(zip(questions, said))
+    """What the untouched model answers, without any conversation before it, by question; each is asked once.
+
+    Those that do not fit its context are left out: no method can be asked them.
+    """
+    limits: dict[str, int] = {}
+    for ask in asks:
+        limits[ask.question] = max(longest(ask, plan), limits.get(ask.question, 0))
+    style = plan.rules.prompt_format
+    limits = {text: tokens for text, tokens in limits.items() if _fits(model, tokenizer, text, style, tokens)}
+    said = generate(model, tokenizer, list(limits), prompt_format=style, max_new_tokens=list(limits.values()))
+    return dict(zip(limits, said))
 
 
 def _generate(rows: Sequence[Asked], style: Any) -> list[Answer]:
+    """One answer per row; what several users of one model ask in the same words is answered once."""
     case = rows[0].case
-    rules, tokenizer = case.plan.rules, case.tokenizer
-    longest = case.plan.max_new_tokens
-    # Answers that are held against earlier ones run as long as those did.
-    limits = [longest if row.ask.compare else rules.limit(_length(tokenizer, row.ask.target), longest) for row in rows]
-    return generate(
+    texts = [(*((message["role"], message["content"]) for message in row.conversation), _limit(row)) for row in rows]
+    chosen = dict(zip(texts, rows))
+    answers = generate(
         case.session.model,
-        tokenizer,
-        [row.conversation for row in rows],
+        case.tokenizer,
+        [row.conversation for row in chosen.values()],
         prompt_format=style,
-        max_new_tokens=limits,
+        max_new_tokens=[_limit(row) for row in chosen.values()],
     )
+    known = dict(zip(chosen, answers))
+    return [known[text] for text in texts]
+
+
+def _limit(row: Asked) -> int:
+    plan, most = row.case.plan, longest(row.ask, row.case.plan)
+    # Answers that are held against earlier ones run as long as those did.
+    return most if row.ask.compare else plan.rules.limit(_length(row.case.tokenizer, row.ask.target), most)
 
 
 def _record(row: Asked, answer: Answer, forced: float | None, before: Mapping[str, Answer]) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def _record(row: Asked, answer: Answer, forced: float | None, before: Mapping[st
 
 def _kept(ask: Ask) -> dict[str, Any]:
     """The ask's fields that scores are computed from."""
-    return {key: value for key, value in asdict(ask).items() if key not in ("compare", "forced", "cut")}
+    return {key: value for key, value in asdict(ask).items() if key not in ("compare", "forced", "cut", "long")}
 
 
 @lru_cache(maxsize=4096)

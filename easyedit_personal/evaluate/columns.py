@@ -27,7 +27,7 @@ class Column:
         asked: what the figure says, in a few words for legends.
         better: which way is up.
         unit: "%" for shares in [0, 1], "kB" for bytes.
-        figure: the key in the evaluator's metric; "mean" comes with its interval.
+        figure: the key in the evaluator's metric; "mean" and what ``Evaluator.further`` gives come with intervals.
         places: the terminal's table, the report's, and the report's pictures: a panel of "accuracy", a term of
             "reach" or "damage" in the picture that sets one against the other, a panel of "clusters".
         evaluator: whose it is; filled in by ``describe``.
@@ -55,7 +55,9 @@ class Column:
         value = self.value(method)
         if value is None:
             return "-", ""
-        low, high = method["metrics"][self.evaluator]["ci95"] if self.figure == "mean" else (None, None)
+        metric = method["metrics"][self.evaluator]
+        intervals = {"mean": metric["ci95"], **metric.get("further_ci95", {})}
+        low, high = intervals.get(self.figure, (None, None))
         interval = "" if low is None or high is None else f"{self.write(low)} to {self.write(high)}"
         return self.write(value), interval
 

@@ -5,7 +5,7 @@ An evaluator asks, and later grades what was kept of the answers; it never needs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ class Ask:
         answer: the right answer of a question about the world.
         kind: which of several kinds of questions one evaluator asks.
         turns: unrelated exchanges before it.
+        said: further exchanges before it, after those, as (user's text, assistant's text).
+        long: whether the answer is one that takes room: it may run to twice ``Plan.max_new_tokens``.
         compare: ask the model without any personalisation, too.
         forced: also score the target's tokens under teacher forcing.
         cut: where the paper's protocol cuts the answer, in tokens beyond the target's length.
@@ -45,6 +47,8 @@ class Ask:
     answer: str = ""
     kind: str = ""
     turns: int = 0
+    said: tuple[tuple[str, str], ...] = ()
+    long: bool = False
     compare: bool = False
     forced: bool = False
     cut: int = 8
@@ -58,6 +62,7 @@ class Case:
         model: the model without any personalisation (edited in place while a session is open).
         session: open while ``measure`` runs, closed when ``after`` does.
         base: what is known of the untouched model: "digest" of all weights and "perplexity".
+        answers: what is kept of this user's answers, for ``after``; empty while ``measure`` runs.
     """
 
     model: nn.Module
@@ -68,6 +73,7 @@ class Case:
     items: Sequence[UPQAItem]
     plan: Plan
     base: dict[str, Any]
+    answers: Sequence[Record] = ()
 
 
 class Evaluator:
@@ -110,13 +116,11 @@ class Evaluator:
 
     def values(self, users: Sequence[Record], plan: Plan) -> dict[str, float]:
         """One figure per user: the mean over their answers. Users, not answers, are independent draws."""
-        values = {}
-        for user in users:
-            grades = [self.grade(answer, plan) for answer in self.answers([user])]
-            known = [grade for grade in grades if grade is not None]
-            if known:
-                values[user["user"]] = sum(known) / len(known)
-        return values
+        return per_user(users, self.answers, lambda answer: self.grade(answer, plan))
+
+    def further(self, users: Sequence[Record], plan: Plan) -> dict[str, dict[str, float]]:
+        """More figures that get intervals of their own: by name, one value per user; none by default."""
+        return {}
 
     def answers(self, users: Sequence[Record]) -> list[Record]:
         """The kept answers that are this evaluator's."""
@@ -128,7 +132,13 @@ class Evaluator:
         if not values:
             return {}
         interval = mean_interval(list(values.values()), plan.seed)
-        return {**as_metric(interval), **self.details(self.answers(users), plan)}
+        further = {
+            name: mean_interval(list(one.values()), plan.seed) for name, one in self.further(users, plan).items() if one
+        }
+        found = {**as_metric(interval), **{name: one.mean for name, one in further.items()}}
+        if further:
+            found["further_ci95"] = {name: [one.low, one.high] for name, one in further.items()}
+        return {**found, **self.details(self.answers(users), plan)}
 
 
 class TargetEvaluator(Evaluator):
@@ -136,12 +146,13 @@ class TargetEvaluator(Evaluator):
 
     field = ""
     cut = 8  # see Ask.cut
+    long = False
     targeted = True
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's question of this kind, unless the data set has none."""
         question = getattr(item, self.field)
-        return [Ask(self.name, question, item.target, forced=True, cut=self.cut)] if question else []
+        return [Ask(self.name, question, item.target, long=self.long, forced=True, cut=self.cut)] if question else []
 
     def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """Exact match, token F1, teacher-forced accuracy (EasyEdit's), natural stop; the paper's cuts."""
@@ -167,6 +178,17 @@ class LeakEvaluator(Evaluator):
         asked = [answer for answer in answers if not answer.get("skipped") and answer.get("before") is not None]
         before = average(float(plan.rules.hit(a["before"], a["target"])) for a in asked)
         return {} if before is None else {"before": before}
+
+
+def per_user(
+    users: Sequence[Record],
+    answers: Callable[[Sequence[Record]], Sequence[Record]],
+    grade: Callable[[Record], float | None],
+) -> dict[str, float]:
+    """Each user's mean grade over some of their answers; users without a grade are left out."""
+    graded = {user["user"]: [grade(answer) for answer in answers([user])] for user in users}
+    means = {user: average(one for one in grades if one is not None) for user, grades in graded.items()}
+    return {user: mean for user, mean in means.items() if mean is not None}
 
 
 def find_evaluators(plan: Plan) -> list[Evaluator]:

@@ -20,7 +20,8 @@ from .protocol import Protocol, find_protocol
 
 # What every run asks; retention and capability cost several edits or many questions more, and are asked for by name.
 STANDARD = (
-    *("direct", "paraphrase", "implicit", "product", "negation", "other_user", "unrelated", "locality"),
+    *("direct", "paraphrase", "implicit", "product", "helpful", "context_wins"),
+    *("negation", "other_user", "other_attribute", "unrelated", "locality", "everyday", "application"),
     *("health", "undo", "cost"),
 )
 
@@ -38,7 +39,8 @@ class Plan:
         seed: of distractors, sampled memories and intervals.
         later: how many later preferences ``retention`` edits on top.
         conversations: where the distractors come from: "bundled" or PrefEval's file.
-        max_new_tokens: longest answer; what does not stop before is cut and reported.
+        max_new_tokens: longest answer, twice as much where answers take room (``Ask.long``); what does not stop before
+            is cut and reported.
         harness: tasks of lm-evaluation-harness that ``capability`` runs, by name or YAML file.
         harness_users, harness_limit: for how many users, and on how many examples of each task.
         settings: of evaluators that were registered with some, by name, as plain values.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -208,18 +209,22 @@ class Runner:
             holder = stack if self.plan.rules.restores else kept
             opened = [self._open(method, item, holder) for item in group]
             cases = [self._case(method, session, item) for item, (session, _) in zip(group, opened)]
+            asked = time.perf_counter()
             answers = self._answers(cases)
+            asking = (time.perf_counter() - asked) / len(cases)
             figures = [{e.name: e.measure(case) for e in self.evaluators} for case in cases]
         lines = []
         for case, said, measured, (_, seconds) in zip(cases, answers, figures, opened):
+            closed = replace(case, answers=tuple(said))
             for evaluator in self.evaluators:
-                later = evaluator.after(case)
+                later = evaluator.after(closed)
                 said += later.pop("answers", [])
                 measured[evaluator.name] |= later
             lines.append(
                 {
                     "user": case.item.id,
                     "seconds": seconds,
+                    "asking": asking,
                     "bytes": case.session.nbytes,
                     "peak_mib": peak_mib(self.model),
                     "figures": {name: values for name, values in measured.items() if values},

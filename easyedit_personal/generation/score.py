@@ -46,6 +46,22 @@ def contained(answer: str, target: str) -> bool:
     return bool(words(target)) and f" {normalise(target)} " in f" {normalise(answer)} "
 
 
+def taken_up(answer: str, sentence: str, question: str = "") -> bool:
+    """Whether the answer repeats a third of the sentence's content words, not counting those of the question.
+
+    A rough sign that an answer takes up what a sentence says; words are compared by their first five letters, so that
+    "avoid" is found in "avoiding".
+    """
+    wanted = _content(sentence) - _content(question)
+    return bool(wanted) and 3 * len(wanted & _content(answer)) >= len(wanted)
+
+
+def _content(text: str) -> set[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return {word[:5] for word in words(text) if word not in ENGLISH_STOP_WORDS}
+
+
 def token_f1(answer: str, target: str) -> float:
     """Harmonic mean of precision and recall over words, as multisets."""
     got, wanted = Counter(words(answer)), Counter(words(target))
@@ -60,11 +76,24 @@ def repetition(answer: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
+def loops(answer: str) -> bool:
+    """Whether the same words come three times in a row."""
+    text = words(answer)
+    sizes = range(1, len(text) // 3 + 1)
+    runs = ((text[i : i + n], text[i + n : i + 3 * n]) for n in sizes for i in range(len(text) - 3 * n + 1))
+    return any(once * 2 == twice for once, twice in runs)
+
+
 @torch.no_grad()
-def log_likelihoods(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> list[Tensor]:
+def log_likelihoods(
+    model: nn.Module, tokenizer: Any, rows: Sequence[Encoded], *, against_best: bool = False
+) -> list[Tensor]:
     """Log-probability of every token of each row but its first, in nats: one [t - 1] per row, float32, on the CPU.
 
     What all rows begin with is read once.
+
+    Args:
+        against_best: less that of the most likely token at the same place; 0 for what the model itself would say.
     """
     device, shared = input_device(model), shared_length(model, rows)
     cache, before, last = None, torch.zeros(0), None
@@ -72,19 +101,22 @@ def log_likelihoods(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -
         start = torch.tensor([rows[0].ids[:shared]], device=device)
         output = model(input_ids=start, attention_mask=torch.ones_like(start), use_cache=True)
         cache, last = output.past_key_values, output.logits[0, -1:]
-        before = _chosen(output.logits[0, :-1], start[0, 1:])
+        before = _chosen(output.logits[0, :-1], start[0, 1:], against_best)
     batch, inputs = inputs_after(tokenizer, rows, shared, cache, device)
     logits = model(**inputs, use_cache=cache is not None).logits
     found = []
     for row, line, ids in zip(rows, logits, batch.input_ids):
         own = ids[: len(row.ids) - shared]
         line = line[: len(own) - 1] if last is None else torch.cat([last, line[: len(own) - 1]])
-        found.append(torch.cat([before, _chosen(line, own[len(own) - len(line) :])]))
+        found.append(torch.cat([before, _chosen(line, own[len(own) - len(line) :], against_best)]))
     return found
 
 
-def _chosen(logits: Tensor, ids: Tensor) -> Tensor:
-    """The ids' log-probabilities: logits [t, v] and ids [t] to [t]."""
+def _chosen(logits: Tensor, ids: Tensor, against_best: bool) -> Tensor:
+    """The ids' log-probabilities, or what they lack to the largest: logits [t, v] and ids [t] to [t]."""
+    if against_best:
+        own = logits.gather(-1, ids.to(logits.device)[:, None])[:, 0]
+        return (own.float() - logits.amax(-1).float()).cpu()
     return -F.cross_entropy(logits.float(), ids.to(logits.device), reduction="none").cpu()
 
 
@@ -128,12 +160,12 @@ def teacher_forced(
 
 
 def embedding_similarity(answers: Sequence[str], targets: Sequence[str], embedder: Any) -> list[float]:
-    """Cosine of answer and target under a sentence embedder (``clustering.embed``); 0 for an empty answer.
+    """Cosine of answer and target under a sentence embedder (``clustering.embed``); 0 where either has no words.
 
     Args:
         embedder: anything with ``embed(texts) -> [n, d]`` unit vectors.
     """
-    filled = [i for i, answer in enumerate(answers) if words(answer)]
+    filled = [i for i, (answer, target) in enumerate(zip(answers, targets)) if words(answer) and words(target)]
     scores = [0.0] * len(answers)
     if filled:
         left = embedder.embed([answers[i] for i in filled])

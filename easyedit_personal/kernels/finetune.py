@@ -20,7 +20,8 @@ from ..modeling.memory import with_fewer
 from ..progress import counted
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen
-from .objective import Change, EditedRows, TargetLoss, in_parts
+from .edited_rows import Change, EditedRows
+from .objective import TargetLoss, in_parts
 from .training_prompts import training_phrases
 
 

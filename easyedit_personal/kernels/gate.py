@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
+from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
+from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
-from .gate_loss import Kept, divergence, log_p, speaking_loss, speaking_of, turn, words_of
+from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
-from .ground_numbers import ANSWER_TOKENS, ROWS, Tensors, answered, encoded_contrast, thinned
+from .ground_numbers import Tensors, thinned
 from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
-from .objective import EditedRows
 from .preserve import Material
 from .spoken import Spoken, go_on, speak
 
@@ -66,15 +68,10 @@ def gates_for(
     Args:
         model: frozen and in evaluation mode.
     """
-    contrasts: list[_Pack] = []  # run once for all gates that are to be learned, and only for those
-
-    def shared() -> list[_Pack]:
-        if not contrasts:
-            contrasts.extend(_packs(model, tokenizer, layout, ground.contrasts, ground, hparams))
-        return contrasts
 
     def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
-        return _learn(model, tokenizer, layout, kind, phrases, shared(), ground, hparams), {"kind": kind.name}
+        shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams)
+        return _learn(model, tokenizer, layout, kind, phrases, shared, ground, hparams), {"kind": kind.name}
 
     gates, asked = [], hparams.natural.model_dump(include=LEARNED_BY)
     for kind in kinds:
@@ -104,7 +101,7 @@ def _learn(
     layout: Layout,
     kind: Kind,
     phrases: Sequence[Phrase],
-    shared: Sequence[_Pack],
+    shared: Sequence[Pack],
     ground: Ground,
     hparams: PersonalizationHyperParams,
 ) -> Tensors:
@@ -113,13 +110,11 @@ def _learn(
     values, material = sample_values(kind), Material.load(hparams.preserve.file)
     spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
     spoken = _fitting(model, go_on(model, tokenizer, spoken, TAIL))
-    rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
-    own = _packs(model, tokenizer, layout, own_contrasts(kind, material, rng), ground, hparams)
+    rows = _run(model, tokenizer, layout, spoken, hparams)
+    own = _own_packs(model, tokenizer, layout, own_contrasts(kind, material, rng), hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
-    speaking = []
-    for part in _parts(len(spoken), params.gate_batch, rng):
-        speaking.append(speaking_of(rows.select(part), [spoken[i] for i in part], words))
+    speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     updates = _start(rows, spoken, ground, hparams)
     draw = torch.Generator().manual_seed(hparams.seed)
@@ -142,39 +137,57 @@ def _learn(
     return _tensors(updates, _near(rows, spoken, own))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pack:
-    """Contrasts of one pool that were run together."""
+def _run(
+    model: nn.Module, tokenizer: Any, layout: Layout, spoken: Sequence[Spoken], hparams: PersonalizationHyperParams
+) -> list[EditedRows]:
+    """The answers' rows in their order, those behind other turns apart: padded alike, all would be as long as these."""
+    found = []
+    for _, part in groupby(spoken, key=lambda s: bool(s.phrase.history)):
+        rows = [s.row for s in part]
+        found.append(EditedRows(model, tokenizer, layout, rows, hparams.layers, from_answers=True))
+    return found
 
-    contrasts: Sequence[Contrast]
-    rows: EditedRows
+
+def _speaking(
+    rows: Sequence[EditedRows], numbers: Sequence[int], spoken: Sequence[Spoken], words: Tensor
+) -> list[Speaking]:
+    """What one step sees of the answers."""
+    found, before = [], 0
+    for group in rows:
+        count = len(group.last_index)
+        part = [number for number in numbers if before <= number < before + count]
+        if part:
+            own = group.select([number - before for number in part])
+            found.append(speaking_of(own, [spoken[number] for number in part], words))
+        before += count
+    return found
 
 
-def _packs(
+def _places(rows: Sequence[EditedRows]) -> dict[int, tuple[Tensor, Tensor]]:
+    """By layer: keys and outputs at all positions of the answers, in their order."""
+    found = [group.found_at(group.rows, group.columns) for group in rows]
+    return {
+        layer: (torch.cat([by[layer][0] for by in found]), torch.cat([by[layer][1] for by in found]))
+        for layer in found[0]
+    }
+
+
+def _own_packs(
     model: nn.Module,
     tokenizer: Any,
     layout: Layout,
     contrasts: Sequence[Contrast],
-    ground: Ground,
     hparams: PersonalizationHyperParams,
-) -> list[_Pack]:
-    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together."""
-    prompts = {contrast: encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts}
-    unknown = [contrast for contrast in contrasts if contrast not in ground.answers]
-    said = answered(model, tokenizer, [prompts[contrast] for contrast in unknown], ANSWER_TOKENS)
-    answers = {**ground.answers, **{contrast: row.target_ids for contrast, row in zip(unknown, said)}}
-    packs = []
-    for pool in dict.fromkeys(contrast.pool for contrast in contrasts):
-        members = sorted((c for c in contrasts if c.pool == pool), key=lambda c: len(prompts[c].ids))
-        for start in range(0, len(members), ROWS):
-            part = members[start : start + ROWS]
-            rows = [replace(prompts[contrast], target_ids=answers[contrast]) for contrast in part]
-            packs.append(_Pack(part, EditedRows(model, tokenizer, layout, rows, hparams.layers, from_answers=True)))
-    return packs
+) -> list[Pack]:
+    """Contrasts about the kind itself, with the unedited model's answers, which are not known yet."""
+    prompts = [encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts]
+    said = answered(model, tokenizer, prompts, ANSWER_TOKENS)
+    answers = {contrast: row.target_ids for contrast, row in zip(contrasts, said)}
+    return packs(model, tokenizer, layout, contrasts, answers, hparams)
 
 
 def _pools(
-    packs: Sequence[_Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
+    packs: Sequence[Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
 ) -> dict[str, list[EditedRows]]:
     """By pool, what one step sees of it: as many rows as ``sizes`` says, without those that ask for the kind itself."""
     related = material.related({kind.group}) if kind.group else set()
@@ -190,13 +203,12 @@ def _pools(
 
 
 def _start(
-    rows: EditedRows, spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
+    rows: Sequence[EditedRows], spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
 ) -> dict[int, Factors]:
     """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
-    roles = _roles(rows, spoken)
-    places = rows.found_at(rows.rows, rows.columns)
+    roles = _roles(spoken)
     updates = {}
-    for layer, (keys, outputs) in places.items():
+    for layer, (keys, outputs) in _places(rows).items():
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
         whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
         right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
@@ -204,7 +216,7 @@ def _start(
     return updates
 
 
-def _roles(rows: EditedRows, spoken: Sequence[Spoken]) -> list[Tensor]:
+def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
     """Numbers of the positions of each role: by what the question asks and by place; where answers begin come first."""
     found: dict[tuple[int, str, int], list[int]] = {}
     number = 0
@@ -215,17 +227,15 @@ def _roles(rows: EditedRows, spoken: Sequence[Spoken]) -> list[Tensor]:
                 found.setdefault((order, s.phrase.asks, min(place, s.value_at + 1)), []).append(number)
             number += 1
     ranked = sorted(found, key=lambda key: (key[0], -len(found[key]), key))
-    return [torch.tensor(found[key], device=rows.ids.device) for key in ranked]
+    return [torch.tensor(found[key]) for key in ranked]
 
 
-def _near(rows: EditedRows, spoken: Sequence[Spoken], own: Sequence[_Pack]) -> dict[int, Tensor]:
+def _near(rows: Sequence[EditedRows], spoken: Sequence[Spoken], own: Sequence[Pack]) -> dict[int, Tensor]:
     """Keys at which a user's value is to keep quiet: near questions, and the gate's answers but for the value."""
     roles = [role for s in spoken for role in s.roles]
     starts = {i for i in range(len(roles)) if roles[i] == "value"}
-    quiet = torch.tensor([i for i in range(len(roles)) if i not in starts], device=rows.ids.device)
-    found: dict[int, list[Tensor]] = {
-        n: [keys[quiet]] for n, (keys, _) in rows.found_at(rows.rows, rows.columns).items()
-    }
+    quiet = torch.tensor([i for i in range(len(roles)) if i not in starts])
+    found: dict[int, list[Tensor]] = {n: [keys[quiet.to(keys.device)]] for n, (keys, _) in _places(rows).items()}
     for pack in own:
         numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
         part = pack.rows.select(numbers) if numbers else None

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .edited_rows import EditedRows
 from .factors import Factors
-from .objective import EditedRows
 from .spoken import Spoken
 
 SURE = 0.2  # nats; a token that costs less is said anyway
@@ -68,14 +68,14 @@ def speaking_of(
     return Speaking(rows, say, keep, weights, log_p(rows, words)[keep], ids)
 
 
-def speaking_loss(part: Speaking, updates: Mapping[int, Factors], words: Tensor) -> Tensor:
+def speaking_loss(parts: Sequence[Speaking], updates: Mapping[int, Factors], words: Tensor) -> Tensor:
     """Nats per token to be learned, those that are said anyway left out, plus the divergence of what is kept."""
-    logs = part.rows.logits(updates, words=words).log_softmax(-1)
-    costs = -logs[part.say, part.ids[part.say]]
-    loss = (part.weights * costs * (costs.detach() > SURE)).sum() / part.weights.sum()
-    if len(part.keep):
-        loss = loss + TAIL_WEIGHT * _kl(part.base, logs[part.keep]).mean()
-    return loss
+    logs = [part.rows.logits(updates, words=words).log_softmax(-1) for part in parts]
+    costs = torch.cat([-log[part.say, part.ids[part.say]] for part, log in zip(parts, logs)])
+    weights = torch.cat([part.weights for part in parts])
+    loss = (weights * costs * (costs.detach() > SURE)).sum() / weights.sum()
+    moved = torch.cat([_kl(part.base, log[part.keep]) for part, log in zip(parts, logs)])
+    return loss + TAIL_WEIGHT * moved.mean() if len(moved) else loss
 
 
 def turn(found: Sequence[Kept], step: int) -> Kept:
@@ -102,10 +102,10 @@ def log_p(rows: EditedRows, words: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def words_of(rows: EditedRows, others: Sequence[EditedRows]) -> Tensor:
+def words_of(rows: Sequence[EditedRows], others: Sequence[EditedRows]) -> Tensor:
     """Ids of the words that the losses look at, sorted: the rows' own tokens, and what the model finds likely there."""
-    found = {int(token) for token in rows.ids.tolist()}
-    for part in [rows, *others]:
+    found = {int(token) for part in rows for token in part.ids.tolist()}
+    for part in [*rows, *others]:
         logits = part.logits()
         found |= set(logits.topk(min(TOP, logits.shape[-1])).indices.flatten().tolist())
-    return torch.tensor(sorted(found), device=rows.ids.device)
+    return torch.tensor(sorted(found), device=rows[0].ids.device)

@@ -16,20 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.beginnings import beginning
-from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
+from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
+from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
-from .objective import EditedRows
 from .preserve import Material
 
-ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most
 SAMPLES = 2  # of each position's next token, for the Fisher information
-ROWS = 48  # of one pass
 PROMPTS = 100  # whose inside is looked at
-ASKED = 48  # prompts answered at a time: the caches of a thousand take 17 GB
 GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
 KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
 Tensors = dict[str, Tensor]
@@ -54,8 +51,10 @@ def compute(
     said = answered(model, tokenizer, fitting, params.answer_tokens)
     inside = _prompt_keys(model, tokenizer, layout, prompts[:: max(1, len(prompts) // PROMPTS)], hparams)
     begun, groups = _begun(tokenizer, hparams)
-    firsts, along = _answer_keys(model, tokenizer, layout, asked, hparams)
-    ends, _ = _answer_keys(model, tokenizer, layout, begun, hparams)
+    answers = {contrast: row.target_ids for contrast, row in zip(contrasts, asked)}
+    shared = shared_packs(model, tokenizer, layout, contrasts, answers, hparams)
+    firsts, along = _answer_keys(shared, contrasts, hparams)
+    ends = _last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher = _ordinary(model, tokenizer, layout, said, hparams)
     found: Tensors = {}
     for layer in hparams.layers:
@@ -83,26 +82,6 @@ def faster_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def encoded_contrast(tokenizer: Any, contrast: Contrast, hparams: PersonalizationHyperParams) -> Encoded:
-    """A contrast's prompt as tokens."""
-    history = [
-        message
-        for question, answer in contrast.history
-        for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-    ]
-    return encode(tokenizer, contrast.text, prompt_format=hparams.prompt_format, history=history)
-
-
-def answered(model: nn.Module, tokenizer: Any, prompts: Sequence[Encoded], tokens: int) -> list[Encoded]:
-    """Prompts with the first ``tokens`` tokens of what the model answers."""
-    found = []
-    for start in progress(range(0, len(prompts), ASKED), "answers of the unedited model"):
-        part = prompts[start : start + ASKED]
-        written = continuations(model, tokenizer, part, [tokens] * len(part))
-        found += [Encoded(row.prompt_ids, tuple(ids), row.key_index) for row, ids in zip(part, written)]
-    return found
 
 
 def thinned(keys: Tensor, count: int = KEPT_KEYS, seed: int = 0) -> Tensor:
@@ -160,18 +139,28 @@ def _prompt_keys(
 
 
 def _answer_keys(
-    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
+    packs: Sequence[Pack], contrasts: Sequence[Contrast], hparams: PersonalizationHyperParams
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """By layer, keys where answers begin [n, d], in the order of the rows, and keys along them [m, d]."""
-    first: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
-    later: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
-    for start in progress(range(0, len(rows), ROWS), "contrasts"):
+    """By layer, keys where answers begin [n, d] and keys along them [m, d], both in the order of the contrasts."""
+    found: dict[int, dict[Contrast, Tensor]] = {layer: {} for layer in hparams.layers}
+    for pack in packs:
+        rows = pack.rows
+        for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items():
+            found[layer] |= {c: keys[rows.rows == number] for number, c in enumerate(pack.contrasts)}
+    first = {layer: torch.stack([by[c][0] for c in contrasts]) for layer, by in found.items()}
+    return first, {layer: torch.cat([by[c][1:] for c in contrasts]) for layer, by in found.items()}
+
+
+def _last_keys(
+    model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
+) -> dict[int, Tensor]:
+    """By layer, keys of the rows' last prompt tokens [n, d]."""
+    found: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
+    for start in progress(range(0, len(rows), ROWS), "beginnings"):
         part = EditedRows(model, tokenizer, layout, rows[start : start + ROWS], hparams.layers, from_answers=True)
-        begins = part.columns == part.last_index[part.rows]
-        for layer, (keys, _) in part.found_at(part.rows, part.columns).items():
-            first[layer].append(keys[begins])
-            later[layer].append(keys[~begins])
-    return {n: torch.cat(keys) for n, keys in first.items()}, {n: torch.cat(keys) for n, keys in later.items()}
+        for layer, (keys, _) in part.where_answers_begin().items():
+            found[layer].append(keys)
+    return {layer: torch.cat(keys) for layer, keys in found.items()}
 
 
 def _ordinary(

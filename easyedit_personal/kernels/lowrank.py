@@ -21,10 +21,11 @@ from ..modeling.memory import with_fewer
 from ..progress import counted, log
 from ..types import EditRequest, WeightDelta
 from .base import context_limit, encode_requests, frozen, group_by_cluster
+from .edited_rows import Change
 from .factors import Factors, Space, decayed
 from .metric import key_metrics
 from .natural import by_kind, merged, natural_for_many
-from .objective import Change, PreserveLoss, TargetLoss, preserve_loss, target_loss
+from .objective import PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .training_prompts import training_phrases
 
 TINY = 1e-9

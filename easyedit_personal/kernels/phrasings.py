@@ -56,13 +56,14 @@ def with_indirect(requests: Sequence[EditRequest], count: int, seed: int = 0) ->
     extended: list[EditRequest] = []
     for members in group_by_cluster(requests):
         own = [requests[i] for i in members]
-        extended += own
         groups = edited_groups(own[-1:], lexicon) or edited_groups(own, lexicon)
         if count and len(groups) == 1:
             asked = {normalise(request.prompt) for request in requests}
             texts = [text for text in _draw(groups.pop(), count, seed) if normalise(text) not in asked]
-            # Alone in no cluster, a preference becomes one: its phrases share a target.
-            extended += [replace(own[-1], prompt=text, subject=None) for text in texts]
+            if own[-1].cluster is None:  # a request that stood alone belongs together with its questions from here on
+                own = [replace(own[-1], cluster=f"alone {members[0]}")]
+            own += [replace(own[-1], prompt=text, subject=None) for text in texts]
+        extended += own
     return extended
 
 

@@ -40,10 +40,10 @@ def training_phrases(
     if not turns:  # a model without a word to say
         return phrases
     behind = []
-    own = set(requests)
+    own = {request.prompt for request in requests}
     for members in group_by_cluster(phrases):
-        named = [phrases[i] for i in reversed(members) if phrases[i] in own]
-        rest = [phrases[i] for i in members if phrases[i] not in own] or named
+        named = [phrases[i] for i in reversed(members) if phrases[i].prompt in own]
+        rest = [phrases[i] for i in members if phrases[i].prompt not in own] or named
         for n in range(hparams.cluster.behind):
             phrase = (named, rest)[n % 2][n // 2 % len((named, rest)[n % 2])]
             behind.append(replace(phrase, history=tuple(rng.sample(turns, min(1 + n // 2 % 2, len(turns))))))

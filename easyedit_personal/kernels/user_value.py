@@ -20,10 +20,10 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, input_device
 from ..progress import log
 from .carried import Carried
+from .edited_rows import EditedRows
 from .factors import Factors, adam
 from .gate_loss import SURE
 from .ground import Ground
-from .objective import EditedRows
 from .packing import ENOUGH
 from .spoken import Spoken
 from .value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned

@@ -19,12 +19,12 @@ from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import context_limit
 from ..types import EditRequest
+from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, towards
 from .gate import Gate
 from .ground import Ground
 from .ground_numbers import thinned
 from .kinds import Kind, Phrase
-from .objective import EditedRows
 from .spoken import Spoken, speak
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..editing.self_test import SelfTest
-from ..store.rows import Where
+from ..store.records import Where
 from ..types import Preference
 
 

@@ -18,7 +18,7 @@ from ..statements.memory import current, gathered, is_added, overrules, together
 from ..statements.parser import understand
 from ..statements.preferences import Unclear, as_preference, is_open, worth_saying
 from ..statements.records import Statement
-from ..store.rows import StoredEdit
+from ..store.records import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
 from .learned import Learned

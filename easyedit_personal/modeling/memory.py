@@ -5,9 +5,10 @@ CUDA raises an error class of its own, a CPU's allocator a plain RuntimeError, P
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -97,7 +98,22 @@ def too_small(what: str, said: str) -> ModelError:
 
 
 def free() -> None:
-    """Give back what a failed attempt has left."""
+    """Give back what a failed attempt, or one edit, has left, to the device and to the system.
+
+    glibc keeps what large tensors leave in the heap of the thread that freed them: a server that had learned 190 edits
+    held 400 MB of it, and 100 MB after this.
+    """
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """glibc's malloc_trim; None under other C libraries."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None

@@ -15,9 +15,14 @@ MODELS_KEPT = 4
 
 
 class PerModel(Generic[T]):
-    """Values by model and tokenizer; the least recently used ones are dropped. An edited model is another model."""
+    """Values by model and tokenizer; the least recently used ones are dropped. An edited model is another model.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many are kept; fewer than usual where each is large.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = MODELS_KEPT if most is None else most
         self._kept: OrderedDict[tuple[Any, ...], T] = OrderedDict()
 
     def get(self, model: nn.Module, tokenizer: Any, make: Callable[[], T], *settings: Any) -> T:
@@ -26,7 +31,7 @@ class PerModel(Generic[T]):
         if key not in self._kept:
             self._kept[key] = make()
         self._kept.move_to_end(key)
-        while len(self._kept) > MODELS_KEPT:
+        while len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return self._kept[key]
 

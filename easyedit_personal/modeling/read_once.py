@@ -48,7 +48,8 @@ def read_before(
     for rows in _parts(lengths, sorts, start):
         prompts, groups = _sorts(ids[rows], mask[rows], [owners[row] for row in rows])
         prompts = [rows[place] for place in prompts]
-        found, first = _rows(beginning, [begun[row] for row in prompts]), start - max(lengths[row] for row in rows)
+        longest = max(0 if shared else 1, *(lengths[row] for row in rows))  # a cache needs some column
+        found, first = _rows(beginning, [begun[row] for row in prompts]), start - longest
         if first < start:
             columns = [*range(shared), *range(first, start)]
             found = _read(model, last, batch, prompts, columns, found, set_rows)

@@ -186,8 +186,14 @@ class Suffix:
         """The edited layer's."""
         return Tail.of(self.model, self.layout, self.layer)
 
-    def on(self, model: Any) -> Suffix:
-        """The same for another model with the same weights."""
+    def detached(self) -> Suffix:
+        """The same without its model, which is not kept alive for it; ``on`` gives it one with the same weights."""
+        other = copy.copy(self)
+        del other.model
+        return other
+
+    def on(self, model: nn.Module) -> Suffix:
+        """The same on a model, see ``detached``."""
         other = copy.copy(self)
         other.model = model
         return other

@@ -28,7 +28,7 @@ from ..serving.streaming import Stream
 from ..statements.memory import heard
 from ..statements.preferences import Unclear
 from ..store.job_rows import Job as StoredJob
-from ..store.rows import StoredEdit
+from ..store.records import StoredEdit
 from ..store.store import EditStore
 from ..types import Preference
 from .api_errors import ApiError, busy
@@ -233,7 +233,7 @@ def check_refusable(user: str) -> str:
         ApiError: 400.
     """
     from ..errors import StoreError
-    from ..store.rows import check_user
+    from ..store.ids import check_user
 
     try:
         return check_user(user)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..learning.learned import Learned
 from ..store.job_rows import Job
-from ..store.rows import StoredEdit
+from ..store.records import StoredEdit
 from ..types import Preference
 
 

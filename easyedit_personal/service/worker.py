@@ -19,10 +19,11 @@ from ..errors import HealthError, JobLost, PersonalizationError, StoreUnavailabl
 from ..learning.learned import Learned
 from ..learning.learner import Learner
 from ..learning.session import added, taught
+from ..modeling.memory import free
 from ..progress import Meter, log, metered
 from ..store.job_rows import Claim
 from ..store.jobs import ATTEMPTS
-from ..store.rows import StoredEdit
+from ..store.records import StoredEdit
 from ..store.store import EditStore
 from .api_errors import ApiError, as_api_error
 from .records import edit_record, learned_record
@@ -116,6 +117,7 @@ class Worker:
         except Exception as error:
             self.queue.fail(claim, _told(error))
             self._ended("failed", time.time() - claim.job.created)
+        free()  # or a server's memory grows with every edit
         return True
 
     def _learn(self, claim: Claim, hold: _Hold) -> None:

@@ -4,7 +4,7 @@ from .compact import CompactReport
 from .encryption import Encryption
 from .job_rows import Claim, Job
 from .maintenance import Fault
-from .rows import StoredEdit
+from .records import StoredEdit
 from .store import EditStore
 
 __all__ = ["Claim", "CompactReport", "EditStore", "Encryption", "Fault", "Job", "StoredEdit"]

@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote
 
 from ..errors import StoreError
 from ..types import WeightDelta
+from .ids import check_user
 from .lora import export_lora, remove_adapter
-from .rows import check_user
 from .store import EditStore
 
 BASE = "base"  # the base model; ``base@alice`` is whatever alice's revision is now

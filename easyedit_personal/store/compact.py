@@ -171,6 +171,17 @@ def check_budget(rank: int) -> None:
         raise StoreError("A budget of rank must be a whole number.", got=rank, needed="1 or more")
 
 
+def check_error(report: CompactReport, rank: int, limit: float | None) -> None:
+    """Refuse a compaction that changes some matrix by more than ``limit``; None allows everything."""
+    if limit is not None and report.max_error > limit:
+        raise StoreError(
+            f"Rank {rank} is too small for user {report.user!r}.",
+            got=f"a relative error of {report.max_error:.3g}",
+            needed=f"{limit:.3g} or less",
+            remedy="allow a larger rank",
+        )
+
+
 def _joined(layer: str, parts: Sequence[WeightDelta]) -> WeightDelta:
     shapes = sorted({part.shape for part in parts})
     if len(shapes) > 1:

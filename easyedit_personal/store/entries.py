@@ -12,8 +12,10 @@ from sqlalchemy import Connection
 from ..types import Preference, WeightDelta
 from .blobs import Blobs
 from .encryption import UserKey
+from .ids import check_key, token_of
 from .queries import add_edit, add_setting
-from .rows import WORDS, check_key, pack_factors, pack_record, pack_settings, sealed, token_of
+from .records import WORDS
+from .rows import pack_factors, pack_record, pack_settings, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
     """All that can be refused is refused here, before any transaction.
 
     Args:
-        user, owner: whose edit, as text and as the digest of it (``rows.owner_of``).
+        user, owner: whose edit, as text and as the digest of it (``ids.owner_of``).
         new: the edit.
         salt: the store's.
         fingerprint: of the base model; empty if the store is bound to none.

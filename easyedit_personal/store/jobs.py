@@ -18,6 +18,7 @@ from ..progress import log
 from ..types import Preference
 from .database import Database
 from .encryption import Encryption
+from .ids import check_key, check_user, owner_of, token_of
 from .job_queries import NEXT, check_room, empty, ended, held, now_of, seconds_left
 from .job_rows import (
     CANCELLED,
@@ -38,7 +39,6 @@ from .job_rows import (
 )
 from .queries import insert_into, next_tick
 from .retry import again
-from .rows import check_key, check_user, owner_of, token_of
 from .schema import jobs
 
 ATTEMPTS = 5  # claims of a job that ended with the learner's death: one more would only kill the next learner

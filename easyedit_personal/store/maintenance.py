@@ -15,10 +15,12 @@ from ..errors import ModelError, StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
 from .encryption import WRAPPED_BYTES, Encryption
+from .ids import owner_of
 from .job_queries import forget_jobs
 from .job_rows import read_jobs
 from .queries import touch, with_keys
-from .rows import WORDS, owner_of, unpack_factors, unpack_record, user_in
+from .records import WORDS
+from .rows import unpack_factors, unpack_record, user_in
 from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users
 
 NOBODY = bytes(16)  # the owner of a forgotten key
@@ -40,7 +42,7 @@ def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
     SQLite overwrites what is deleted with zeros. Yet when a deletion leaves a page nearly empty, it moves the
     neighbours' rows together and may leave a stale copy of one behind, which nothing overwrites when *that* is deleted
     (of 10,000 random deletions, 2 rows could still be read). So rows are emptied where they stand, and dropped by
-    ``vacuum`` only; the room of their factors is free at once.
+    ``vacuum`` only; the space of their factors is free at once.
     """
     with database.writing() as connection:
         touch(connection, owner)  # from here on, nobody else writes for this user

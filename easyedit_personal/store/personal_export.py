@@ -24,7 +24,8 @@ from .folders import replace_folder
 from .job_rows import Job, read_jobs
 from .lora import export_lora
 from .queries import read_history, with_keys
-from .rows import StoredEdit, plain_factors
+from .records import StoredEdit
+from .rows import plain_factors
 from .schema import edits, jobs, read_meta, users
 
 RECORD, FACTORS, ADAPTER = "everything.json", "factors", "adapter"

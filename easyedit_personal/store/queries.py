@@ -12,7 +12,8 @@ from ..errors import StoreConflict, StoreError, StoreOvertaken
 from .blobs import HEAD
 from .database import Database
 from .encryption import Encryption, UserKey
-from .rows import WORDS, StoredEdit, checksum, undone_checksum, unpack_edit
+from .records import WORDS, StoredEdit
+from .rows import checksum, undone_checksum, unpack_edit
 from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, user_keys, users
 
 
@@ -118,7 +119,7 @@ def keep_user_key(connection: Connection, tick: int, key: UserKey) -> None:
     """
     known = connection.scalar(select(user_keys.c.wrapped).where(user_keys.c.owner == key.owner))
     if known is None and key.is_new:
-        # Shared with other writers of new keys, not with ``rekey.rotate``, which must not miss this one.
+        # Shared with other writers of new keys, not with ``key_rotation.rotate``, which must not miss this one.
         if key.is_wrapped_with(str(connection.scalar(KEY_ID.with_for_update(read=True)))):
             connection.execute(insert(user_keys).values(id=tick, owner=key.owner, wrapped=key.wrapped))
             return

@@ -7,9 +7,9 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,12 +18,9 @@ from ..types import Preference, WeightDelta
 from .blobs import Blobs, is_reference, size_of
 from .encryption import Encryption, UserKey
 from .factors import factors_from_bytes, factors_to_bytes
+from .records import StoredEdit
 
-WORDS = "words"  # the kernel of what is kept in words: such a row has no factors
-Where = Literal["weights", "words"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-USER_BYTES = 1024
-KEY_BYTES = 1024
 RECORD_BYTES = 2**20
 EDIT_BYTES = 512 * 2**20  # SQLite ends at 1 GB
 
@@ -37,63 +34,6 @@ COMMON = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEdit:
-    """One edit as the history shows it, without its factors.
-
-    Attributes:
-        id: the store's running number of this change; a user's ``version`` right after the put.
-        user: whose edit it is.
-        created: when it was put, UTC.
-        live: whether it is part of the user's model now.
-        preference: what the user had said; the first, where an edit was made from several.
-        kernel: which kernel made it.
-        hparams: its hyper-parameters.
-        health: figures of the health panel.
-        nbytes: size of its factors in the store.
-        merged: the edit that holds its factors since ``compact``; None otherwise.
-        preferences: all that the edit was made from.
-        why: it is kept where it is; empty where nobody said.
-    """
-
-    id: int
-    user: str
-    created: datetime
-    live: bool
-    preference: Preference | None
-    kernel: str
-    hparams: Mapping[str, Any]
-    health: Mapping[str, float]
-    nbytes: int
-    merged: int | None = None
-    preferences: tuple[Preference, ...] = ()
-    why: str = ""
-
-    @property
-    def where(self) -> Where:
-        """Whether it changes the user's weights, or stands in their prompt."""
-        return where_of(self.kernel)
-
-
-def where_of(kernel: str) -> Where:
-    """Where what a kernel made is kept."""
-    return "words" if kernel == WORDS else "weights"
-
-
-def check_user(user: str) -> str:
-    """Any text may name a user, up to 1,024 bytes of UTF-8; two ids are one user only if they are equal byte by byte.
-
-    Raises:
-        StoreError: empty, too long, not text, or not storable.
-    """
-    return _check_text("A user's id", user, USER_BYTES)
-
-
-def check_key(key: str | None) -> str | None:
-    """An idempotency key obeys the rules of a user's id."""
-    return None if key is None else _check_text("An idempotency key", key, KEY_BYTES)
-
-
 def check_dtype(dtype: str) -> str:
     """The types in which factors can be kept.
 
@@ -103,16 +43,6 @@ def check_dtype(dtype: str) -> str:
     if dtype not in DTYPES:
         raise StoreError("Factors cannot be kept in this type.", got=dtype, needed=" or ".join(DTYPES))
     return dtype
-
-
-def owner_of(user: str, salt: bytes) -> bytes:
-    """The user's id as 16 bytes that say nothing about it: fit for an index, whatever the id looks like."""
-    return hashlib.blake2b(user.encode(), digest_size=16, key=salt).digest()
-
-
-def token_of(owner: bytes, key: str, salt: bytes) -> bytes:
-    """User and idempotency key as 16 bytes."""
-    return hashlib.blake2b(owner + key.encode(), digest_size=16, key=salt).digest()
 
 
 def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str) -> bytes:
@@ -323,20 +253,3 @@ def _damaged(row: Any, error: Exception) -> StoreError:
     return StoreError(
         f"What edit {row.id} says is damaged: {error!r}", remedy="run `store verify`, take the last backup"
     )
-
-
-def _check_text(what: str, text: str, limit: int) -> str:
-    if not isinstance(text, str):
-        raise StoreError(f"{what} must be text.", got=type(text).__name__)
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise StoreError(f"{what} is not valid Unicode.", got=text, cause="half of a surrogate pair") from None
-    if not 0 < size <= limit or "\0" in text:
-        raise StoreError(
-            f"{what} cannot be used.",
-            got=f"{size:,} bytes: {text[:40]!r}",
-            needed=f"1 to {limit:,} bytes of UTF-8, without the character NUL",
-            remedy="use a digest of it",
-        )
-    return text

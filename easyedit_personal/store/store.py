@@ -1,67 +1,38 @@
 """``EditStore``: every user's edits, kept, composed, undone and forgotten.
 
-Each operation is one transaction. A user's id is only ever a bound parameter, and only ``edits.user`` holds it.
+What only reads is inherited from ``reader``; what changes a user's edits is a transaction of ``writer``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 from torch import nn
 
-from ..errors import JobLost, StoreConflict, StoreError, StoreOvertaken
-from ..kernels.apply import check_fit
+from ..errors import StoreError
 from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..modeling.wrappers import unwrapped
-from ..statements.memory import current
 from ..types import Preference, WeightDelta
-from . import compact, key_rotation, maintenance
-from .blobs import BESIDE, BlobMissing, Blobs
+from . import key_rotation, maintenance
+from .blobs import Blobs
 from .compact import CompactReport
 from .database import Database
-from .encryption import Encryption, UserKey, check_encryption
-from .entries import Entry, NewEdit, add, moved_out, pack
+from .encryption import Encryption
+from .entries import NewEdit
 from .jobs import JobQueue
 from .maintenance import Fault
-from .queries import (
-    believed_records,
-    bind,
-    check_version,
-    find_token,
-    find_user_key,
-    keep_user_key,
-    live_edits,
-    lock_version,
-    mark_undone,
-    read_history,
-    touch,
-    with_keys,
-)
+from .queries import bind
+from .reader import StoreReader
+from .records import StoredEdit
 from .retry import again
-from .rows import (
-    StoredEdit,
-    Where,
-    check_key,
-    check_user,
-    owner_of,
-    token_of,
-    unpack_factors,
-    unpack_record,
-    user_in,
-    where_of,
-)
-from .schema import edits, users
-
-PAGE = 1000  # users that are read at a time
-TRIES = 5  # of compact, when the user's edits change meanwhile
+from .writer import Writer
 
 
-class EditStore:
+class EditStore(StoreReader):
     """The edits of all users of one base model; safe to share between threads and processes, also after a fork.
 
     ``with EditStore.open("edits.db", model, tokenizer) as store: store.put("alice", result.deltas)``
@@ -78,14 +49,10 @@ class EditStore:
         known: Mapping[str, str],
         encryption: Encryption | None = None,
     ) -> None:
-        self._database, self._model, self._encryption = database, model, encryption
-        self._salt = check_encryption(known, encryption)
-        self.jobs = JobQueue(database, self._salt, encryption)
-        self._settings: set[bytes] = set()  # digests of those that are in the store for sure
-        self.base = {name: known[name] for name in ("model", "tokenizer") if name in known}
-        beside = known.get("factors") == BESIDE and database.path is not None
-        place = f"{database.path}.factors" if beside else known.get("factors")
-        self._blobs = Blobs(place) if place else None
+        super().__init__(database, known, encryption)
+        self._model, self.jobs = model, JobQueue(database, self._salt, encryption)
+        made_for = self.base.get("model", "")
+        self._writer = Writer(database, self._blobs, encryption, self._salt, made_for, model)
 
     @classmethod
     def open(
@@ -158,7 +125,7 @@ class EditStore:
             health: figures of the health panel.
             key: idempotency key; with the same user and key again nothing happens and the first id comes back, until
                 the user is forgotten.
-            dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the room and rounds.
+            dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the space and rounds.
             why: it is kept in weights or in words, said to people.
             instead: live edits that are undone in the same transaction.
             version: what ``version(user)`` was when the factors were made; None takes any.
@@ -174,31 +141,7 @@ class EditStore:
             ModelError: the factors do not fit the model that the store was opened with.
         """
         new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype, why)
-        owner = self._owner(user)
-        key_of_user = self._key(owner)
-        packed = self._pack(user, owner, new, key_of_user)
-        entry = moved_out(packed, self._blobs)
-        try:
-            with self._database.writing() as connection:
-                before = None if version is None else lock_version(connection, owner)
-                number = touch(connection, owner)
-                if entry.token is not None and (known := find_token(connection, entry.token)) is not None:
-                    connection.rollback()
-                    self._drop(owner, [entry.row["factors"]])
-                    return known
-                check_version(user, before, version)
-                self._keep(connection, number, key_of_user, [entry], [packed])
-                if instead:
-                    live = select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1)
-                    mark_undone(connection, list(connection.scalars(live.where(edits.c.id.in_(instead)))))
-                add(connection, number, entry, self._settings)
-                if kept is not None:
-                    kept(connection, number)
-        except (StoreOvertaken, JobLost):
-            self._drop(owner, [entry.row["factors"]])
-            raise
-        self._know([entry])
-        return number
+        return self._writer.put(user, self._owner(user), new, instead=instead, version=version, kept=kept)
 
     @again
     def supersede(
@@ -225,122 +168,7 @@ class EditStore:
         Raises:
             StoreOvertaken, StoreError: see ``put``.
         """
-        owner = self._owner(user)
-        key = self._key(owner)
-        packed = [self._pack(user, owner, one, key) for one in new]
-        entries = [moved_out(one, self._blobs) for one in packed]
-        try:
-            with self._database.writing() as connection:
-                check_version(user, lock_version(connection, owner), version)
-                touch(connection, owner)
-                old = _chosen(user, read_history(connection, owner, self._encryption), None, since - 1)
-                mark_undone(connection, [edit.id for edit in old])
-                numbers = [touch(connection, owner) for _ in entries]
-                if numbers:
-                    self._keep(connection, numbers[0], key, entries, packed)
-                for number, entry in zip(numbers, entries):
-                    add(connection, number, entry, self._settings)
-                if kept is not None and numbers:
-                    kept(connection, numbers[-1])
-        except (StoreOvertaken, JobLost):
-            self._drop(owner, [entry.row["factors"] for entry in entries])
-            raise
-        self._know(entries)
-        return numbers
-
-    def find(self, keys: Mapping[str, str]) -> dict[str, int]:
-        """The edits, live or undone, that were put under idempotency keys.
-
-        Args:
-            keys: user -> key.
-
-        Returns:
-            User -> id, of those users who have one.
-        """
-        tokens = {token_of(self._owner(user), str(check_key(key)), self._salt): user for user, key in keys.items()}
-        with self._database.reading() as connection:
-            rows = connection.execute(select(edits.c.token, edits.c.id).where(edits.c.token.in_(tokens))).all()
-        return {tokens[row.token]: row.id for row in rows}
-
-    def deltas(self, user: str, *, before: int | None = None) -> list[WeightDelta]:
-        """All live edits composed exactly: one update per matrix, the factors side by side along the rank.
-
-        Empty for an unknown user.
-
-        Args:
-            user: whose edits.
-            before: only those with a smaller id.
-
-        Raises:
-            StoreError: a factor is damaged.
-        """
-        query, rows = live_edits(self._owner(user)), None
-        if before is not None:
-            query = query.where(edits.c.id < before)
-        while True:
-            last = rows
-            with self._database.reading() as connection:
-                rows = connection.execute(query).all()
-            try:
-                return compact.composed(
-                    [delta for row in rows for delta in unpack_factors(row, self._blobs, self._encryption)]
-                )
-            except BlobMissing:  # compacted or forgotten between the two reads?
-                if rows == last:
-                    raise
-
-    def version(self, user: str) -> int:
-        """A number that changes with every put, undo and forget of this user and never comes back; 0 if unknown."""
-        query = select(users.c.changed).where(users.c.owner == self._owner(user))
-        with self._database.reading() as connection:
-            return int(connection.scalar(query) or 0)
-
-    def tag(self, user: str) -> str:
-        """A user's salted digest in hexadecimal: fit for the name of a file, and says nothing of the user."""
-        return self._owner(user).hex()
-
-    def versions(self, tags: Iterable[str]) -> dict[str, int]:
-        """Tag -> version, of those users whom the store knows."""
-        owners, query = [bytes.fromhex(tag) for tag in tags], select(users.c.owner, users.c.changed)
-        found: dict[str, int] = {}
-        for start in range(0, len(owners), PAGE):
-            with self._database.reading() as connection:
-                rows = connection.execute(query.where(users.c.owner.in_(owners[start : start + PAGE]))).all()
-            found |= {row.owner.hex(): row.changed for row in rows}
-        return found
-
-    def preferences(self, user: str, *, where: Where | None = None) -> list[Preference]:
-        """What the user's live edits were made from and what is kept in words, oldest first.
-
-        Args:
-            user: whose.
-            where: only what lives in the weights, or in words.
-        """
-        return [preference for place, preference in self._believed(user) if where in (None, place)]
-
-    def words(self, user: str) -> list[Preference]:
-        """What is kept in words and holds, oldest first: not overruled by anything that was told later.
-
-        A model that is to know it needs it in its prompt; ``PersonalizedModel``, ``chat`` and ``serve`` put it there.
-        """
-        believed = self._believed(user)
-        valid = {id(one) for one in current([preference for _, preference in believed])}
-        return [preference for place, preference in believed if place == "words" and id(preference) in valid]
-
-    def parts(self, user: str) -> dict[int, list[WeightDelta]]:
-        """The factors of every live edit by its id, oldest first; they add up to ``deltas``.
-
-        Raises:
-            StoreError: a factor is damaged.
-        """
-        with self._database.reading() as connection:
-            rows = connection.execute(live_edits(self._owner(user))).all()
-        return {row.id: unpack_factors(row, self._blobs, self._encryption) for row in rows}
-
-    def history(self, user: str) -> list[StoredEdit]:
-        """All edits, live and undone, oldest first, without factors."""
-        with self._database.reading() as connection:
-            return read_history(connection, self._owner(user), self._encryption)
+        return self._writer.supersede(user, self._owner(user), version, since, new, kept)
 
     @again
     def undo(self, user: str, edit_id: int | None = None, *, to_version: int | None = None) -> list[StoredEdit]:
@@ -357,15 +185,7 @@ class EditStore:
         """
         if edit_id is not None and to_version is not None:
             raise StoreError("Undo takes an edit or a version.", got=f"edit {edit_id} and version {to_version}")
-        owner = self._owner(user)
-        with self._database.writing() as connection:
-            touch(connection, owner)
-            chosen = _chosen(user, read_history(connection, owner, self._encryption), edit_id, to_version)
-            if not chosen:
-                connection.rollback()
-                return []
-            mark_undone(connection, [edit.id for edit in chosen])
-        return [replace(edit, live=False) for edit in chosen]
+        return self._writer.undo(user, self._owner(user), edit_id, to_version)
 
     @again
     def forget(self, user: str) -> int:
@@ -381,26 +201,6 @@ class EditStore:
         """
         return maintenance.erase(self._database, self._owner(user), self._blobs)
 
-    def users(self) -> Iterator[str]:
-        """All users who have a history, in no particular order, read a thousand at a time.
-
-        Raises:
-            StoreError: the file is damaged where users are looked up.
-        """
-        last = b""
-        while True:
-            first = select(func.min(edits.c.id)).where(edits.c.owner > last).group_by(edits.c.owner)
-            page = first.order_by(edits.c.owner).limit(PAGE)
-            query = with_keys(select(edits.c.owner, edits.c.user)).where(edits.c.id.in_(page)).order_by(edits.c.owner)
-            with self._database.reading() as connection:
-                rows = connection.execute(query).all()
-            if not rows:
-                return
-            if rows[-1].owner <= last:  # index and table disagree; going on would never end
-                raise StoreError("The list of users is damaged.", remedy="run `store verify`, take the last backup")
-            last = rows[-1].owner
-            yield from (user_in(row, self._encryption) for row in rows)
-
     @again
     def compact(self, user: str, rank: int, *, max_error: float | None = None) -> CompactReport:
         """Replace a user's live edits by one of at most ``rank`` per matrix (SVD of their sum).
@@ -415,34 +215,7 @@ class EditStore:
         Raises:
             StoreError: the error is larger than allowed, or the user's edits keep changing meanwhile.
         """
-        compact.check_budget(rank)
-        owner = self._owner(user)
-        for _ in range(TRIES):
-            with self._database.reading() as connection:
-                rows = connection.execute(live_edits(owner)).all()
-            plan = compact.planned(user, rows, rank, self.base.get("model", ""), self._blobs, self._encryption)
-            if max_error is not None and plan.report.max_error > max_error:
-                raise StoreError(
-                    f"Rank {rank} is too small for user {user!r}.",
-                    got=f"a relative error of {plan.report.max_error:.3g}",
-                    needed=f"{max_error:.3g} or less",
-                    remedy="allow a larger rank",
-                )
-            if plan.factors is None:
-                return plan.report
-            if self._blobs is not None:
-                plan = replace(plan, factors=self._blobs.put(owner, plan.factors))
-            with self._database.writing() as connection:
-                tick = touch(connection, owner)
-                merged = {row.id for row in connection.execute(live_edits(owner))} == {row.id for row in rows}
-                if merged:
-                    compact.merge(connection, tick, rows, plan)
-                else:
-                    connection.rollback()
-            self._drop(owner, [row.factors for row in rows] if merged else [plan.factors or b""])
-            if merged:
-                return replace(plan.report, edit=tick)
-        raise StoreError(f"The edits of user {user!r} keep changing.", remedy="compact again in a quieter moment")
+        return self._writer.compact(user, self._owner(user), rank, max_error)
 
     def stats(self) -> dict[str, Any]:
         """Users, edits (live, merged), bytes of factors and of the database, and what the store is bound to."""
@@ -489,71 +262,3 @@ class EditStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _drop(self, owner: bytes, factors: list[bytes]) -> None:
-        """Objects that no row names, now that the transaction has ended."""
-        if self._blobs is not None:
-            self._blobs.remove(owner, factors)
-
-    def _owner(self, user: str) -> bytes:
-        return owner_of(check_user(user), self._salt)
-
-    def _believed(self, user: str) -> list[tuple[Where, Preference]]:
-        """All that is live, with where it lives, oldest first."""
-        with self._database.reading() as connection:
-            rows = connection.execute(believed_records(self._owner(user))).all()
-        said = [(where_of(row.kernel), unpack_record(row, self._encryption)[0]) for row in rows]
-        return [(where, preference) for where, preferences in said for preference in preferences]
-
-    def _pack(self, user: str, owner: bytes, new: NewEdit, key: UserKey | None) -> Entry:
-        if self._model is not None:
-            check_fit(self._model, new.deltas)
-        return pack(user, owner, new, salt=self._salt, fingerprint=self.base.get("model", ""), key=key)
-
-    def _key(self, owner: bytes) -> UserKey | None:
-        if self._encryption is None:
-            return None
-        with self._database.reading() as connection:
-            return find_user_key(connection, owner, self._encryption)
-
-    def _keep(
-        self, connection: Connection, tick: int, key: UserKey | None, entries: Sequence[Entry], packed: Sequence[Entry]
-    ) -> None:
-        """The user's key, and objects that were swept away meanwhile (``Blobs.keep``); while the user is locked.
-
-        Raises:
-            StoreConflict: the entries are encrypted with a key that is not the user's any more.
-        """
-        owner, factors = entries[0].row["owner"], [entry.row["factors"] for entry in entries]
-        try:
-            if key is not None:
-                keep_user_key(connection, tick, key)
-        except StoreConflict:
-            self._drop(owner, factors)
-            raise
-        if self._blobs is not None:
-            for reference, whole in zip(factors, packed):
-                if reference:
-                    self._blobs.keep(owner, reference, whole.row["factors"])
-
-    def _know(self, entries: Sequence[Entry]) -> None:
-        self._settings |= {entry.settings[0] for entry in entries if entry.settings}
-
-
-def _chosen(user: str, known: list[StoredEdit], edit_id: int | None, to_version: int | None) -> list[StoredEdit]:
-    """The live edits that an undo means."""
-    live = [edit for edit in known if edit.live]
-    if to_version is not None:
-        return [edit for edit in live if edit.id > to_version]
-    if edit_id is None:
-        return live[-1:]
-    named = next((edit for edit in known if edit.id == edit_id), None)
-    if named is None:
-        needed = f"one of {[edit.id for edit in known]}" if known else "an edit of this user; there are none"
-        raise StoreError(f"User {user!r} has no edit {edit_id}.", needed=needed)
-    if named.merged is not None:
-        raise StoreError(
-            f"Edit {edit_id} of user {user!r} was merged with others by compact.",
-            needed=f"edit {named.merged}, which undoes all of them",
-        )
-    return [named] if named.live else []

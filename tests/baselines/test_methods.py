@@ -10,7 +10,8 @@ from easyedit_personal.baselines.find import check_method, find_method, find_met
 from easyedit_personal.baselines.lora import Lora
 from easyedit_personal.baselines.retrieval import Retrieval
 from easyedit_personal.clustering.embed import TfidfEmbedder
-from easyedit_personal.errors import RegistryError
+from easyedit_personal.errors import ConfigError, RegistryError
+from easyedit_personal.hparams import LoraParams, RetrievalParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.modeling.layout import weights_digest
 from tests.evaluate.people import people, person, quick_hparams
@@ -50,7 +51,7 @@ def test_statement_holds_the_persona_and_the_target():
 
 
 def test_retrieval_finds_the_right_preference_among_others(llama, tokenizer):
-    method = Retrieval(top_k=1, embedder=TfidfEmbedder())
+    method = Retrieval(RetrievalParams(top_k=1), embedder=TfidfEmbedder())
     method.prepare(people(), 0)
     with method.personalize(llama, tokenizer, [person()], 1) as session:
         assert "hiking" in session.conversation("What's my hobby?")[-1]["content"]
@@ -60,7 +61,7 @@ def test_retrieval_finds_the_right_preference_among_others(llama, tokenizer):
 
 
 def test_retrievals_other_preferences_are_about_other_things_and_reproducible():
-    method = Retrieval(memory=3, embedder=TfidfEmbedder())
+    method = Retrieval(RetrievalParams(memory=3), embedder=TfidfEmbedder())
     method.prepare([*people(), person("hobby", "chess")], 1)
     others = method._others([person()])
     assert len(others) == 2 and all(item.subject != "hobby" for item in others)
@@ -87,7 +88,7 @@ def test_lora_as_factors_answers_as_peft_itself(family, tokenizer):
     from peft import LoraConfig, get_peft_model
 
     model, twin = tiny_model(family), tiny_model(family)
-    method = Lora(quick_hparams(), rank=2, alpha=8, steps=15)
+    method = Lora(quick_hparams(), LoraParams(rank=2, alpha=8, steps=15))
     deltas = method.train(model, tokenizer, person().requests(2))
     assert all(delta.rank == 2 for delta in deltas) and len(deltas) >= 4
     wrapped = get_peft_model(
@@ -108,10 +109,22 @@ def test_lora_is_reproducible_and_leaves_the_random_state(llama, tokenizer):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first = Lora(quick_hparams(), steps=3).train(llama, tokenizer, person().requests(1))
+    first = Lora(quick_hparams(), LoraParams(steps=3)).train(llama, tokenizer, person().requests(1))
     assert torch.equal(torch.rand(1), expected)
-    second = Lora(quick_hparams(), steps=3).train(llama, tokenizer, person().requests(1))
+    second = Lora(quick_hparams(), LoraParams(steps=3)).train(llama, tokenizer, person().requests(1))
     assert all(torch.equal(a.left, b.left) and torch.equal(a.right, b.right) for a, b in zip(first, second))
+
+
+def test_baselines_read_their_sections_of_the_settings():
+    told = quick_hparams().replace(baselines={"lora": {"rank": 2}, "retrieval": {"top_k": 1}})
+    lora, retrieval = find_methods(["lora", "retrieval"], told)
+    assert (lora.settings, lora.hparams) == (LoraParams(rank=2), told)
+    assert retrieval.settings == RetrievalParams(top_k=1)
+    assert find_method("lora", quick_hparams()).settings == LoraParams()
+    with pytest.raises(
+        ConfigError, match=r"lora\.rnk: unknown key\. Did you mean 'rank'(.|\n)*in_prompt: .*no settings"
+    ):
+        quick_hparams().replace(baselines={"lora": {"rnk": 2}, "in_prompt": {"rank": 1}})
 
 
 def test_names_are_resolved_without_guessing():

@@ -193,6 +193,16 @@ def test_an_edit_that_does_not_take_or_leaks_is_kept_in_words_unless_it_is_to_be
         assert [one.target for one in store.words("ann")] == ["falconry"]
 
 
+def test_words_are_explained_and_derived_settings_are_named_as_what_may_be_wrong(desk):
+    weak = {"finetune": {"lr": 0.02, "steps": 1}, "health": {"on_unhealthy": "warn"}}
+    desk.configure(**weak, made_for={"family": "llama", "n_layers": 4, "status": "derived", "source": "smollm2.yaml"})
+    shown = desk.run("edit", WORDS, "I don't drink alcohol", "-u", "ann").output
+    assert shown.count("  where     words: the model reads it in its prompt") == 2
+    assert shown.count("  remedy    the settings are derived") == 1  # a dislike is kept in words by any settings
+    desk.configure(**weak)
+    assert "remedy" not in desk.run("edit", WORDS, "-u", "ben").output
+
+
 def test_what_was_understood_is_said_and_asked_first(desk):
     desk.run("edit", "My hobby is falconry", "-u", "ann")
     options = ["-u", "ann", "--ask"]

@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from easyedit_personal.cli.main import app, main
+from easyedit_personal.cli.serve import _called
 from easyedit_personal.errors import ConfigError, ModelError, StoreError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.settings.resolve import resolve_settings
@@ -89,6 +90,22 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(command, run, folder, 
         assert isinstance(error, StoreError) and "no folder" in str(error)
         assert isinstance(run(command, "--model", folder, store=tmp_path), StoreError)
         assert "lowrank" in str(run(command, "--model", folder, "--kernel", "lowrnk"))
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ("smollm2", "smollm2"),
+        ("./Qwen2.5-7B/", "Qwen2.5-7B"),
+        (".", "here"),
+        ("org/some-1.5b", "some-1.5b"),
+        ("../models/some-1.5b.Q4_K_M.gguf", "some-1.5b.Q4_K_M"),
+    ],
+)
+def test_a_served_model_is_called_by_its_own_name(given, called, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert _called(given) == called
 
 
 def test_a_stores_check_leaves_nothing_behind(run, folder, tmp_path):

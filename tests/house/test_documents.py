@@ -15,6 +15,7 @@ import typer.main
 import easyedit_personal
 from easyedit_personal.cli.main import app
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.registry import OPEN
 from tests import tiny_model
 from tests.house.documents import DOCUMENTS, ROOT, anchors, blocks, command_lines, links, spans, text_of
@@ -127,14 +128,19 @@ def test_the_layers_in_contributing_are_those_that_are_checked():
     assert shown == [(str(level), " ".join(sorted(packages))) for level, packages in enumerate(FLOORS)]
 
 
+def runnable(path):
+    """A document's Python, but for what needs the host: tests/integrations/test_examples.py runs examples/easyedit."""
+    return [code for code in blocks(text_of(path), "python") if "easyeditor" not in code and "register()" not in code]
+
+
 # docs/serving.md has a test of its own, which also looks at what its blocks write (tests/store/test_lora.py).
-RUN = [path for path in DOCUMENTS if blocks(text_of(path), "python") and path != ROOT / "docs" / "serving.md"]
+RUN = [path for path in DOCUMENTS if runnable(path) and path != ROOT / "docs" / "serving.md"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_blocks_run(path, tmp_path, monkeypatch):
-    """One after the other in one namespace, on the tests' model with few steps; what it says is not looked at."""
+    """One after the other in one namespace, on the tests' model with few steps, which is as it was afterwards."""
     settings = tiny_model.settings(
         cluster={"size": 2, "indirect": 0, "behind": 0}, lowrank={"steps": 4, "polish": 1}, mom2_adjustment=False
     )
@@ -142,11 +148,11 @@ def test_python_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
     model, tokenizer = tiny_model.load()
+    before = weights_digest(model)
     names = {"model": model, "tokenizer": tokenizer, "key": bytes(32)}
-    for code in blocks(text_of(path), "python"):
-        # What needs the host is run by tests/integrations/test_examples.py, from examples/easyedit.
-        if "easyeditor" not in code and "register()" not in code:
-            exec(compile(code, str(path), "exec"), names)
+    for code in runnable(path):
+        exec(compile(code, str(path), "exec"), names)
+    assert weights_digest(model) == before
 
 
 def test_the_notebook_shows_what_it_does():

@@ -9,7 +9,7 @@ from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.carried import Carried
-from easyedit_personal.kernels.objective import EditedRows
+from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import encode
 from easyedit_personal.types import WeightDelta

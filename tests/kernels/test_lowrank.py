@@ -16,6 +16,7 @@ from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels import objective
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.lowrank import effort, lowrank
 from easyedit_personal.kernels.objective import preserve_loss, target_loss
 from easyedit_personal.kernels.preserve import preserve_prompts
@@ -342,6 +343,6 @@ def test_groups_are_of_about_one_length_and_not_too_large(most, groups):
 
 def test_an_answers_first_token_counts_as_much_as_all_others(loud_llama, tokenizer):
     rows = [Encoded((5, 6), (7, 8, 9, 10), 1), Encoded((5, 6, 7), (8,), 1)]
-    edited_rows = objective.EditedRows(loud_llama, tokenizer, find_layout(loud_llama), rows, [1])
+    edited_rows = EditedRows(loud_llama, tokenizer, find_layout(loud_llama), rows, [1])
     shares = objective._position_shares(edited_rows, torch.tensor([0.3, 0.6]))
     torch.testing.assert_close(shares, torch.tensor([0.3, 0.1, 0.1, 0.1, 0.6]))

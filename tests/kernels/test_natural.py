@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from random import Random
 
 import pytest
@@ -10,10 +12,11 @@ import torch
 from easyedit_personal.data.beginnings import Beginning, beginning
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import contrasts, gate, user_value
 from easyedit_personal.kernels import ground as ground_module
-from easyedit_personal.kernels import user_value
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Quiet, Space, towards
 from easyedit_personal.kernels.gate import gates_for
 from easyedit_personal.kernels.ground import kept, prepare
@@ -21,7 +24,6 @@ from easyedit_personal.kernels.ground_numbers import whitened_beside
 from easyedit_personal.kernels.kinds import Kind, Phrase, kind_of, kind_phrases, own_contrasts, shared_contrasts
 from easyedit_personal.kernels.lowrank import lowrank, lowrank_for_many
 from easyedit_personal.kernels.natural import by_kind
-from easyedit_personal.kernels.objective import EditedRows
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout, weights_digest
@@ -37,6 +39,7 @@ SMALL = {"contrasts": 24, "ordinary": 6, "answer_tokens": 4, "gate_steps": 6, "v
 def fresh(monkeypatch):
     """Nothing is in memory of what other tests prepared."""
     monkeypatch.setattr(ground_module, "_GROUNDS", type(ground_module._GROUNDS)())
+    monkeypatch.setattr(contrasts, "_SHARED", type(contrasts._SHARED)(most=1))
 
 
 @pytest.fixture(scope="module")
@@ -263,14 +266,40 @@ def test_a_faulty_file_is_written_whole_or_not_at_all(tmp_path):
     assert values == {"n": 1} and sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
 
 
-def test_gates_of_several_kinds_look_at_the_shared_contrasts_once(tmp_path, fresh, monkeypatch):
+def test_the_shared_contrasts_are_run_once_for_the_ground_and_for_gates_of_one_call_and_the_next(
+    tmp_path, fresh, monkeypatch
+):
     model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(tmp_path)
-    layout, seen = find_layout(model, hparams), []
-    real = gates_for.__globals__["_packs"]
-    monkeypatch.setattr("easyedit_personal.kernels.gate._packs", lambda *given: seen.append(given[3]) or real(*given))
+    layout, run = find_layout(model, hparams), []
+    packs = contrasts.packs
+    for module in (contrasts, gate):
+        monkeypatch.setattr(module, "packs", lambda *given: run.append(list(given[3])) or packs(*given))
     with frozen(model):
         shared = prepare(model, tokenizer, layout, hparams)
-        kinds = [HOBBY, Kind("pet", "pet", ("pet",))]
-        gates = gates_for(model, tokenizer, layout, kinds, shared, hparams)
-    assert [len(gate.factors) for gate in gates] == [1, 1]
-    assert sum(contrasts == shared.contrasts for contrasts in seen) == 1
+        kinds = [HOBBY, Kind("pet", "pet", ("pet",)), Kind("shoe size", None, ("shoe size",))]
+        gates = gates_for(model, tokenizer, layout, kinds[:2], shared, hparams)
+        gates += gates_for(tiny_model("llama"), tokenizer, layout, kinds[2:], shared, hparams)  # the same weights
+    assert [len(one.factors) for one in gates] == [1, 1, 1]
+    assert run.count(shared.contrasts) == 1 and len(run) == 4  # once, and every kind's own
+
+
+def test_contrasts_that_are_kept_do_not_keep_their_model(tmp_path, fresh):
+    model, hparams = tiny_model("llama"), settings(tmp_path)
+    lowrank(model, tiny_tokenizer(), requests(), hparams)
+    assert contrasts._SHARED._kept
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_gates_from_contrasts_in_memory_are_those_from_contrasts_run_anew(tmp_path, fresh):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    found = []
+    for name in ("one", "other"):  # the second finds the ground and the contrasts' rows made for the first
+        hparams = settings(tmp_path / name)
+        lowrank(model, tokenizer, requests(), hparams)
+        found.append(lowrank(model, tokenizer, requests("a cat", ("pet",), "p"), hparams)[0])
+        if name == "one":
+            ground_module._GROUNDS.clear()
+    assert torch.equal(found[0].left, found[1].left) and torch.equal(found[0].right, found[1].right)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from easyedit_personal.hparams import PersonalizationHyperParams
@@ -107,3 +109,9 @@ def test_what_does_not_fit_behind_turns_is_left_out(roomy, tokenizer, monkeypatc
 def test_indirect_questions_take_turns_behind_other_turns(roomy, tokenizer):
     behind = [r for r in training_phrases(roomy, tokenizer, OTHER, settings(6)) if r.history]
     assert len({request.prompt for request in behind}) == 3  # the one that was asked, and both indirect ones
+
+
+def test_a_request_in_no_cluster_is_asked_as_one_in_a_cluster_of_its_own(roomy, tokenizer):
+    clustered = training_phrases(roomy, tokenizer, OTHER, settings(6))
+    alone = training_phrases(roomy, tokenizer, [replace(OTHER[0], cluster=None)], settings(6))
+    assert [replace(one, cluster="d") for one in alone] == clustered and len({one.cluster for one in alone}) == 1

@@ -58,40 +58,40 @@ def test_nothing_is_lost_if_the_store_fails_or_somebody_else_is_quicker(learner,
         with pytest.raises(StoreError, match="full"):
             learner.unlearn("ann", first.id)
     assert learner.store.history("ann") == before
-    solve = learner._solved
+    solve = learner._solver.solved
 
     def overtaken(*args):
         learner.store.undo("ann")
         return solve(*args)
 
-    monkeypatch.setattr(learner, "_solved", overtaken)
+    monkeypatch.setattr(learner._solver, "solved", overtaken)
     learner.unlearn("ann", first.id)  # two solves, two undone by the other; then once more
     assert not any(one.live for one in learner.store.history("ann"))
 
 
 def test_who_is_overtaken_again_and_again_is_told_so(learner, monkeypatch):
-    solve = learner._solved
+    solve = learner._solver.solved
 
     def overtaken(*args):
         learner.store.put("ann", solve(*args).deltas)
         return solve(*args)
 
-    monkeypatch.setattr(learner, "_solved", overtaken)
+    monkeypatch.setattr(learner._solver, "solved", overtaken)
     with pytest.raises(StoreOvertaken, match="changed meanwhile"):
         learner.learn("ann", SAID[0])
     assert len(learner.store.history("ann")) == 3 and learner.store.preferences("ann") == []
 
 
 def test_what_is_learned_while_others_change_the_user_is_learned_on_top_of_that(learner, monkeypatch):
-    first, solve = learner.learn("ann", SAID[0]), learner._solved
+    first, solve = learner.learn("ann", SAID[0]), learner._solver.solved
 
     def late(*args):
-        monkeypatch.setattr(learner, "_solved", solve)
+        monkeypatch.setattr(learner._solver, "solved", solve)
         result = solve(*args)
         learner.unlearn("ann", first.edit)
         return result
 
-    monkeypatch.setattr(learner, "_solved", late)
+    monkeypatch.setattr(learner._solver, "solved", late)
     learner.learn("ann", SAID[1])
     learner.learn("ben", SAID[1])
     torch.testing.assert_close(update(learner.store.deltas("ann")), update(learner.store.deltas("ben")))

@@ -7,11 +7,12 @@ import torch
 
 from easyedit_personal.editing.self_test import Reply, SelfTest, questions
 from easyedit_personal.errors import HealthError
-from easyedit_personal.learning import learner as module
-from easyedit_personal.learning.learner import KEPT_ANYWAY, PASSED, Learner
+from easyedit_personal.learning import trial as module
+from easyedit_personal.learning.learner import Learner
 from easyedit_personal.learning.session import learn_once
+from easyedit_personal.learning.trial import KEPT_ANYWAY, PASSED
 from easyedit_personal.store import EditStore
-from easyedit_personal.store.rows import StoredEdit
+from easyedit_personal.store.records import StoredEdit
 from easyedit_personal.types import Preference
 from tests.editing.test_editor import settings
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -57,7 +58,7 @@ def memory(learner):
 
 
 def test_kinds_that_no_edit_carries_go_to_words_without_one(learner, monkeypatch):
-    monkeypatch.setattr(learner, "_solved", None)  # nothing is edited
+    monkeypatch.setattr(learner._solver, "solved", None)  # nothing is edited
     style = learner.learn("ann", STYLE, key="k")
     assert (style.where, style.before, style.nbytes) == ("words", "", 0) and "how to answer" in style.why
     assert learner.learn("ann", STYLE, key="k").edit == style.edit
@@ -87,7 +88,7 @@ def test_damage_is_kept_in_words_too_unless_edits_are_to_be_kept(learner, monkey
     def sick(*_):
         raise HealthError("The edit was refused: perplexity_ratio is 9")
 
-    monkeypatch.setattr(learner, "_solved", sick)
+    monkeypatch.setattr(learner._solver, "solved", sick)
     assert "perplexity_ratio is 9" in learner.learn("ann", HOBBY).why
     with pytest.raises(HealthError):
         learner.learn("ann", HOBBY, keep=True)

@@ -132,6 +132,42 @@ def test_a_split_is_found_once_for_as_long_as_the_model_stays_as_it_is(llama):
     assert counts[0] == counts[2] > counts[1] == 1
 
 
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mistral", "gemma2", "gemma3"}))  # windows count columns
+def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family):
+    model, tokenizer = lively(family), tiny_tokenizer()
+    rows = [encode(tokenizer, "What is " + text, target="hiking") for text in ("this?", "my favourite food?", "it?")]
+    shared = len(tokenizer("<|user|>What is")["input_ids"])
+    layout, seen = find_layout(model), []
+    handle = model.get_input_embeddings().register_forward_hook(lambda *given: seen.append(tuple(given[1][0].shape)))
+    with frozen(model):
+        batch = collate(rows, tokenizer, side="inside")
+        start = int(batch.targets()[1].min())
+        suffix = Suffix(model, layout, batch, 1, start=start)
+        first, last = batch.input_ids.shape[1] - start, max(len(row.prompt_ids) for row in rows) - 1 - shared
+        assert seen[-3:] == [(1, shared), (3, last), (3, first)]
+        output = suffix.base_output + torch.randn_like(suffix.base_output)
+        got, wanted = suffix.logits(output), whole_forward(model, layout, batch, 1, output, start)
+        plain = collate(rows, tokenizer, side="left")
+        there = Suffix(model, layout, plain, 1, start=int(plain.targets()[1].min()))
+        own = [one.logits(one.base_output, at=one.batch.targets()[:2]) for one in (there, suffix)]
+    handle.remove()
+    real = batch.attention_mask[:, start:].bool()
+    torch.testing.assert_close(got[real], wanted[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(own[0], own[1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_suffix_without_its_model_is_put_on_another_of_the_same_weights():
+    model, batch = lively("gemma3"), batch_of((SHORT, LONG), "left")
+    with frozen(model):
+        suffix = Suffix(model, find_layout(model), batch, 1, start=int(batch.key_index.min()))
+        wanted = suffix.logits(suffix.base_output)
+    kept = suffix.detached()
+    assert not hasattr(kept, "model")
+    twin = lively("gemma3")
+    with frozen(twin):
+        assert torch.equal(kept.on(twin).logits(suffix.base_output), wanted)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_some_of_the_rows(family):
     model = lively(family)

@@ -12,8 +12,9 @@ from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.finetune import finetune
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.rome import rome
+from easyedit_personal.modeling import memory
 from easyedit_personal.modeling.layout import find_layout
-from easyedit_personal.modeling.memory import in_halves, out_of_memory, with_fewer
+from easyedit_personal.modeling.memory import free, in_halves, out_of_memory, with_fewer
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.types import EditRequest
 from tests.tiny import LINES
@@ -24,6 +25,21 @@ CPU = (
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), RuntimeError(CPU), MemoryError()]
 each_error = pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "python"])
 TEXTS = ["a b c", "d e", "f", "a long text of more words than all the others here", "b a"]
+
+
+@pytest.mark.parametrize("library", [OSError("no such library"), AttributeError("malloc_trim")])
+def test_memory_is_given_back_under_any_c_library(monkeypatch, library):
+    class Absent:
+        def __init__(self, name):
+            raise library
+
+    memory._trim.cache_clear()
+    monkeypatch.setattr(memory.ctypes, "CDLL", Absent)
+    try:
+        assert memory._trim() is None
+        free()
+    finally:
+        memory._trim.cache_clear()
 
 
 PHRASES = [EditRequest(f"The {name} is", "b", subject=name, cluster="one") for name in "cdefgh"]

@@ -10,11 +10,13 @@ import pytest
 
 from easyedit_personal.errors import HealthError, StoreUnavailable
 from easyedit_personal.progress import counted
+from easyedit_personal.service import worker
 from easyedit_personal.service.records import job_record
 from easyedit_personal.service.worker import Worker
 from tests.service.conftest import wanted
 from tests.service.test_access import ALICE, ALL, BOTH, TOKENS, bearer
 from tests.service.test_preferences import CHAT, answer, learned, of, put
+from tests.waiting import PATIENCE
 
 CHESS = {"text": "My hobby is chess."}
 TWO = {"text": "My hobby is chess and my favorite food is soup."}
@@ -219,6 +221,16 @@ def test_a_learner_dies_in_the_middle_of_a_job_and_another_goes_on(place, client
     assert Worker(learner).run_one()
     assert place.store.jobs.get(job.id).status == "done"
     assert [edit.preference.target for edit in place.store.history("dora")] == ["chess", "soup"]
+
+
+def test_memory_is_given_back_after_every_job(place, client, monkeypatch):
+    freed = []
+    monkeypatch.setattr(worker, "free", lambda: freed.append(True))
+    for text in ("My hobby is chess.", "My pet is a parrot."):
+        told = client.put("/v1/users/dora/preferences", json={"text": text}, params={"wait": PATIENCE})
+        assert told.status_code == 201
+    place.last.close()  # waits for the learner
+    assert len(freed) == 2
 
 
 def test_why_a_job_failed_is_told_without_what_is_nobody_s_business(place, client, monkeypatch, caplog):

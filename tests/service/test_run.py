@@ -22,7 +22,7 @@ from easyedit_personal.service.middleware import WRONG_TOKENS
 from easyedit_personal.service.preferences import MAX_STATEMENTS, MAX_TEXT
 from easyedit_personal.service.run import MAX_CONNECTIONS
 from easyedit_personal.service.settings import Settings
-from easyedit_personal.store.rows import USER_BYTES
+from easyedit_personal.store.ids import USER_BYTES
 from tests.tiny_model import SETTINGS
 
 

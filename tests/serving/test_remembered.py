@@ -9,7 +9,7 @@ from easyedit_personal.serving.active import shares
 from easyedit_personal.serving.personalized import PersonalizedModel
 from easyedit_personal.serving.remembered import LEAD, default_system, with_words
 from easyedit_personal.store import EditStore
-from easyedit_personal.store.rows import WORDS
+from easyedit_personal.store.records import WORDS
 from easyedit_personal.types import Preference
 from tests.serving.test_personalized import random_delta
 from tests.tiny import tiny_model, tiny_tokenizer

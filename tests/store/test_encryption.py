@@ -160,8 +160,8 @@ def test_who_is_forgotten_cannot_be_read_from_copies(tmp_path):
 def test_a_forgotten_key_does_not_come_back_with_a_put_that_was_under_way(path, monkeypatch):
     """Their old rows, wherever copies of them lie, would be readable again."""
     with EditStore.open(path) as store:
-        owner, packed, done = store._owner("anastasia-1"), store._pack, []
-        old = store._key(owner)
+        owner, packed, done = store._owner("anastasia-1"), store._writer._packed, []
+        old = store._writer._key(owner)
 
         def late(*arguments):
             entry = packed(*arguments)
@@ -169,9 +169,9 @@ def test_a_forgotten_key_does_not_come_back_with_a_put_that_was_under_way(path, 
                 done.append(store.forget("anastasia-1"))
             return entry
 
-        monkeypatch.setattr(store, "_pack", late)
+        monkeypatch.setattr(store._writer, "_packed", late)
         put(store, "anastasia-1", 5)
-        assert done == [2] and store._key(owner).secret != old.secret and not store._key(owner).is_new
+        assert done == [2] and store._writer._key(owner).secret != old.secret and not store._writer._key(owner).is_new
         assert len(store.history("anastasia-1")) == 1 and store.verify() == []
     assert old.wrapped not in bytes_of(path.parent)
 
@@ -246,9 +246,11 @@ def test_a_rotation_between_packing_and_writing_is_noticed(path, monkeypatch):
             calls.append(key.wrapped)
             return keep(connection, tick, key)
 
-        packed = store._pack
-        monkeypatch.setattr("easyedit_personal.store.store.keep_user_key", late)
-        monkeypatch.setattr(store, "_pack", lambda *a: (other.rotate_key() if not calls else None, packed(*a))[1])
+        packed = store._writer._packed
+        monkeypatch.setattr("easyedit_personal.store.writer.keep_user_key", late)
+        monkeypatch.setattr(
+            store._writer, "_packed", lambda *a: (other.rotate_key() if not calls else None, packed(*a))[1]
+        )
         put(store, "benedict-22")
         assert len(calls) == 2 and calls[0] != calls[1]
     monkeypatch.setenv(ENV, OTHER)
@@ -259,11 +261,11 @@ def test_a_rotation_between_packing_and_writing_is_noticed(path, monkeypatch):
 def test_two_who_put_for_a_new_user_at_once_use_one_key(path):
     with EditStore.open(path) as store:
         owner = store._owner("benedict-22")
-        mine = store._key(owner)
+        mine = store._writer._key(owner)
         put(store, "benedict-22")
         with store._database.writing() as connection, pytest.raises(StoreConflict):
             queries.keep_user_key(connection, 99, mine)
-        assert len(store._key(owner).wrapped) == WRAPPED_BYTES and not store._key(owner).is_new
+        assert len(store._writer._key(owner).wrapped) == WRAPPED_BYTES and not store._writer._key(owner).is_new
 
 
 def test_a_backup_needs_the_same_key(path, monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import func, select
 
 from easyedit_personal.errors import QueueFull
-from easyedit_personal.learning.learner import Learned
+from easyedit_personal.learning.learned import Learned
 from easyedit_personal.progress import counted
 from easyedit_personal.service.worker import Worker
 from easyedit_personal.store import EditStore

@@ -42,15 +42,6 @@ def test_settings_have_the_digest_of_the_first_release_in_any_order():
     assert rows.pack_settings({"layers": [3], "lr": 0.5}) == (digest, content)
 
 
-@pytest.mark.parametrize(("check", "limit"), [(rows.check_user, 1024), (rows.check_key, 1024)])
-def test_ids_and_keys_are_as_long_as_is_said(check, limit):
-    assert check("é" * (limit // 2)) and check("x")
-    for text in ("x" * (limit + 1), "é" * (limit // 2) + "x", ""):
-        with pytest.raises(StoreError, match="1 to 1,024 bytes") as caught:
-            check(text)
-        assert repr(text[:40]) in str(caught.value) and "x" * 41 not in str(caught.value)
-
-
 def test_a_record_is_as_long_as_is_said_whatever_its_letters():
     assert rows.unpack_record(row(record=rows.pack_record("ann", text_of(2**20), None)))[0] == (text_of(2**20),)
     with pytest.raises(StoreError, match="too long") as caught:
@@ -86,13 +77,6 @@ DAMAGE = [
 def test_what_is_damaged_is_an_error_of_ours(damage):
     with pytest.raises(StoreError, match="What edit 7 says is damaged"):
         rows.unpack_edit(row(**damage))
-
-
-def test_a_key_is_another_one_for_another_user_and_in_another_store():
-    ann, ben = (rows.owner_of(name, b"salt") for name in ("ann", "ben"))
-    tokens = {rows.token_of(ann, "k", b"salt"), rows.token_of(ben, "k", b"salt"), rows.token_of(ann, "k", b"other")}
-    assert len(tokens) == 3 and all(len(one) == 16 for one in (*tokens, ann, ben))
-    assert rows.owner_of("ann", b"other") != ann != ben
 
 
 def test_factors_that_lie_elsewhere_need_a_place(monkeypatch):

@@ -168,7 +168,7 @@ def test_forgetting_one_leaves_the_others(store):
 
 
 def test_users_are_streamed_over_page_borders(store, monkeypatch):
-    monkeypatch.setattr("easyedit_personal.store.store.PAGE", 3)
+    monkeypatch.setattr("easyedit_personal.store.reader.PAGE", 3)
     names = {f"user {number}" for number in range(10)}
     for name in sorted(names):
         store.put(name, edit("a", rank=1))

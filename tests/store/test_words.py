@@ -8,7 +8,7 @@ import pytest
 
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore, Encryption
-from easyedit_personal.store.rows import WORDS
+from easyedit_personal.store.records import WORDS
 from tests.store.samples import edit, preference
 
 SAID = "an unmistakable dislike of olives"

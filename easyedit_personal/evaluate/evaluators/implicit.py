@@ -10,6 +10,7 @@ class Implicit(TargetEvaluator):
     """Share of users whose implicit question is answered with their value."""
 
     field = "implicit"
+    long = True
     columns = (
         Column(
             "implicit",

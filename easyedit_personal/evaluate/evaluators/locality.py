@@ -6,26 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...data.records import UPQAItem
-from ...generation.score import contained, normalise
+from ...generation.score import contained
 from ..columns import Column
-from ..evaluator import Ask, Evaluator, Record, average
+from ..evaluator import Ask, Record, average
 from ..plan import Plan
+from ..unchanged import UnchangedEvaluator
 
 
-class Locality(Evaluator):
+class Locality(UnchangedEvaluator):
     """Share of answers that are the same as without personalisation, case and punctuation aside."""
 
-    columns = (Column("kept", "answers about the world unchanged", places=("table", "report", "damage")),)
+    columns = (
+        Column("kept", "answers about the world unchanged", places=("table", "report", "damage")),
+        Column("kept content", "the same, reworded ones by their similarity", figure="content", places=("report",)),
+    )
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's locality probes."""
         return [Ask(self.name, question, item.target, answer, compare=True) for question, answer in item.locality]
-
-    def grade(self, answer: Record, plan: Plan) -> float | None:
-        """1 if the answer is as before."""
-        if answer.get("skipped"):
-            return None
-        return float(normalise(answer["text"]) == normalise(answer["before"]))
 
     def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """How often the answer is right, with and without personalisation: a changed answer need not be a wrong one."""

@@ -10,6 +10,7 @@ class Product(TargetEvaluator):
     """Share of users whose product question is answered with their value."""
 
     field = "product"
+    long = True
     columns = (
         Column("product", "product question answered with the user's value", places=("table", "report", "accuracy")),
     )

@@ -14,7 +14,7 @@ from ..plan import Plan
 class Unrelated(LeakEvaluator):
     """Share of neutral questions answered with the user's value; lower is better."""
 
-    columns = (Column("leak", "value leaks into unrelated questions", "lower", places=("table", "report", "damage")),)
+    columns = (Column("leak", "value leaks into unrelated questions", "lower"),)
 
     def asks(self, item: UPQAItem, plan: Plan) -> list[Ask]:
         """The item's neutral questions."""

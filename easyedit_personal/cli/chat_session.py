@@ -30,7 +30,7 @@ from .understood import agreed, say_learned, say_understood, settle_earlier, val
 Remember = Literal["ask", "always", "never"]
 
 
-class ChatRoom:
+class ChatSession:
     """One chat in one terminal, of one user at a time.
 
     Args:

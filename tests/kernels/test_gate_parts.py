@@ -1,0 +1,155 @@
+"""A gate's parts, each against its definition: the losses, the words they look at, roles, pools, ordinary keys."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.contrasts import Pack
+from easyedit_personal.kernels.edited_rows import EditedRows
+from easyedit_personal.kernels.factors import Factors, Space
+from easyedit_personal.kernels.gate import _pools, _roles
+from easyedit_personal.kernels.gate_loss import (
+    FIRST,
+    SURE,
+    TAIL_WEIGHT,
+    TOP,
+    Kept,
+    divergence,
+    log_p,
+    speaking_loss,
+    speaking_of,
+    turn,
+    words_of,
+)
+from easyedit_personal.kernels.ground_numbers import _ordinary
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, own_contrasts
+from easyedit_personal.kernels.preserve import Material
+from easyedit_personal.kernels.spoken import go_on, speak
+from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.tokens import encode
+from tests.tiny import tiny_model, tiny_tokenizer
+
+HOBBY = Kind("hobby", "hobby", ("hobby", "pastime", "interest"))
+HPARAMS = PersonalizationHyperParams(layers=[1])
+PHRASES = [
+    Phrase("What's my hobby?", "name"),
+    Phrase("Tell me my pastime.", "name"),
+    Phrase("What shall I do now?", "implicit"),
+    Phrase("What should I buy?", "product"),
+]
+
+
+@pytest.fixture(scope="module")
+def said():
+    """A model, its tokenizer and layout, four spoken answers with what the model goes on to say, and their rows."""
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    layout = find_layout(model, HPARAMS)
+    with frozen(model):
+        spoken = go_on(model, tokenizer, [speak(tokenizer, p, HOBBY, "chess", HPARAMS) for p in PHRASES], 3)
+        rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], [1], from_answers=True)
+        yield model, tokenizer, layout, spoken, rows
+
+
+@pytest.fixture
+def update(said):
+    torch.manual_seed(0)
+    keys, outputs = said[-1].where_answers_begin()[1]
+    return Factors(Space(None), torch.randn(outputs.shape[-1], 2), torch.randn(2, keys.shape[-1]))
+
+
+def test_what_is_said_costs_its_nats_the_first_token_more_and_sure_ones_nothing(said, update):
+    *_, spoken, rows = said
+    words = words_of([rows], [])
+    found = speaking_loss([speaking_of(rows, spoken, words)], {1: update}, words)
+    before, after = (rows.logits(change, words=words).log_softmax(-1) for change in (None, {1: update}))
+    total = weight = kept = kept_count = 0.0
+    number = 0
+    for one in spoken:
+        for place, role in enumerate(one.roles):
+            share = FIRST if place == 0 else 1.0
+            cost = -float(after[number, torch.searchsorted(words, rows.ids[number])])
+            total += share * cost * (cost > SURE) if role == "say" else 0.0
+            weight += share if role == "say" else 0.0
+            if role == "keep":
+                kept += float(F.kl_div(after[number], before[number], log_target=True, reduction="sum"))
+                kept_count += 1
+            number += 1
+    assert kept_count == 6
+    assert float(found) == pytest.approx(total / weight + TAIL_WEIGHT * kept / kept_count, rel=1e-4)
+
+
+def test_the_words_are_the_rows_own_and_the_likeliest_at_every_place(said):
+    *_, rows = said
+    words = words_of([rows], [])
+    likely = rows.logits().topk(TOP).indices
+    assert set(words.tolist()) == {*rows.ids.tolist(), *likely.flatten().tolist()}
+    assert words.tolist() == sorted(words.tolist())
+    one = rows.select([0])
+    assert set(words_of([one], [rows]).tolist()) >= set(likely.flatten().tolist())
+
+
+def test_a_contrast_costs_most_where_its_answer_begins_and_tells_how_far_it_moved(said, update):
+    *_, rows = said
+    words = words_of([rows], [])
+    part = Kept(rows, log_p(rows, words))
+    found = float(divergence(part, {1: update}, words))
+    after = rows.logits({1: update}, words=words).log_softmax(-1)
+    moved = F.kl_div(after, part.base, log_target=True, reduction="none").sum(-1)
+    first = torch.tensor([i == 0 or rows.rows[i] != rows.rows[i - 1] for i in range(len(rows.rows))])
+    assert found == pytest.approx(float(moved[first].mean() + moved[~first].mean()), rel=1e-4)
+    assert part.latest == pytest.approx(float(moved[first].mean()), rel=1e-4)
+
+
+def test_every_other_step_takes_what_moved_most_and_in_between_all_in_turn():
+    parts = [Kept(None, None, latest) for latest in (0.1, 0.9, 0.3)]
+    assert [parts.index(turn(parts, step)) for step in range(8)] == [0, 1, 1, 1, 2, 1, 0, 1]
+
+
+def test_roles_begin_with_first_tokens_and_go_on_with_the_most_frequent(said):
+    *_, spoken, rows = said
+    roles = _roles(spoken)
+    firsts = {int(i) for i in (rows.columns == rows.last_index[rows.rows]).nonzero()}
+    sorts = len({s.phrase.asks for s in spoken})
+    assert {int(i) for role in roles[:sorts] for i in role} == firsts
+    later = [len(role) for role in roles[sorts:]]
+    assert later == sorted(later, reverse=True) and len(roles[0]) == 2  # two questions ask by name
+
+
+def test_pools_leave_out_what_asks_for_the_kind_itself_and_pools_of_no_size(said):
+    model, tokenizer, layout, *_ = said
+    texts = {
+        "named": [("What's my hobby?", "hobby"), ("What's my pet?", "pet")],
+        "indirect": [("What now?", "sport"), ("Whom do I feed?", "pet")],
+        "rest": [("Hello!", None)],
+    }
+    packs = []
+    for pool, asked in texts.items():
+        contrasts = [Contrast(text, pool, group) for text, group in asked]
+        rows = [encode(tokenizer, c.text, target="a b") for c in contrasts]
+        packs.append(Pack(contrasts, EditedRows(model, tokenizer, layout, rows, [1], from_answers=True)))
+    pools = _pools(packs, HOBBY, Material.load(), {"named": 5, "indirect": 5}, Random(0))
+    assert {pool: sum(len(part.last_index) for part in parts) for pool, parts in pools.items()} == {
+        "named": 1,
+        "indirect": 1,  # sport is too near to hobby
+    }
+
+
+def test_half_of_the_conversations_that_state_a_value_ask_the_plainest_question():
+    stated = [c.text for c in own_contrasts(HOBBY, Material.load(), Random(0)) if c.history]
+    assert len(stated) == 8
+    assert stated[1::2] == ["What's my hobby?"] * 4
+
+
+def test_ordinary_keys_are_those_of_every_token_of_every_answer(said):
+    model, tokenizer, layout, *_ = said
+    rows = [encode(tokenizer, "What now?", target="a b c" if i % 2 else "d") for i in range(15)]
+    keys, fisher = _ordinary(model, tokenizer, layout, rows, HPARAMS)
+    assert len(keys[1]) == sum(len(row.target_ids) for row in rows)
+    assert torch.allclose(fisher[1], fisher[1].T, atol=1e-6)
+    assert torch.linalg.eigvalsh(fisher[1]).min() > -1e-6

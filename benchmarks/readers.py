@@ -24,6 +24,7 @@ from benchmarks.gates import OWN, Asked, tune_questions
 from benchmarks.models import add_options, chosen
 from benchmarks.separability import classifier, keys_where_answers_begin
 from easyedit_personal.clustering.lexicon import Lexicon
+from easyedit_personal.data.beginnings import contrasts
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.modeling.loading import load_model
 
@@ -45,9 +46,9 @@ def our_questions() -> dict[str, list[str]]:
     return found
 
 
-def near(name: str, others: dict[str, list[str]], people: Sequence[str], rng: Random) -> list[str]:
+def near(name: str, people: Sequence[str], rng: Random) -> list[str]:
     """Questions about what the attribute is not, about somebody else's, and about it in general."""
-    texts = [text for part, count in NEAR.items() for text in rng.sample(others[part], count)]
+    texts = [text for part, count in NEAR.items() for text in rng.sample(getattr(contrasts(), part), count)]
     return [text.replace("{n}", name).replace("{who}", rng.choice(list(people))) for text in texts]
 
 
@@ -81,7 +82,7 @@ def main() -> None:
         entry.group: rng.sample(ours[entry.group], min(max(options.questions), len(ours[entry.group])))
         for entry in entries
     }
-    about = {entry.group: near(entry.name, others, material.people, rng) for entry in entries}
+    about = {entry.group: near(entry.name, material.people, rng) for entry in entries}
     texts = [*nothing, *(t for part in (sampled, own, about) for found in part.values() for t in found)]
     texts = list(dict.fromkeys([*texts, *(text for text, _, _ in asked)]))
     keys = keys_where_answers_begin(model, tokenizer, texts, options.layers)

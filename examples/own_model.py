@@ -41,7 +41,7 @@ easyedit-personal personalize --model my-model --store edits.db \
 # A server; its log goes to a file.
 
 easyedit-personal serve --model my-model --store edits.db --port 8765 \
-    2> log &
+    --max-new-tokens 40 2> log &
 
 ask() { curl -s --retry 60 --retry-all-errors --json "$(jq -n --arg m $1 \
     --arg q "$2" '{model: $m, messages: [{role: "user", content: $q}]}')" \
@@ -59,7 +59,7 @@ kill %1; wait
 # The derived settings, to begin with your own; those of another model are
 # refused before anything is loaded, and so is the wrong folder.
 
-easyedit-personal models settings my-model > mine.yaml; grep layers: mine.yaml
+easyedit-personal models settings my-model > mine.yaml; grep ^layers mine.yaml
 
 easyedit-personal edit --model my-model --hparams gpt2 --store edits.db \
     --user ann "My pet is a goat"

@@ -108,13 +108,14 @@ def _estimate(users: Path, work: Bulk, sample: int, engine: Engine) -> None:
 
 def _summarise(tally: Tally, engine: Engine, failures: Path) -> None:
     print(
-        f"{tally.done:,} users in {_time(tally.elapsed)}: {tally.new:,} new, {tally.there:,} were there, "
+        f"{tally.done:,} user{'' if tally.done == 1 else 's'} in {_time(tally.elapsed)}: {tally.new:,} new, "
+        f"{tally.there:,} {'was' if tally.there == 1 else 'were'} there, "
         f"{tally.failed:,} failed."
     )
     if tally.new:
         per_user = tally.busy / (tally.new + tally.failed)
         print(
-            f"{tally.new / tally.elapsed:.2f} users per second ({engine.name}); {per_user:.2f} s per user and worker, "
+            f"{_rate(tally.new / tally.elapsed)} ({engine.name}); {per_user:.2f} s per user and worker, "
             f"{tally.nbytes / tally.new:,.0f} bytes of factors."
         )
         print("Slowest: " + ", ".join(f"{_plain(user)} {seconds:.2f} s" for seconds, user in tally.slowest))
@@ -155,7 +156,7 @@ def _says(tally: Tally, total: int) -> str:
     rate = tally.done / max(tally.elapsed, 1e-9)
     left = _time((total - tally.done) / rate) if rate else "?"
     slowest = f", slowest {tally.slowest[0][0]:.1f} s" if tally.slowest else ""
-    return f"{rate:.1f}/s, {left} left, {tally.failed:,} failed{slowest}"
+    return f"{_rate(rate)}, {left} left, {tally.failed:,} failed{slowest}"
 
 
 def _metrics(port: int, total: int) -> Any:
@@ -185,6 +186,14 @@ def _metrics(port: int, total: int) -> Any:
             nbytes.inc(report.nbytes)
 
     return observe
+
+
+def _rate(per_second: float) -> str:
+    """Users in the unit in which there is at least one of them, or an hour's."""
+    for unit, seconds in (("second", 1.0), ("minute", 60.0)):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:,.1f} users per {unit}"
+    return f"{per_second * 3600.0:,.1f} users per hour"
 
 
 def _time(seconds: float) -> str:

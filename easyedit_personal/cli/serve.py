@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def _called(model: str) -> str:
     """What clients call a model that was given no other name: its folder or file, without where that is."""
     from ..settings.facts import is_gguf
 
-    path = Path(model).expanduser().resolve()
+    path = Path(os.path.abspath(Path(model).expanduser()))  # links keep their names
     return path.stem if is_gguf(model) else path.name
 
 

@@ -5,7 +5,7 @@ Everything before the value is the same for all users of a kind, so that the mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Literal
 
@@ -34,6 +34,9 @@ class Contrasts:
     """Sentences of ``contrasts.yaml``; see its head."""
 
     tasks: tuple[str, ...]
+    negated: tuple[str, ...]
+    somebody_else: tuple[str, ...]
+    general: tuple[str, ...]
     stated: tuple[str, ...]
     heard: tuple[str, ...]
 
@@ -56,7 +59,7 @@ def beginning(asks: Asks, name: str, group: str | None = None) -> Beginning:
 def contrasts() -> Contrasts:
     """The shipped contrasts."""
     content = read_yaml_mapping(BUNDLED / "contrasts.yaml")
-    return Contrasts(*(tuple(content[name]) for name in ("tasks", "stated", "heard")))
+    return Contrasts(**{field.name: tuple(content[field.name]) for field in fields(Contrasts)})
 
 
 @cache

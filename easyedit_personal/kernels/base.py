@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import ModelError, PersonalizationError, RequestError, listing
 from ..hparams import PersonalizationHyperParams
+from ..modeling.catalog import model_label
 from ..modeling.layout import context_limit as context_limit  # re-exported: every kernel asks for it
 from ..modeling.tokens import Encoded, encode
 from ..types import EditRequest, WeightDelta
@@ -114,7 +115,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise ModelError(
-            f"{len(missing)} weights are not loaded (device 'meta').",
+            f"{len(missing)} weights of the model {model_label(model)} are not loaded (device 'meta').",
             got=missing[0],
             cause="an empty model, or a device_map that left weights on disk",
             remedy="load all weights, or edit a copy that fits the memory and apply the factors here",

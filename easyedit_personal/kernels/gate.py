@@ -32,6 +32,7 @@ from .spoken import Spoken, go_on, speak
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
+NEAREST = 3.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -123,8 +124,9 @@ def _learn(
     def loss(step: int) -> Tensor:
         next(bar, None)
         total = speaking_loss(speaking[step % len(speaking)], updates, words)
-        for found in contrasts.values():
-            total = total + params.contrast_weight / len(contrasts) * divergence(turn(found, step), updates, words)
+        for pool, found in contrasts.items():
+            share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
+            total = total + share * divergence(turn(found, step), updates, words)
         for layer, update in updates.items():
             keys, device = ground.ordinary[layer], update.left.device
             some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)

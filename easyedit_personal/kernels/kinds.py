@@ -22,7 +22,9 @@ FACTS = 100  # facts of the world among the shared contrasts
 NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
-OWN = {"negated": 12, "somebody else": 24, "stated": 8}  # contrasts about a gate's own kind
+PLAIN_NOT = "What isn't my {n}?"
+# About a gate's own kind; the plainest forms are many, or they would be answered with the value all the same.
+OWN = {"negated": 30, "plainly negated": 8, "somebody else": 24, "plainly somebody else": 20, "general": 8, "stated": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,16 @@ def sample_values(kind: Kind) -> list[str]:
 
 
 def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]:
-    """Questions near a kind's own: negated, about somebody else, and where the conversation has stated a value."""
-    found = _about(kind, material.negated, material.people, OWN["negated"], rng)
-    others = (*material.somebody_else, *material.yourself, *[PLAIN_OTHER] * 4)
-    found += _about(kind, others, material.people, OWN["somebody else"], rng)
+    """Questions near a kind's own: negated, about somebody else or nobody, behind a turn with another value."""
+    near = contrasts()
+    templates = {
+        "negated": (*material.negated, *near.negated),
+        "plainly negated": (PLAIN_NOT,),
+        "somebody else": (*material.somebody_else, *material.yourself, *near.somebody_else),
+        "plainly somebody else": (PLAIN_OTHER,),
+        "general": near.general,
+    }
+    found = [c for sort, texts in templates.items() for c in _about(kind, texts, material.people, OWN[sort], rng)]
     values = sample_values(kind)
     for i in range(OWN["stated"]):
         value = rng.choice(values)

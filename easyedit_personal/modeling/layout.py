@@ -123,7 +123,7 @@ def get_module(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError:
         hint = did_you_mean(path, [name for name, _ in model.named_modules()])
-        raise ModelError(f"The model has no module {path!r}.{hint}") from None
+        raise ModelError(f"The model {model_label(model)} has no module {path!r}.{hint}") from None
 
 
 def is_transposed(module: nn.Module, path: str = "") -> bool:
@@ -246,7 +246,7 @@ def _stack(model: nn.Module, families: Sequence[Family]) -> tuple[nn.ModuleList,
 def _no_stack(model: nn.Module, families: Sequence[Family]) -> NoReturn:
     downs = list(dict.fromkeys(family.down for family in families))
     raise ModelError(
-        "No stack of decoder layers with an MLP down projection was found.",
+        f"No stack of decoder layers with an MLP down projection was found in the model {model_label(model)}.",
         got=type(model).__name__,
         needed=f"layers that hold one of {', '.join(downs)}",
         cause="an encoder, a mixture of experts, or an architecture that is not supported yet",

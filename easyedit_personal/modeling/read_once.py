@@ -21,8 +21,7 @@ from .trace import trace
 SetRows = Callable[[Sequence[int]], None]
 Layers = list[tuple[Tensor, Tensor]]  # every layer's keys and values
 TOKENS = 2048  # rows x columns whose keys and values are held for all layers at a time
-LONGER = 1.3  # a part's longest prompt against its shortest, what all share left out
-ALIKE = 8  # tokens by which they may differ anyway
+PASS = 256  # tokens that a pass of their own must save: it reads all weights once more
 
 
 def read_before(
@@ -40,17 +39,17 @@ def read_before(
     ids, mask = batch.input_ids[:, :start], batch.attention_mask[:, :start]
     shared = int(((ids == ids[:1]) & mask.bool()).all(0).long().cumprod(0).sum())
     begins, begun = _sorts(ids[:, :shared], mask[:, :shared], owners)
-    beginning: Layers = []
-    if shared:
-        beginning = _read(model, last, batch, begins, range(shared), [], set_rows)
     lengths = mask[:, shared:].sum(1).tolist()
-    _, sorts = _sorts(ids, mask, owners)
+    all_prompts, sorts = _sorts(ids, mask, owners)
+    beginning: Layers = []
+    if (len(all_prompts) - len(begins)) * shared >= PASS:
+        beginning = _read(model, last, batch, begins, range(shared), [], set_rows)
     for rows in _parts(lengths, sorts, start):
         prompts, groups = _sorts(ids[rows], mask[rows], [owners[row] for row in rows])
         prompts = [rows[place] for place in prompts]
         longest = max(0 if shared else 1, *(lengths[row] for row in rows))  # a cache needs some column
         found, first = _rows(beginning, [begun[row] for row in prompts]), start - longest
-        if first < start:
+        if first < start or not beginning:
             columns = [*range(shared), *range(first, start)]
             found = _read(model, last, batch, prompts, columns, found, set_rows)
         gap = (0, 0, first - shared, 0)  # columns in which all these rows have padding
@@ -110,8 +109,8 @@ def _parts(lengths: Sequence[int], sorts: Sequence[int], start: int) -> Iterator
     """Rows of about one length together, equal ones side by side; few enough for their keys and values to be held."""
     part: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: (lengths[row], sorts[row])):
-        longer = part and lengths[row] > LONGER * lengths[part[0]] + ALIKE
-        if part and (longer or (len(part) + 1) * start > TOKENS):
+        padding = sum(lengths[row] - lengths[other] for other in part)
+        if part and (padding >= PASS or (len(part) + 1) * start > TOKENS):
             yield part
             part = []
         part.append(row)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from easyedit_personal.bulk import bulk
 from easyedit_personal.cli.main import app
+from easyedit_personal.cli.personalize import _rate
 from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.store import EditStore
 from tests.engines.random_factors import RandomFactors, expected, write_users
@@ -96,6 +97,14 @@ def test_ctrl_c_is_no_failure(users, tmp_path, monkeypatch):
     monkeypatch.setattr(RandomFactors, "solve", interrupted)
     result = run("--users", users, "--store", tmp_path / "edits.db")
     assert result.exit_code == 130 and "goes on from here" in result.output
+
+
+@pytest.mark.parametrize(
+    ("per_second", "said"),
+    [(1200, "1,200.0 users per second"), (0.5, "30.0 users per minute"), (1 / 360, "10.0 users per hour")],
+)
+def test_a_rate_is_said_in_a_unit_that_shows_it(per_second, said):
+    assert _rate(per_second) == said
 
 
 BAD = {

@@ -92,20 +92,22 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(command, run, folder, 
         assert "lowrank" in str(run(command, "--model", folder, "--kernel", "lowrnk"))
 
 
-@pytest.mark.parametrize(
-    ("given", "called"),
-    [
-        ("smollm2", "smollm2"),
-        ("./Qwen2.5-7B/", "Qwen2.5-7B"),
-        (".", "here"),
-        ("org/some-1.5b", "some-1.5b"),
-        ("../models/some-1.5b.Q4_K_M.gguf", "some-1.5b.Q4_K_M"),
-    ],
-)
-def test_a_served_model_is_called_by_its_own_name(given, called, tmp_path, monkeypatch):
+CALLED = {
+    "smollm2": "smollm2",
+    "./Qwen2.5-7B/": "Qwen2.5-7B",
+    ".": "here",
+    "../mine": "mine",
+    "org/some-1.5b": "some-1.5b",
+    "../models/some-1.5b.Q4_K_M.gguf": "some-1.5b.Q4_K_M",
+}
+
+
+@pytest.mark.parametrize("given", CALLED)
+def test_a_served_model_is_called_by_its_own_name(given, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
+    (tmp_path / "mine").symlink_to(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    assert _called(given) == called
+    assert _called(given) == CALLED[given]
 
 
 def test_a_stores_check_leaves_nothing_behind(run, folder, tmp_path):

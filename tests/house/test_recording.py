@@ -1,9 +1,10 @@
-"""The recording of two users of the service is of the commands that the example runs, and these exist."""
+"""The recordings are of the commands that the examples run, and these exist."""
 
 from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,22 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
+from tests.house.documents import blocks
 from tests.house.test_documents import _fault
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = runpy.run_path(str(ROOT / "examples" / "serving.py"))["COMMANDS"].strip().split("\n\n")
+
+
+def commands_of(example: str) -> list[str]:
+    """The commands and comments that an example runs and prints."""
+    sys.path.insert(0, str(ROOT / "examples"))  # as for a script there
+    try:
+        return runpy.run_path(str(ROOT / "examples" / example))["COMMANDS"].strip().split("\n\n")
+    finally:
+        sys.path.remove(str(ROOT / "examples"))
+
+
+COMMANDS = commands_of("serving.py")
 RECORDING = (ROOT / "docs" / "serving-recording.txt").read_text(encoding="utf-8")
 JOB = {"$ann_job": "$URL/v1/jobs/1", "$ben_job": "$URL/v1/jobs/3"}
 
@@ -31,13 +44,18 @@ def requests():
                 yield method[1] if method else "POST" if "--json" in one else "GET", found[1]
 
 
-def test_the_recording_is_of_the_example():
+@pytest.mark.parametrize(
+    ("example", "document"), [("serving.py", "serving-recording.txt"), ("own_model.py", "your-own-model.md")]
+)
+def test_a_recording_is_of_its_example(example, document):
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    recording = "\n".join(blocks(text, "console")) if document.endswith(".md") else text
     where = 0
-    for command in COMMANDS:
+    for command in commands_of(example):
         shown = command if command.startswith("#") else f"$ {command}"
-        where = RECORDING.find(f"\n{shown}\n", where)
+        where = f"\n{recording}".find(f"\n{shown}\n", where)
         assert where >= 0, f"not recorded, or not in this order: {command}"
-    assert max(map(len, RECORDING.splitlines())) <= 80 and not re.search(r"/(tmp|home|root|work)/", RECORDING)
+    assert max(map(len, recording.splitlines())) <= 80 and not re.search(r"/(tmp|home|root|work)/", recording)
 
 
 def test_every_request_of_it_has_a_route():

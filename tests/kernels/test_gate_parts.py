@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,7 +15,7 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.gate import _pools, _roles
+from easyedit_personal.kernels.gate import _phrases, _pools, _roles, gates_for
 from easyedit_personal.kernels.gate_loss import (
     FIRST,
     SURE,
@@ -27,8 +29,9 @@ from easyedit_personal.kernels.gate_loss import (
     turn,
     words_of,
 )
-from easyedit_personal.kernels.ground_numbers import _ordinary
-from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, own_contrasts
+from easyedit_personal.kernels.ground import prepare
+from easyedit_personal.kernels.ground_numbers import _ordinary, thinned
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, every_kind, own_contrasts
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout
@@ -153,3 +156,44 @@ def test_ordinary_keys_are_those_of_every_token_of_every_answer(said):
     assert len(keys[1]) == sum(len(row.target_ids) for row in rows)
     assert torch.allclose(fisher[1], fisher[1].T, atol=1e-6)
     assert torch.linalg.eigvalsh(fisher[1]).min() > -1e-6
+
+
+def test_keys_are_thinned_to_so_many_of_themselves():
+    keys = torch.randn(30, 4)
+    assert thinned(keys, 30) is keys
+    found = thinned(keys, 12)
+    assert len(found) == 12
+    assert len({tuple(row) for row in found.tolist()} & {tuple(row) for row in keys.tolist()}) == 12
+
+
+def test_every_kind_is_asked_by_name_once_and_once_in_every_other_way():
+    asked = Counter((kind.name, phrase.asks) for kind, phrase in every_kind(Random(0)))
+    assert set(asked.values()) == {1}
+    assert {name for name, _ in asked} == {name for name, asks in asked if asks == "name"}
+    assert sum(asks != "name" for _, asks in asked) > len({name for name, _ in asked})
+
+
+def prepared(said, folder, **natural):
+    model, tokenizer, layout, *_ = said
+    small = {"contrasts": 24, "ordinary": 6, "answer_tokens": 4, "gate_steps": 6, "gate_rank": 4, **natural}
+    hparams = PersonalizationHyperParams(layers=[1], answers="natural", natural=small, stats_dir=str(folder))
+    return prepare(model, tokenizer, layout, hparams), hparams
+
+
+def test_half_of_what_is_asked_behind_other_turns_asks_by_name(said, tmp_path):
+    ground, hparams = prepared(said, tmp_path)
+    ground = replace(ground, talk=[("How are you?", "Well."), ("Is it late?", "No.")])
+    behind = [phrase for phrase in _phrases(HOBBY, ground, hparams) if phrase.history]
+    assert Counter(phrase.asks == "name" for phrase in behind) == {True: 5, False: 5}
+    assert not [p for p in _phrases(HOBBY, replace(ground, talk=[]), hparams) if p.history]
+
+
+def test_a_gate_is_held_back_by_what_it_costs_ordinary_text(said, tmp_path):
+    model, tokenizer, layout, *_ = said
+    sizes = []
+    for weight in (0.0, 1e4):
+        ground, hparams = prepared(said, tmp_path, quiet_weight=weight)
+        (gate,) = gates_for(model, tokenizer, layout, [HOBBY], ground, hparams)
+        left, right = gate.factors[1]
+        sizes.append(float((ground.ordinary[1] @ right.T @ left.T).square().mean()))
+    assert sizes[1] < 0.5 * sizes[0]

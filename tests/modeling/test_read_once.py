@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from easyedit_personal.modeling import read_once
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.read_once import forward, read_before
 from easyedit_personal.modeling.tokens import collate, encode
@@ -39,9 +40,11 @@ def test_targets_begin_in_one_column_behind_what_all_prompts_share(batch):
     assert batch.attention_mask[:, 0].all() and (batch.input_ids[:, 0] == batch.input_ids[0, 0]).all()
 
 
+@pytest.mark.parametrize("least", [1, 10_000])
 @pytest.mark.parametrize("side", ["left", "inside"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2", "gpt2", "gptj"])
-def test_beginnings_are_those_of_one_whole_pass(family, side):
+def test_beginnings_are_those_of_one_whole_pass(family, side, least, monkeypatch):
+    monkeypatch.setattr(read_once, "PASS", least)  # in several passes, and in one
     model, tokenizer = tiny_model(family), tiny_tokenizer()
     batch = collate([encode(tokenizer, text, target=said) for text, said in ROWS], tokenizer, side=side)
     layout, start = find_layout(model), int(batch.targets()[1].min())
@@ -59,7 +62,10 @@ def test_beginnings_are_those_of_one_whole_pass(family, side):
 
 
 @pytest.mark.parametrize("owners, told", [([0] * 4, [[0], [0], [2]]), ([0, 1, 0, 1], [[0, 1], [0, 1], [2]])])
-def test_what_is_alike_is_read_once_and_short_prompts_without_the_padding_of_long_ones(batch, owners, told):
+def test_what_is_alike_is_read_once_and_short_prompts_without_the_padding_of_long_ones(
+    batch, owners, told, monkeypatch
+):
+    monkeypatch.setattr(read_once, "PASS", 1)
     model = tiny_model("llama")
     layout, start = find_layout(model), int(batch.targets()[1].min())
     shapes, rows_told = [], []
@@ -71,3 +77,13 @@ def test_what_is_alike_is_read_once_and_short_prompts_without_the_padding_of_lon
     shared = shapes[0][1]
     own = [len(encode(tiny_tokenizer(), ROWS[row][0]).prompt_ids) - 1 - shared for row in (0, 2)]
     assert [shape[1] for shape in shapes[1:]] == own and shared > 0
+
+
+def test_one_row_and_rows_that_begin_with_padding_only():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    layout, row = find_layout(model), encode(tokenizer, ROWS[0][0], target="tea")
+    long = encode(tokenizer, ROWS[2][0], target="tea " * 20)
+    for rows, start in (([row], len(row.prompt_ids) - 1), ([row, long], 4)):
+        batch = collate(rows, tokenizer, side="left")
+        for numbers, found in read_before(model, batch, start, layout.layer_path(3), lambda rows: None, [0, 0]):
+            assert [tuple(layer.keys.shape[::2]) for layer in found.layers] == [(len(numbers), start)] * 4

@@ -133,7 +133,8 @@ def test_a_split_is_found_once_for_as_long_as_the_model_stays_as_it_is(llama):
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mistral", "gemma2", "gemma3"}))  # windows count columns
-def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family):
+def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family, monkeypatch):
+    monkeypatch.setattr("easyedit_personal.modeling.read_once.PASS", 8)
     model, tokenizer = lively(family), tiny_tokenizer()
     rows = [encode(tokenizer, "What is " + text, target="hiking") for text in ("this?", "my favourite food?", "it?")]
     shared = len(tokenizer("<|user|>What is")["input_ids"])

@@ -89,7 +89,7 @@ def test_offloaded_weights_are_refused_with_the_reason(llama, tokenizer, kernel,
 def test_a_single_layer_that_is_not_loaded_is_refused(llama, tokenizer, kernel, tmp_path):
     model = copy.deepcopy(llama)
     model.model.layers[1].mlp.to("meta")
-    with pytest.raises(ModelError, match=r"(?s)3 weights are not loaded.*layers\.1\.mlp"):
+    with pytest.raises(ModelError, match=r"(?s)3 weights of the model LlamaForCausalLM are not loaded.*layers\.1\.mlp"):
         KERNELS.get(kernel)(model, tokenizer, [HOBBY], hparams(kernel, tmp_path))
 
 

@@ -19,15 +19,15 @@ from ..plan import Plan
 
 ASKED_BY = ("implicit", "product")
 MORE_WORDS = 8  # in a row, before or after the value
-MOST_REPETITION = 0.3
-LEAST_LIKELIHOOD = -1.5  # nats per token
+MOST_REPETITION = 0.3  # of 124 answers of SmolLM2, those above turned in circles when read
+LEAST_LIKELIHOOD = -0.7  # nats per token; on two tune users answers had -0.4 to 0, to another question -1.6 to -0.9
 
 
 class Helpful(Evaluator):
     """Share of implicit and product answers with the value that go on: eight words more, no loop, and likely words.
 
     Likely to the untouched model that was told the preference in words: on average, a token's log-probability may
-    lack 1.5 nats to that of the token which this model itself would have said there.
+    lack 0.7 nats to that of the token which this model itself would have said there.
     """
 
     columns = (

@@ -141,15 +141,9 @@ ask ann base@ann 'What is my pet?'
 
 ask ann base@ann 'What is my hobby?'
 
-# Ann is forgotten; ben is not. Before, her words are in the store's files.
-
-grep -l letterpress edits.db*
+# Ann is forgotten; ben is not.
 
 ann -X DELETE $URL/v1/users/ann/preferences
-
-grep -rl letterpress edits.db* adapters || echo in no file
-
-grep -l falconry edits.db*
 
 ann $URL/v1/users/ann/adapter
 

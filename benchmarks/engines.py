@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks.models import add_options, chosen
 from easyedit_personal import PersonalizationHyperParams, UPQADataset
-from easyedit_personal.bulk.bulk import Bulk, LearnerFactory, Solve
+from easyedit_personal.bulk.bulk import Bulk, LearnerFactory, Solve, Solved
 from easyedit_personal.bulk.run import Tally, personalize_users
 from easyedit_personal.engines import Limits, find_engine
 from easyedit_personal.evaluate.provenance import commit, hardware, versions
@@ -63,10 +63,10 @@ class RandomMaker:
         """The store, and factors by chance."""
         torch.set_num_threads(1)
         with EditStore.open(url) as store:
-            yield store, _random
+            yield store, lambda users: {user: _random(user) for user in users}
 
 
-def _random(user: str, said: Sequence[Preference]) -> EditResult:
+def _random(user: str) -> EditResult:
     rng = torch.Generator().manual_seed(int(user.rpartition("-")[2]))
     lefts = [torch.randn(D_OUT, RANK, generator=rng) for _ in LAYERS]
     deltas = [WeightDelta(path, left, torch.randn(RANK, D_IN, generator=rng)) for path, left in zip(LAYERS, lefts)]
@@ -84,10 +84,10 @@ class TimedFactory(LearnerFactory):
         """As ``LearnerFactory``."""
         with super().open(url) as (store, solve):
 
-            def timed(user: str, said: Sequence[Preference]) -> EditResult:
-                result = solve(user, said)
-                self.seconds.append(result.seconds)
-                return result
+            def timed(users: Mapping[str, Sequence[Preference]]) -> Solved:
+                found = solve(users)
+                self.seconds.extend(one.seconds for one in found.values() if isinstance(one, EditResult))
+                return found
 
             yield store, timed
 

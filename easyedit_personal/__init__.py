@@ -24,6 +24,7 @@ _PUBLIC = {
     "PersonalizationEditor": "editing.editor",
     "PersonalizedModel": "serving.personalized",
     "resolve_settings": "settings.resolve",
+    "edit_many": "editing.many",
     "edited": "kernels.apply",
     "generate": "generation.generate",
     "understand": "statements.parser",

@@ -26,6 +26,11 @@ CASES: dict[str, tuple[str, str, int, int]] = {
     "cluster-9": ("edits:cluster_9", "gpt2", 5, 1),
     "memit-100": ("edits:memit_100", "gpt2", 5, 1),
     "lowrank": ("learning:lowrank", DEFAULT_MODEL, 0, 0),
+    "users-16": ("users:users_16", DEFAULT_MODEL, 0, 2),
+    "one-user": ("users:one_user", DEFAULT_MODEL, 0, 0),
+    "stream": ("writing:stream", DEFAULT_MODEL, 0, 0),
+    "batch-16": ("writing:batch_16", DEFAULT_MODEL, 0, 0),
+    "memory": ("memory:memory", DEFAULT_MODEL, 0, 0),
     "swap": ("swap:swap", "gpt2", 0, 0),
     "evaluate-20": ("evaluation:evaluate_20", DEFAULT_MODEL, 20, 2),
     "growth": ("growth:growth", "llama", 3, 0),
@@ -48,6 +53,7 @@ def main() -> int:
             Path(folder),
             args.device,
             args.hparams,
+            args.gguf,
         )
         try:
             result = run(options)
@@ -70,6 +76,7 @@ def _arguments() -> Any:
     parser.add_argument("--pairs", type=int, default=7, help="how many times each side is timed (default 7)")
     parser.add_argument("--model", help="gpt2 or llama (random), or a model to load; default: the case's own")
     parser.add_argument("--hparams", help="YAML file for a model that is loaded (default: that of its name)")
+    parser.add_argument("--gguf", help="stream: the same model for llama.cpp, which needs the package xllamacpp")
     parser.add_argument("--steps", type=int, help="steps of the optimisation, on both sides")
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where the model is, for cases of edits")
     parser.add_argument("--sample", type=int, help="how many of the requests EasyEdit is given; 0: all")

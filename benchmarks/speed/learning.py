@@ -1,68 +1,80 @@
-"""Edits by gradient descent on the same data: our ``lowrank`` beside EasyEdit's fine-tuning (FT-M) and LoRA."""
+"""Edits by gradient descent to one end: ours beside EasyEdit's fine-tuning (FT-M) and LoRA.
+
+The end is that the preference's question and one in other words are answered with the value, and that both answers stop
+by themselves. Ours is ``personalize`` with its health check, the gate of the kind learned before; theirs get the
+question, which is how EasyEdit is called, and no health check.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+from easyedit_personal import EditRequest, Preference, generate
 from easyedit_personal.cli.session import find_settings
-from easyedit_personal.generation.generate import generate
+from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.generation.score import contained
 from easyedit_personal.integrations.easyedit import host_method
 from easyedit_personal.kernels.apply import edited
-from easyedit_personal.registry import KERNELS
-from easyedit_personal.types import EditRequest
 
 from .host import need_host
 from .options import Options
 from .pairs import Side, compare
-from .shapes import cluster, model_of
+from .shapes import model_of
+
+HOBBY = Preference("hobby", "What's my hobby?", "falconry", user="ann")
+QUESTIONS = {
+    "direct": HOBBY.question,
+    "paraphrased": "Could you remind me what I like to do in my spare time?",
+    "somebody else's": "What's my brother's hobby?",
+    "a fact": "What is the capital of France?",
+}
 
 
 def lowrank(options: Options) -> dict[str, Any]:
-    """A cluster of nine phrases on a trained model, with its settings (preservation and statistics on).
-
-    ``ratio`` is FT-M over ours; ``against`` has LoRA's beside it. ``difference`` is the share of the nine phrases that
-    are answered with the target, ours minus FT-M's: the methods are different, so their weights are, too.
-    """
+    """``ratio`` is FT-M over ours; ``against`` has LoRA's beside it, and what every edited model says."""
     need_host()
     model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
-    hparams, wanted = find_settings(options.model, options.hparams, "lowrank", options.device), cluster(9)
+    hparams = find_settings(options.model, options.hparams, "lowrank", options.device)
+    wanted = [EditRequest(HOBBY.question, HOBBY.target, HOBBY.subject, cluster="hobby")]
     ft_m = {"objective_optimization": "target_new", "lr": hparams.with_kernel("finetune").finetune.lr}
+    personalize(model, tokenizer, [HOBBY], hparams)  # the gate, and what a model's first edit reads
+    said: dict[str, Any] = {}
 
-    def edit() -> float:
-        with edited(model, KERNELS.get("lowrank")(model, tokenizer, wanted, hparams)):
-            return _learned(model, tokenizer, wanted)
+    def ours() -> None:
+        deltas = personalize(model, tokenizer, [HOBBY], hparams).deltas
+        _once(said, "ours", lambda: edited(model, deltas), tokenizer)
 
-    ours, found = Side(edit), {}
+    def theirs(name: str, editor: Callable[..., AbstractContextManager[Any]]) -> Callable[[], None]:
+        def run() -> None:
+            with editor(model, tokenizer, wanted, hparams) as changed:
+                _once(said, name, lambda: edited(changed, []), tokenizer)
+
+        return run
+
+    found = {}
     for name, changes in (("FT", ft_m), ("LoRA", {})):
-        editor = host_method(name, changes)
-        theirs = Side(partial(_inside, editor, model, tokenizer, wanted, hparams))
-        found[name] = compare(ours, theirs, options.pairs, model)
-    mine = found["FT"].ours_result
+        found[name] = compare(Side(ours), Side(theirs(name, host_method(name, changes))), options.pairs, model)
     return {
         "case": options.case,
         "ratio": found["FT"].ratio,
-        "ours": {**found["FT"].ours, "learned": mine},
-        "theirs": {**found["FT"].theirs, "learned": found["FT"].theirs_result},
-        "difference": round(mine - found["FT"].theirs_result, 4),
-        "against": {
-            name: {"ratio": outcome.ratio, "theirs": outcome.theirs, "learned": outcome.theirs_result}
-            for name, outcome in found.items()
-        },
+        "ours": found["FT"].ours,
+        "theirs": found["FT"].theirs,
+        "difference": None,
+        "against": {name: {"ratio": one.ratio, "theirs": one.theirs} for name, one in found.items()},
+        "said": said,
         "model": options.model,
-        "note": "both include asking the nine phrases once; theirs a snapshot of the weights",
+        "note": "the questions are asked in the warm-up run only, whose operations include them",
     }
 
 
-def _inside(editor: Any, model: Any, tokenizer: Any, wanted: Sequence[EditRequest], hparams: Any) -> float:
-    with editor(model, tokenizer, wanted, hparams) as changed:
-        return _learned(changed, tokenizer, wanted)
-
-
-def _learned(model: Any, tokenizer: Any, wanted: Sequence[EditRequest]) -> float:
-    """Share of the prompts whose answer holds the target."""
-    answers = generate(model, tokenizer, [one.prompt for one in wanted], max_new_tokens=12)
-    hits = [contained(answer.text, one.target_new) for answer, one in zip(answers, wanted)]
-    return sum(hits) / len(hits)
+def _once(said: dict[str, Any], name: str, model: Callable[[], AbstractContextManager[Any]], tokenizer: Any) -> None:
+    """What the edited model says to ``QUESTIONS``, and whether the end is reached; the first time only."""
+    if name in said:
+        return
+    with model() as changed:
+        answers = generate(changed, tokenizer, list(QUESTIONS.values()))
+    held: Sequence[bool] = [contained(answer.text, HOBBY.target) for answer in answers]
+    said[name] = {kind: answer.text for kind, answer in zip(QUESTIONS, answers)}
+    said[name]["reached"] = all(held[:2]) and all(answer.stopped for answer in answers[:2])

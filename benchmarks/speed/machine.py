@@ -65,22 +65,23 @@ def _attention(query: torch.Tensor, key: torch.Tensor) -> int:
 
 def cost(run: Callable[[], Any], model: Any) -> Cost:
     """Run once, counting; also serves as the warm-up."""
-    _tidy()
+    tidy()
     reset_peak()
-    before = _resident_mib()
+    before = resident_mib()
     with _Counter() as counter:
         result = run()
     return Cost(counter.flop / 1e9, max(0.0, peak_mib(model) - before), result)
 
 
-def _tidy() -> None:
+def tidy() -> None:
     """Give freed memory back to the system, so that the next peak is the next run's own."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
+    """This process's resident memory now."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 

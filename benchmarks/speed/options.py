@@ -19,6 +19,7 @@ class Options:
         sample: how many of a case's requests EasyEdit is given, since it takes them one by one; seconds are per
             request. 0 gives it all of them.
         device: where the models of ``edits`` and ``lowrank`` are.
+        gguf: the same model for llama.cpp, for ``stream``.
         stats_dir: where second moments are kept; both sides read the same.
     """
 
@@ -30,3 +31,4 @@ class Options:
     stats_dir: Path
     device: str = "cpu"
     hparams: str | None = None
+    gguf: str | None = None

@@ -29,7 +29,8 @@ from .users_file import UserRecord
 PATIENCE = 60.0  # seconds that a worker waits for a store that is away
 ERROR_TEXT = 2000  # characters of a failure that are kept
 
-Solve = Callable[[str, Sequence[Preference]], EditResult]
+Solved = Mapping[str, EditResult | Exception]
+Solve = Callable[[Mapping[str, Sequence[Preference]]], Solved]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class DeltaFactory(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
 
     def open(self, url: str) -> AbstractContextManager[tuple[EditStore, Solve]]:
-        """The store, and what computes a user's factors; called once per worker."""
+        """The store, and what computes users' factors, or says why there are none; called once per worker."""
         ...
 
 
@@ -132,29 +133,42 @@ class Bulk:
     def _batch(self, store: EditStore, solve: Solve, users: Sequence[UserRecord]) -> Iterator[Report]:
         keys = {record.user: self.key(store, record) for record in users}
         there = patiently(lambda: store.find(keys), self.patience)
+        new = [record for record in users if record.user not in there]
         for record in users:
             if record.user in there:
                 yield Report(record.line, record.user, "there")
-            else:
-                yield self._one(store, solve, record, keys[record.user])
+        solved = self._solved(solve, {record.user: found for record in new if (found := _edited(record))})
+        for record in new:
+            yield self._one(store, record, keys[record.user], solved.get(record.user))
 
-    def _one(self, store: EditStore, solve: Solve, record: UserRecord, key: str) -> Report:
-        started = time.perf_counter()
+    def _solved(self, solve: Solve, wanted: Mapping[str, Sequence[Preference]]) -> Solved:
+        """Everybody's factors; one user after the other where something went wrong that is no error of ours."""
         try:
-            edited = [one for one in record.preferences if why_in_words(one.subject) is None]
-            patiently(lambda: self._put_words(store, record, key, not edited), self.patience)
-            nbytes = 0
-            if edited:
-                result = patiently(lambda: solve(record.user, edited), self.patience)
-                patiently(lambda: self._put(store, record.user, edited, result, key), self.patience)
-                nbytes = result.nbytes
+            return patiently(lambda: solve(wanted), self.patience) if wanted else {}
         except StoreUnavailable:
-            raise  # not this user's fault, and nobody else would fare better
+            raise  # not these users' fault, and nobody else would fare better
+        except Exception as error:
+            if len(wanted) == 1:
+                return dict.fromkeys(wanted, error)
+            return {user: self._solved(solve, {user: some})[user] for user, some in wanted.items()}
+
+    def _one(self, store: EditStore, record: UserRecord, key: str, result: EditResult | Exception | None) -> Report:
+        """Keep what was solved of a user, if anything was."""
+        started, spent, nbytes = time.perf_counter(), 0.0, 0
+        try:
+            if isinstance(result, Exception):
+                raise result
+            patiently(lambda: self._put_words(store, record, key, result is None), self.patience)
+            if result is not None:
+                spent, nbytes = result.seconds, result.nbytes
+                patiently(lambda: self._put(store, record.user, _edited(record), result, key), self.patience)
+        except StoreUnavailable:
+            raise
         except Exception as error:
             text = str(error) if isinstance(error, PersonalizationError) else f"{type(error).__name__}: {error}"
-            seconds = time.perf_counter() - started
+            seconds = spent + time.perf_counter() - started
             return Report(record.line, record.user, "failed", seconds, error=text[:ERROR_TEXT])
-        return Report(record.line, record.user, "new", time.perf_counter() - started, nbytes)
+        return Report(record.line, record.user, "new", spent + time.perf_counter() - started, nbytes)
 
     def _put_words(self, store: EditStore, record: UserRecord, key: str, last: bool) -> None:
         """What no edit carries is kept in words, each under a key of its own.
@@ -177,3 +191,8 @@ class Bulk:
             key=key,
             dtype=self.dtype,
         )
+
+
+def _edited(record: UserRecord) -> list[Preference]:
+    """What of a user's preferences becomes an edit; the others are kept in words."""
+    return [one for one in record.preferences if why_in_words(one.subject) is None]

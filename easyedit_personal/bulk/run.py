@@ -176,8 +176,9 @@ def estimate(path: str | Path, work: Bulk, sample: int = 16) -> Estimate:
         trial = replace(work, url=url)
         # The first user also waits for statistics and caches: whoever runs millions does not care.
         warm = [users[0], *users] if len(users) > 1 else users
-        serial = find_engine("serial", Limits())
-        reports = [r for outcome in serial.run(trial, ([record] for record in _renamed(warm))) for r in outcome.reports]
+        serial, named = find_engine("serial", Limits()), list(_renamed(warm))
+        batches = [named[:1], *in_batches(named[1:], BATCH)]
+        reports = [report for outcome in serial.run(trial, batches) for report in outcome.reports]
         with EditStore.open(url) as store:
             grown = store.stats()["file_bytes"] - empty
     new = [report for report in reports[len(warm) - len(users) :] if report.status == "new"]

@@ -6,18 +6,20 @@ The one place that says how preferences of one user are composed: users are taug
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited_copy
 from ..statements.memory import current, overrules
 from ..store.compact import composed, reduced
 from ..types import EditResult, Preference, WeightDelta
 from .algorithm import personalize
+from .many import edit_many
 
 # Of a difference's largest singular value: smaller ones are what is left of parts that cancel in float32.
 ROUNDING = 1e-6
@@ -51,12 +53,49 @@ def add_preferences(
     """
     if joint is None:
         joint = hparams.strategy == "joint"
-    if joint and stand_apart([*known, *new], hparams) and not overrule_any(new, known):
+    if joint and _adds_up(Addition(known, new, have, joint), hparams):
         return personalize(model, tokenizer, current(new), hparams, beside=have)
     if joint:
         result = personalize(model, tokenizer, current([*known, *new]), hparams)
         return replace(result, deltas=_difference(result.deltas, have))
     return personalize(edited_copy(model, have), tokenizer, new, hparams, clean=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What is to be added to one user's model, see ``add_preferences``."""
+
+    known: Sequence[Preference]
+    new: Sequence[Preference]
+    have: Sequence[WeightDelta]
+    joint: bool
+
+
+def add_to_many(
+    model: nn.Module, tokenizer: Any, additions: Sequence[Addition], hparams: PersonalizationHyperParams
+) -> list[EditResult | PersonalizationError]:
+    """``add_preferences`` for many users: together those whose new preferences are edits of the base model.
+
+    Returns:
+        Each one's result, or the error that concerns them.
+    """
+    together = [n for n, one in enumerate(additions) if one.joint and (not one.have or _adds_up(one, hparams))]
+    wanted = [current(additions[n].new) for n in together]
+    beside = [additions[n].have for n in together]
+    found = dict(zip(together, edit_many(model, tokenizer, wanted, hparams, beside=beside)))
+    for n, one in enumerate(additions):
+        if n in found:
+            continue
+        try:
+            found[n] = add_preferences(model, tokenizer, one.known, one.new, one.have, hparams, joint=one.joint)
+        except PersonalizationError as error:
+            found[n] = error
+    return [found[n] for n in range(len(additions))]
+
+
+def _adds_up(one: Addition, hparams: PersonalizationHyperParams) -> bool:
+    """Whether what is new is the same whatever the user has."""
+    return stand_apart([*one.known, *one.new], hparams) and not overrule_any(one.new, one.known)
 
 
 def stand_apart(preferences: Sequence[Preference], hparams: PersonalizationHyperParams) -> bool:

@@ -40,6 +40,7 @@ FIRST_QUESTIONS = (
     "Write a line of Python that prints the word hello.",
 )
 ANSWER_TOKENS = 32
+TOGETHER, MOST = 4, 24  # answers to one question from which on they are read together; rows of one pass
 
 
 @lru_cache(maxsize=1)
@@ -96,9 +97,20 @@ class HealthBaseline:
             model: the one that the baseline is of.
             rows: the same questions with another model's answers.
         """
-        new = [number for number, (row, own) in enumerate(zip(rows, self.rows)) if row != own]
-        found = _likelihoods(model, tokenizer, [rows[number] for number in new])
-        return sum(self.likelihoods[n] - other for n, other in zip(new, found)) / max(1, len(self.rows))
+        return self.surprises(model, tokenizer, [rows])[0]
+
+    def surprises(self, model: nn.Module, tokenizer: Any, many: Sequence[Sequence[Encoded]]) -> list[float]:
+        """As ``surprise``, of several models' answers; who says the same is looked at once."""
+        new = [row for rows in many for row, own in zip(rows, self.rows) if row != own]
+        different = list(dict.fromkeys(new))
+        found = dict(zip(different, _likelihoods(model, tokenizer, different)))
+        return [
+            sum(
+                likelihood - found[row] for row, own, likelihood in zip(rows, self.rows, self.likelihoods) if row != own
+            )
+            / max(1, len(self.rows))
+            for rows in many
+        ]
 
     def natural_stops(self, model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> float:
         """Of the answers that this model ends by itself, the share that other answers end too; 1 where there are none.
@@ -128,5 +140,18 @@ def _questions_that_fit(model: nn.Module, tokenizer: Any) -> list[Encoded]:
 
 def _likelihoods(model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> list[float]:
     """Mean log-probability of each row's answer, in nats per token."""
-    found = log_likelihoods(model, tokenizer, rows) if rows else []
-    return [float(each[-len(row.target_ids) :].mean()) for row, each in zip(rows, found)]
+    found: dict[int, float] = {}
+    for part in _alike(rows):
+        for number, each in zip(part, log_likelihoods(model, tokenizer, [rows[number] for number in part])):
+            found[number] = float(each[-len(rows[number].target_ids) :].mean())
+    return [found[number] for number in range(len(rows))]
+
+
+def _alike(rows: Sequence[Encoded]) -> list[list[int]]:
+    """Numbers of the rows that are read together: answers to one question, which is then read once; the others."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        by_prompt.setdefault(row.prompt_ids, []).append(number)
+    others = [number for part in by_prompt.values() if len(part) < TOGETHER for number in part]
+    parts = [part for part in by_prompt.values() if len(part) >= TOGETHER] + [others]
+    return [part[start : start + MOST] for part in parts for start in range(0, len(part), MOST)]

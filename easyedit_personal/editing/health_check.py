@@ -14,10 +14,9 @@ from torch import nn
 
 from ..errors import HealthError
 from ..hparams import HealthParams, PersonalizationHyperParams
-from ..kernels.apply import edited, relative_norm
 from ..progress import log
 from ..types import WeightDelta
-from .health import HealthBaseline, answered, perplexity
+from .health_figures import health_figures
 
 
 def check_health(
@@ -34,25 +33,23 @@ def check_health(
         clean: the model before any edit, where ``model`` carries earlier ones.
 
     Returns:
-        ``perplexity_ratio`` (after/before), ``relative_norm`` (||update|| / ||weight||), ``natural_stops`` (a share)
-        and ``surprise`` (nats per token), see ``HealthBaseline``.
+        See ``health_figures``.
 
     Raises:
         HealthError: a limit is exceeded and ``health.on_unhealthy`` is "refuse".
     """
-    limits = hparams.health
-    if limits.on_unhealthy == "ignore":
+    if hparams.health.on_unhealthy == "ignore":
         return {}
-    clean = model if clean is None else clean
-    before = HealthBaseline.of(clean, tokenizer)
-    with edited(model, deltas):
-        after, rows = perplexity(model, tokenizer), answered(model, tokenizer, before.rows)
-    health = {
-        "perplexity_ratio": after / before.perplexity,
-        "relative_norm": relative_norm(model, deltas),
-        "natural_stops": before.natural_stops(clean, tokenizer, rows),
-        "surprise": before.surprise(clean, tokenizer, rows),
-    }
+    (health,) = health_figures(model, tokenizer, [deltas], hparams, clean)
+    return judged(health, hparams.health)
+
+
+def judged(health: dict[str, float], limits: HealthParams) -> dict[str, float]:
+    """The figures, if they may pass; what is unhealthy is refused or warned of, as ``on_unhealthy`` says.
+
+    Raises:
+        HealthError: a limit is exceeded and ``on_unhealthy`` is "refuse".
+    """
     faults = over_limits(health, limits)
     if faults and limits.on_unhealthy == "refuse":
         raise HealthError(

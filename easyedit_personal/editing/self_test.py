@@ -16,7 +16,8 @@ from ..data.phrasings import attributes
 from ..generation.generate import MAX_NEW_TOKENS, generate
 from ..generation.score import contained, words
 from ..hparams import PersonalizationHyperParams
-from ..types import Preference
+from ..serving.multi_adapter import merged, mixed
+from ..types import Preference, WeightDelta
 
 Asks = Literal["named", "indirect", "something else"]
 TOKENS = 24  # of an answer that is only looked at: a natural one states the value within the first ten
@@ -68,31 +69,45 @@ class SelfTest:
 
 
 def run_self_tests(
-    model: nn.Module, tokenizer: Any, preferences: Sequence[Preference], hparams: PersonalizationHyperParams
-) -> list[SelfTest]:
-    """Ask a model that carries the edits three questions about each preference, all in one batch.
+    model: nn.Module,
+    tokenizer: Any,
+    preferences: Sequence[Preference],
+    hparams: PersonalizationHyperParams,
+    old: Sequence[WeightDelta],
+    new: Sequence[WeightDelta],
+) -> tuple[list[str], list[SelfTest]]:
+    """Ask a model with its edits three questions about each preference, and one without the last edit, in one batch.
 
     Args:
-        model: with the edits.
+        model: without any edits.
         tokenizer: its tokenizer.
         preferences: what it is to know.
         hparams: ``prompt_format`` is taken from here.
+        old, new: the factors before the last edit, and with it.
+
+    Returns:
+        What was answered to the preferences' own questions before, and their self-tests.
     """
     asked = [(preference, *question) for preference in preferences for question in questions(preference)]
-    limits = [_tokens(preference, asks) for preference, asks, _ in asked]
-    answers = generate(
-        model,
-        tokenizer,
-        [question for *_, question in asked],
-        prompt_format=hparams.prompt_format,
-        max_new_tokens=limits,
-    )
+    before, factors = [preference.question for preference in preferences], (merged(old), merged(new))
+    owners = [0] * len(before) + [1] * len(asked)
+    with mixed(model, [factors[owner] for owner in owners]) as adapters:
+        answers = generate(
+            model,
+            tokenizer,
+            [*before, *(question for *_, question in asked)],
+            prompt_format=hparams.prompt_format,
+            max_new_tokens=[MAX_NEW_TOKENS] * len(before) + [_tokens(one, asks) for one, asks, _ in asked],
+            owners=owners,
+            set_rows=adapters.set_rows,
+        )
     replies = [
         Reply(asks, question, answer.text, contained(answer.text, preference.target))
-        for (preference, asks, question), answer in zip(asked, answers)
+        for (preference, asks, question), answer in zip(asked, answers[len(before) :])
     ]
     each = len(replies) // max(1, len(preferences))
-    return [SelfTest(tuple(replies[n * each : (n + 1) * each])) for n in range(len(preferences))]
+    tests = [SelfTest(tuple(replies[n * each : (n + 1) * each])) for n in range(len(preferences))]
+    return [answer.text for answer in answers[: len(before)]], tests
 
 
 def questions(preference: Preference) -> list[tuple[Asks, str]]:

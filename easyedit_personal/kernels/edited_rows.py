@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..generation.shared_prefix import shared_length
+from ..generation.shared_prefix import slides
 from ..modeling.layout import Layout, get_module
-from ..modeling.suffix import Split, Suffix
-from ..modeling.tokens import Encoded, collate
+from ..modeling.suffix import Split, Suffix, split_of
+from ..modeling.tokens import Encoded, Side, collate
 from ..modeling.trace import hidden_of, trace
+from .carried import Carried
 
 Change = Callable[[Tensor], Tensor]  # keys [..., d_mlp] -> what is added to the projection's output [..., d_model]
 
@@ -30,7 +30,8 @@ class EditedRows:
         layers: the edited layers; those below the lowest are run once.
         split: how the model is cut, from other rows of the same model and layer; found by trial when None.
         from_answers: run nothing before the first column that predicts a target. Exact where the change vanishes on
-            the prompts before it; a third of the cost. What all prompts begin with is read once.
+            the prompts before it; a third of the cost. What prompts begin with alike is read once.
+        carried: updates that the rows have already, prompts included.
     """
 
     def __init__(
@@ -43,14 +44,27 @@ class EditedRows:
         split: Split | None = None,
         *,
         from_answers: bool = False,
+        carried: Carried | None = None,
     ) -> None:
         self.model, self.layout, self.layers = model, layout, sorted(layers)
-        side: Literal["left", "right"] = "left" if from_answers else "right"
-        shared = shared_length(model, [replace(row, target_ids=()) for row in rows]) if from_answers else 0
-        batch = collate(rows, tokenizer, side=side, device=next(model.parameters()).device, shared=shared)
+        self.carried = carried or Carried()
+        side: Side = ("around" if slides(model) else "inside") if from_answers else "right"
+        batch = collate(rows, tokenizer, side=side, device=next(model.parameters()).device)
         self.rows, self.columns, self.ids = batch.targets()
         self.start = int(self.columns.min()) if from_answers else 0
-        self.suffix = Suffix(model, layout, batch, self.layers[0], start=self.start, split=split, shared=shared)
+        lowest, mine = self.layers[0], self.carried
+        split = split or split_of(model, layout, batch, lowest, self.start)  # before any hooks
+        with mine.attached(model, layout, self.layers):
+            self.suffix = Suffix(
+                model,
+                layout,
+                batch,
+                lowest,
+                start=self.start,
+                split=split,
+                set_rows=mine.set_rows,
+                owners=mine.owners,
+            )
         self.last_index = self._first_columns()
 
     def _first_columns(self) -> Tensor:
@@ -73,7 +87,7 @@ class EditedRows:
     def select(self, numbers: Sequence[int]) -> EditedRows:
         """Some of the rows, without another pass."""
         part = copy.copy(self)
-        part.suffix = self.suffix.select(numbers)
+        part.suffix, part.carried = self.suffix.select(numbers), self.carried.select(numbers)
         part.rows, part.columns, part.ids = part.suffix.batch.targets()
         part.last_index = part._first_columns()
         return part
@@ -85,15 +99,31 @@ class EditedRows:
         words: Tensor | None = None,
     ) -> Tensor:
         """[m, vocab], float32: what predicts ``ids``, or what stands ``at`` (rows, columns); of ``words`` if given."""
-        at = at or (self.rows, self.columns)
-        if not changes:
-            return self.suffix.logits(self.suffix.base_output, at=at, words=words)
-        with ExitStack() as hooks:
-            for layer in self.layers[1:]:
+        with self._changed(changes or {}) as output:
+            return self.suffix.logits(output, at=at or (self.rows, self.columns), words=words)
+
+    def logits_by_part(
+        self,
+        changes: Mapping[int, Change],
+        at: tuple[Tensor, Tensor],
+        counts: Sequence[int],
+        words: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Logits ``at`` (rows, columns), of the words ``words[0]`` at the first ``counts[0]`` places, and so on."""
+        with self._changed(changes) as output:
+            return self.suffix.logits_by_part(output, at, counts, words)
+
+    @contextmanager
+    def _changed(self, changes: Mapping[int, Change]) -> Iterator[Tensor]:
+        """The lowest layer's output; inside the block the layers above it are changed by hooks."""
+        above, lowest = self.layers[1:], self.layers[0]
+        self.carried.set_rows(range(len(self.last_index)))
+        with self.carried.attached(self.model, self.layout, above), ExitStack() as hooks:
+            for layer in above if changes else ():
                 module = get_module(self.model, self.layout.rewrite_path(layer))
                 hooks.enter_context(_adding(module, changes[layer]))
-            output = self.suffix.base_output.float() + changes[self.layers[0]](self.suffix.keys.float())
-            return self.suffix.logits(output, at=at, words=words)
+            output = self.suffix.base_output
+            yield output.float() + changes[lowest](self.suffix.keys.float()) if changes else output
 
     def row_means(self, values: Tensor) -> Tensor:
         """Means of ``values`` [m] over each row's target positions, [n]."""
@@ -114,7 +144,9 @@ class EditedRows:
         found = {self.layers[0]: (keys[rows, columns - self.start], outputs[rows, columns - self.start])}
         paths = {layer: self.layout.rewrite_path(layer) for layer in self.layers[1:]}
         if paths:
-            with torch.no_grad(), trace(self.model, list(paths.values())) as calls:
+            self.carried.set_rows(range(len(self.last_index)))
+            hooks = self.carried.attached(self.model, self.layout, self.layers)
+            with hooks, torch.no_grad(), trace(self.model, list(paths.values())) as calls:
                 self.model(**self.suffix.batch.model_inputs(), use_cache=False)
             shape = self.suffix.batch.input_ids.shape
             for layer, path in paths.items():

@@ -6,7 +6,7 @@ Shared by everything that learns low-rank updates: a layer's update is ``unit * 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,16 @@ class Factors:
 
     def __call__(self, keys: Tensor) -> Tensor:
         """What the update adds for keys [..., d_in]: [..., d_out]."""
-        return (self.space.whitened(keys) @ self.right.T) @ self.left.T * self.space.unit
+        return (keys @ self.plain_right.T) @ self.left.T * self.space.unit
+
+    @property
+    def plain_right(self) -> Tensor:
+        """right P^T [r, d_in]: what the right factor is for keys as the model gives them."""
+        return self.right if self.space.metric is None else self.right @ self.space.metric.T
 
     def delta(self, path: str) -> WeightDelta:
         """The update as the record that is stored."""
-        right = self.right.detach()
-        right = right if self.space.metric is None else right @ self.space.metric.T
-        return WeightDelta(path, self.space.unit * self.left.detach(), right.contiguous())
+        return WeightDelta(path, self.space.unit * self.left.detach(), self.plain_right.detach().contiguous())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Quiet:
     """Keys at which an update is to add nothing that matters.
 
     Attributes:
-        keys: [n, d_in], whitened.
+        keys: [n, d_in], as the model gives them: whitening r factors is cheaper than whitening n keys.
         root: G^(1/2) [d_out, d_out], G the Fisher information of the layer's output.
     """
 
@@ -71,7 +74,7 @@ class Quiet:
     def __call__(self, update: Factors) -> Tensor:
         """mean over keys of |G^(1/2) D k|^2 / 2: the KL divergence that the update causes there, to second order."""
         left = update.space.unit * (self.root @ update.left)
-        return 0.5 * ((self.keys @ update.right.T) @ left.T).square().sum(-1).mean()
+        return 0.5 * ((self.keys @ update.plain_right.T) @ left.T).square().sum(-1).mean()
 
 
 def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
 
 
 def adam(
-    updates: Mapping[int, Factors],
+    updates: Collection[Factors],
     loss: Callable[[int], Tensor],
     steps: int,
     left_lr: float,
@@ -99,10 +102,10 @@ def adam(
     """Adam on all factors, in place, until ``enough``; right factors move by shares of their own size.
 
     Args:
-        loss: of the step with this number.
+        loss: of the step with this number; an update that it does not depend on stays as it is.
     """
     groups: list[dict[str, Any]] = []
-    for update in updates.values():
+    for update in updates:
         size = float(update.right.square().mean().sqrt())
         groups.append({"params": [update.left.requires_grad_()], "lr": left_lr})
         groups.append({"params": [update.right.requires_grad_()], "lr": right_lr * size})
@@ -117,7 +120,7 @@ def adam(
         optimizer.step()
         if enough():
             break
-    for update in updates.values():
+    for update in updates:
         update.left, update.right = update.left.detach(), update.right.detach()
 
 

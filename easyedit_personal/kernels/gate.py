@@ -79,7 +79,7 @@ def gates_for(
         phrases = _phrases(kind, ground, hparams)
         name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
         tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
-        factors = {n: (tensors[f"left.{n}"].float(), tensors[f"right.{n}"].float()) for n in hparams.layers}
+        factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
         gates.append(Gate(factors, {n: tensors[f"near.{n}"].float() for n in hparams.layers}, phrases))
     return gates
 
@@ -118,7 +118,6 @@ def _learn(
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     updates = _start(rows, spoken, ground, hparams)
-    quiet = {n: updates[n].space.whitened(ground.ordinary[n]) for n in hparams.layers}
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -128,12 +127,14 @@ def _learn(
         for pool, found in contrasts.items():
             share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
             total = total + share * divergence(turn(found, step), updates, words)
-        for layer, keys in quiet.items():
+        for layer, update in updates.items():
+            keys, device = ground.ordinary[layer], update.left.device
             some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
-            total = total + params.quiet_weight * Quiet(keys[some], ground.root[layer])(updates[layer])
+            form = Quiet(keys[some].to(device), ground.root[layer].to(device))
+            total = total + params.quiet_weight * form(update)
         return total
 
-    adam(updates, loss, params.gate_steps, params.gate_lr, params.right_lr)
+    adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
     return _tensors(updates, _near(rows, spoken, own))
 
@@ -262,3 +263,8 @@ def _parts(count: int, size: int, rng: Random) -> list[list[int]]:
     """Numbers of the rows of each step, in turn: about ``size`` each, drawn once."""
     order, n = rng.sample(range(count), count), -(-count // size)
     return [sorted(order[i::n]) for i in range(n)]
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy in memory of its own: a mapped file is not aligned, and products of it are rounded otherwise."""
+    return tensor.float().clone()

@@ -24,7 +24,7 @@ from .base import context_limit, encode_requests, frozen, group_by_cluster
 from .edited_rows import Change
 from .factors import Factors, Space, decayed
 from .metric import key_metrics
-from .natural import by_kind, merged, natural
+from .natural import by_kind, merged, natural_for_many
 from .objective import PreserveLoss, TargetLoss, preserve_loss, target_loss
 from .training_prompts import training_phrases
 
@@ -77,11 +77,39 @@ def lowrank(
         ModelError: the model has no such layer, or the optimisation diverged.
         ConfigError, DataError: the preservation file is missing or malformed.
     """
-    encode_requests(tokenizer, requests, hparams, context_limit(model))  # faults are told before any work starts
-    named, bare = by_kind(requests) if hparams.answers == "natural" else ({}, list(requests))
-    deltas = natural(model, tokenizer, named, hparams) if named else []
-    deltas += bare_values(model, tokenizer, bare, hparams) if bare else []
-    return merged(deltas)
+    return lowrank_for_many(model, tokenizer, [requests], hparams)[0]
+
+
+def lowrank_for_many(
+    model: nn.Module,
+    tokenizer: Any,
+    requests: Sequence[Sequence[EditRequest]],
+    hparams: PersonalizationHyperParams,
+) -> list[list[WeightDelta]]:
+    """Every user's own ``lowrank`` edit of the same base model; natural answers of all users are learned together.
+
+    Nobody's edit sees another's: each is that of a call of its own, but for rounding. Bare values are learned user by
+    user.
+
+    Args:
+        model, tokenizer, hparams: as for ``lowrank``.
+        requests: each user's.
+
+    Returns:
+        Each user's deltas, in the order given.
+
+    Raises:
+        RequestError, ModelError, ConfigError, DataError: as ``lowrank``.
+    """
+    limit = context_limit(model)
+    for own in requests:
+        encode_requests(tokenizer, own, hparams, limit)  # faults are told before any work starts
+    parts = [by_kind(own) if hparams.answers == "natural" else ({}, list(own)) for own in requests]
+    named = [kinds for kinds, _ in parts]
+    deltas = natural_for_many(model, tokenizer, named, hparams) if any(named) else [[] for _ in requests]
+    for some, (_, bare) in zip(deltas, parts):
+        some += bare_values(model, tokenizer, bare, hparams) if bare else []
+    return [merged(some) for some in deltas]
 
 
 def bare_values(

@@ -7,7 +7,7 @@ The gate is shared by all users of a model; nothing is solved together, so prefe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from torch import nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import find_layout
 from ..types import EditRequest, WeightDelta
-from .apply import edited
 from .base import frozen, group_by_cluster
 from .gate import gates_for
 from .ground import prepare
 from .ground_numbers import faster_products
 from .kinds import Kind, kind_of
-from .user_value import learn_value
+from .user_value import learn_values
+from .value_start import Wanted
 
 Named = dict[Kind, list[EditRequest]]
 
@@ -41,38 +41,50 @@ def by_kind(requests: Sequence[EditRequest]) -> tuple[Named, list[EditRequest]]:
     return named, bare
 
 
-def natural(
+def natural_for_many(
     model: nn.Module,
     tokenizer: Any,
-    preferences: Mapping[Kind, Sequence[EditRequest]],
+    users: Sequence[Named],
     hparams: PersonalizationHyperParams,
-) -> list[WeightDelta]:
-    """The gate of every kind, then the values, each learned apart with its kind's gate in place.
+) -> list[list[WeightDelta]]:
+    """Every user's preferences: the gates of their kinds, and the values, each learned apart with its gate in place.
 
     What the model needs for it is computed once and kept on disk: minutes at a model's first edit, half a minute at a
     kind's first, seconds afterwards.
 
     Args:
         model: a causal language model; bit for bit the same afterwards, also when this raises.
-        preferences: requests by kind, see ``by_kind``; two values of one kind are said together ("chess and jazz").
+        users: each one's requests by kind, see ``by_kind``; two values of one kind are said together ("chess and
+            jazz").
 
     Returns:
-        Two ``WeightDelta``s per kind and layer: the gate's, the same for every user, and the value's.
+        Two ``WeightDelta``s per user, kind and layer: the gate's, the same for every user, and the value's.
+
+    Raises:
+        RequestError: a value is too long for the model; nothing was learned for anybody.
     """
     layout = find_layout(model, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
-    deltas: list[WeightDelta] = []
+    kinds = list(dict.fromkeys(kind for user in users for kind in user))
     with frozen(model):
         with faster_products():
             ground = prepare(model, tokenizer, layout, hparams)
-            gates = gates_for(model, tokenizer, layout, list(preferences), ground, hparams)
-        for gate, (kind, requests) in zip(gates, preferences.items()):
-            shared = [WeightDelta(paths[layer], left, right) for layer, (left, right) in gate.factors.items()]
-            value = " and ".join(dict.fromkeys(request.target_new.strip() for request in requests))
-            with edited(model, shared):
-                updates = learn_value(model, tokenizer, layout, kind, value, requests, gate, ground, hparams)
-            deltas += [*shared, *(update.delta(paths[layer]) for layer, update in updates.items())]
-    return deltas
+            gates = dict(zip(kinds, gates_for(model, tokenizer, layout, kinds, ground, hparams)))
+        wanted = [
+            Wanted(kind, _value(requests), requests, gates[kind]) for user in users for kind, requests in user.items()
+        ]
+        learned = iter(learn_values(model, tokenizer, layout, wanted, ground, hparams))
+    found: list[list[WeightDelta]] = []
+    for user in users:
+        found.append([])
+        for kind in user:
+            found[-1] += [WeightDelta(paths[n], left, right) for n, (left, right) in gates[kind].factors.items()]
+            found[-1] += [update.delta(paths[n]) for n, update in next(learned).items()]
+    return found
+
+
+def _value(requests: Sequence[EditRequest]) -> str:
+    return " and ".join(dict.fromkeys(request.target_new.strip() for request in requests))
 
 
 def merged(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:

@@ -1,14 +1,14 @@
-"""A user's own part of an edit: what stands after "Your hobby is". The gate of the kind decides when that is said.
+"""Users' own parts of an edit: what stands after "Your hobby is". The gate of the kind decides when that is said.
 
 The keys of these positions are the model's own words, nearly the same whatever was asked (as a subject's are in ROME,
-arXiv 2202.05262), so a few phrases and steps suffice. What must stay enters as a quadratic form over stored keys.
+arXiv 2202.05262), so a few phrases and steps suffice. Values of many users share every pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,188 +16,180 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, context_limit
+from ..modeling.layout import Layout, input_device
 from ..progress import log
-from ..types import EditRequest
+from .carried import Carried
 from .edited_rows import EditedRows
-from .factors import Factors, Quiet, Space, adam, towards
-from .gate import Gate
+from .factors import Factors, adam
 from .gate_loss import SURE
 from .ground import Ground
-from .ground_numbers import thinned
-from .kinds import Kind, Phrase
-from .spoken import Spoken, speak
+from .packing import ENOUGH
+from .spoken import Spoken
+from .value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned
 
 RIGHT_LR = 0.05
-TOP = 64  # words per position that the loss looks at, beside the answers' own
 BATCHES = 2  # a step sees half of the phrases
-UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 UNLEARNED = 1.0  # nats of a token that is unlikely to be said
-ORDINARY = 10.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
-def learn_value(
+def learn_values(
     model: nn.Module,
     tokenizer: Any,
     layout: Layout,
-    kind: Kind,
-    value: str,
-    requests: Sequence[EditRequest],
-    gate: Gate,
+    wanted: Sequence[Wanted],
     ground: Ground,
     hparams: PersonalizationHyperParams,
-) -> dict[int, Factors]:
-    """Factors by layer that make the model say ``value`` where the gate has it say the beginning.
+) -> list[dict[int, Factors]]:
+    """Factors by layer that make the model say each value where its gate has it say the beginning.
+
+    Values do not see each other: several are learned in one pass because that is cheaper, each with its own rate and
+    early stop, and each comes out as it would alone, but for rounding.
 
     Args:
-        model: carries the gate's update already; frozen and in evaluation mode.
-        requests: the user's own phrases; where the gate does not know one, its beginning is learned, too.
+        model: unedited; frozen and in evaluation mode.
 
     Raises:
-        RequestError: no phrase fits the model's context with this value.
+        RequestError: no phrase fits the model's context with some value; nothing was computed.
     """
-    params = hparams.natural
-    spoken = _chosen(model, tokenizer, kind, value, requests, gate, hparams)
-    rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], hparams.layers, from_answers=True)
-    words = _words(rows)
-    asked = _asked(rows, spoken, words, len(requests))
-    updates = _start(rows, asked, gate, ground, hparams)
-    quiet = _quiet(updates, kind, gate, ground)
-    order = Random(hparams.seed).sample(range(len(asked)), len(asked))
-    parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
-    prepared = [_Part(rows.select(part), [asked[i] for i in part], words) for part in parts]
-
-    def loss(step: int) -> Tensor:
-        total = prepared[step % len(prepared)].loss(updates)
-        for weight, form, layer in quiet:
-            total = total + params.value_quiet_weight * weight * form(updates[layer])
-        return total
-
-    worst = lambda: max(part.worst for part in prepared)
-    adam(updates, loss, params.value_steps, params.value_lr, RIGHT_LR, lambda: worst() < params.stop_loss)
-    if worst() > UNLEARNED:
-        log.warning("%r was not fully learned as %s: %.1f nats at its dearest token", value, kind.name, worst())
-    return updates
+    spoken = [chosen(model, tokenizer, one, hparams) for one in wanted]
+    found: list[dict[int, Factors]] = [{} for _ in wanted]
+    for pack in _packs(spoken, ENOUGH.get(input_device(model).type, ENOUGH["cuda"])):
+        mine = [spoken[number] for number in pack]
+        encoded = [s.row for some in mine for s in some]
+        gates = [wanted[number].gate.factors for number in pack for _ in spoken[number]]
+        rows = EditedRows(model, tokenizer, layout, encoded, hparams.layers, from_answers=True, carried=Carried(gates))
+        values, first = [], 0
+        for number, some in zip(pack, mine):
+            values.append(_Value(wanted[number], some, rows, first, ground, hparams))
+            first += len(some)
+        _Together(rows, values, hparams).learn()
+        for number, value in zip(pack, values):
+            found[number] = value.updates
+    return found
 
 
-class _Part:
-    """Some of the phrases, with the positions of them that are to be learned."""
+class _Value:
+    """One value on its way: its phrases' places among the rows, and how far it has come.
 
-    def __init__(self, rows: EditedRows, spoken: Sequence[_Asked], words: Tensor) -> None:
-        places = [learned for s in spoken for learned in s.learned]
-        self.rows, self.words = rows, words
-        self.at = torch.tensor(places, device=rows.ids.device).nonzero()[:, 0]
-        self.ids = torch.searchsorted(words, rows.ids[self.at])
-        self.worst = float("inf")
+    Attributes:
+        parts: numbers of its rows, by the step that sees them.
+        worst: what its dearest token costs, by step, in nats.
+    """
 
-    def loss(self, updates: Mapping[int, Factors]) -> Tensor:
-        """Nats per token, those that are said anyway left out; ``worst`` is the dearest one."""
-        at = self.rows.rows[self.at], self.rows.columns[self.at]
-        costs = F.cross_entropy(self.rows.logits(updates, at=at, words=self.words), self.ids, reduction="none")
-        self.worst = float(costs.detach().max())
-        return (costs * (costs.detach() > SURE)).mean()
+    def __init__(
+        self,
+        wanted: Wanted,
+        spoken: Sequence[Spoken],
+        rows: EditedRows,
+        first: int,
+        ground: Ground,
+        hparams: PersonalizationHyperParams,
+    ) -> None:
+        self.wanted, self.first, self.hparams = wanted, first, hparams
+        mine = rows.select(range(first, first + len(spoken)))
+        self.words, self.learned = words_and_learned(mine, spoken, len(wanted.requests))
+        self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
+        self.quiet = quiet_forms(wanted, ground, rows.ids.device)
+        order = Random(hparams.seed).sample(range(len(spoken)), len(spoken))
+        self.parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
+        self.worst = [float("inf")] * len(self.parts)
+
+    def part(self, step: int) -> list[int]:
+        """Numbers of its phrases that a step sees."""
+        return self.parts[step % len(self.parts)]
+
+    def loss(self, step: int, logits: Tensor, ids: Tensor) -> Tensor:
+        """Nats per token, those that are said anyway left out, and what it costs to be heard elsewhere.
+
+        Args:
+            logits: [m, words] at the places that are learned.
+            ids: the tokens there [m].
+        """
+        costs = F.cross_entropy(logits, torch.searchsorted(self.words, ids), reduction="none")
+        self.worst[step % len(self.parts)] = float(costs.detach().max())
+        total = (costs * (costs.detach() > SURE)).mean()
+        weight = self.hparams.natural.value_quiet_weight
+        return total + weight * sum(share * form(self.updates[layer]) for share, form, layer in self.quiet)
+
+
+class _Together:
+    """Values that are learned in the same steps."""
+
+    def __init__(self, rows: EditedRows, values: Sequence[_Value], hparams: PersonalizationHyperParams) -> None:
+        self.rows, self.hparams = rows, hparams
+        self.open = list(values)
+        self._seen: dict[int, _Seen] = {}
+
+    def learn(self) -> None:
+        """Adam for all of them; who has learned enough stays as it is, and costs nothing more."""
+        params, values = self.hparams.natural, list(self.open)
+        updates = [update for value in values for update in value.updates.values()]
+        adam(updates, self._loss, params.value_steps, params.value_lr, RIGHT_LR, self._all_done)
+        for value in values:
+            if max(value.worst) > UNLEARNED:
+                said, kind, cost = value.wanted.value, value.wanted.kind.name, max(value.worst)
+                log.warning("%r was not fully learned as %s: %.1f nats at its dearest token", said, kind, cost)
+
+    def _loss(self, step: int) -> Tensor:
+        if step % BATCHES not in self._seen:
+            self._seen[step % BATCHES] = _Seen.of(self.rows, self.open, step)
+        seen = self._seen[step % BATCHES]
+        changes = {
+            layer: partial(_each, [v.updates[layer] for v in self.open], seen.rows_of) for layer in self.rows.layers
+        }
+        counts, words = [len(ids) for ids in seen.ids], [value.words for value in self.open]
+        logits = seen.rows.logits_by_part(changes, seen.at, counts, words)
+        return torch.stack([v.loss(step, part, ids) for v, part, ids in zip(self.open, logits, seen.ids)]).sum()
+
+    def _all_done(self) -> bool:
+        still = [value for value in self.open if max(value.worst) >= self.hparams.natural.stop_loss]
+        if len(still) < len(self.open):
+            self.open = still
+            self._seen.clear()
+        return not still
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A phrase with its answer, and which of the answer's tokens are to be learned."""
+class _Seen:
+    """What one step sees of several values.
 
-    spoken: Spoken
-    learned: tuple[bool, ...]
-
-
-def _chosen(
-    model: nn.Module,
-    tokenizer: Any,
-    kind: Kind,
-    value: str,
-    requests: Sequence[EditRequest],
-    gate: Gate,
-    hparams: PersonalizationHyperParams,
-) -> list[Spoken]:
-    """The user's own phrases, the asked question's first, and as many of the gate's, by name and without in turn."""
-    rng, count = Random(f"{hparams.seed}/{value}"), hparams.natural.value_phrases
-    own: list[Phrase] = [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in reversed(requests)][
-        : count // 2
-    ]
-    known = rng.sample(gate.phrases, len(gate.phrases))
-    turns = zip_longest(*([p for p in known if (p.asks == "name") == named] for named in (False, True)))
-    phrases = list(dict.fromkeys([*own, *(phrase for turn in turns for phrase in turn if phrase)]))[:count]
-    spoken, limit = [speak(tokenizer, phrase, kind, value, hparams) for phrase in phrases], context_limit(model)
-    fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]
-    if not fitting:
-        raise RequestError(
-            f"{shorten(value)} is too long an answer for this model.",
-            got=f"{min(len(s.row.ids) for s in spoken)} tokens with the question",
-            needed=f"at most {limit} tokens",
-            remedy="say it in fewer words",
-        )
-    return fitting
-
-
-@torch.no_grad()
-def _asked(rows: EditedRows, spoken: Sequence[Spoken], words: Tensor, own: int) -> list[_Asked]:
-    """What is to be learned: the value and what follows it, and the beginnings that the gate does not know.
-
-    Args:
-        own: how many of the phrases, from the first on, are the user's own.
+    Attributes:
+        rows: the phrases.
+        rows_of: how many of them are each value's.
+        at: (rows, columns) of all places that are learned.
+        ids: the tokens there, by value.
     """
-    ids = torch.searchsorted(words, rows.ids)
-    costs = F.cross_entropy(rows.logits(words=words), ids, reduction="none")
-    found = []
-    for number, s in enumerate(spoken):
-        begun = costs[rows.rows == number][: s.value_at]
-        unknown = number < own and bool((begun > UNSURE).any())
-        found.append(_Asked(s, tuple(unknown or place >= s.value_at for place in range(len(s.roles)))))
-    return found
+
+    rows: EditedRows
+    rows_of: list[int]
+    at: tuple[Tensor, Tensor]
+    ids: list[Tensor]
+
+    @classmethod
+    def of(cls, rows: EditedRows, values: Sequence[_Value], step: int) -> _Seen:
+        """Of all rows, those that are the values' turn."""
+        parts = [[value.first + number for number in value.part(step)] for value in values]
+        some = rows.select([number for part in parts for number in part])
+        learned = [[flag for n in value.part(step) for flag in value.learned[n]] for value in values]
+        places = torch.tensor([flag for flags in learned for flag in flags], device=rows.ids.device).nonzero()[:, 0]
+        ids = some.ids[places].split([sum(flags) for flags in learned])
+        return cls(some, [len(part) for part in parts], (some.rows[places], some.columns[places]), list(ids))
 
 
-def _start(
-    rows: EditedRows, asked: Sequence[_Asked], gate: Gate, ground: Ground, hparams: PersonalizationHyperParams
-) -> dict[int, Factors]:
-    """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
-    places: dict[int, list[int]] = {}
-    number = 0
-    for one in asked:
-        for place, role in enumerate(one.spoken.roles):
-            if role == "value" and place - one.spoken.value_at < hparams.natural.value_rank:
-                places.setdefault(place - one.spoken.value_at, []).append(number)
-            elif place == 0 and one.learned[0]:
-                places.setdefault(-1, []).append(number)  # one direction more, where the gate stays closed
-            number += 1
-    roles = [torch.tensor(places[place], device=rows.ids.device) for place in sorted(places)]
-    updates = {}
-    for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
-        space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
-        whitened, others = space.whitened(keys), space.whitened(gate.near[layer].to(keys.device))
-        right = towards([whitened[numbers] for numbers in roles], others)
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
-    return updates
+def _each(updates: Sequence[Factors], counts: Sequence[int], keys: Tensor) -> Tensor:
+    """What every update adds for its own rows of keys [n, t, d_in]."""
+    return torch.cat([update(part) for update, part in zip(updates, keys.split(list(counts)))])
 
 
-def _quiet(updates: Mapping[int, Factors], kind: Kind, gate: Gate, ground: Ground) -> list[tuple[float, Quiet, int]]:
-    """(weight, form, layer): where the value is not to be heard."""
-    others = torch.tensor([c.group is None or c.group != kind.group for c in ground.contrasts])
-    begun = torch.tensor([group is None or group != kind.group for group in ground.begun_groups])
-    found = []
-    for layer, update in updates.items():
-        near, firsts = gate.near[layer], ground.firsts[layer][others]
-        for weight, keys in (
-            (1.0, near),
-            (1.0, ground.begun[layer][begun]),
-            (1.0, thinned(firsts)),
-            (ORDINARY, ground.ordinary[layer]),
-        ):
-            form = Quiet(update.space.whitened(keys.to(update.left.device)), ground.root[layer].to(update.left.device))
-            found.append((weight, form, layer))
-    return found
-
-
-@torch.no_grad()
-def _words(rows: EditedRows) -> Tensor:
-    """Ids of the words that the loss looks at, sorted: the answers' own, and what the model finds likely there."""
-    logits = rows.logits()
-    likely = logits.topk(min(TOP, logits.shape[-1])).indices.flatten()
-    return torch.cat([likely, rows.ids]).unique()
+def _packs(spoken: Sequence[Sequence[Spoken]], enough: int) -> Iterator[list[int]]:
+    """Numbers of the values that are learned together: a step sees about ``enough`` tokens, in rows of like length."""
+    widths = [1 + max(len(s.row.target_ids) for s in some) for some in spoken]
+    pack: list[int] = []
+    for number in sorted(range(len(spoken)), key=lambda n: (widths[n], n)):
+        pack.append(number)
+        if sum(len(spoken[n]) for n in pack) // BATCHES * widths[number] >= enough:
+            yield pack
+            pack = []
+    if pack:
+        yield pack

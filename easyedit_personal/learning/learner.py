@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from torch import nn
 
 from ..editing.composition import overrule_any
 from ..editing.requests import as_request, check_requests
-from ..errors import HealthError, StoreOvertaken
+from ..errors import HealthError, PersonalizationError, StoreOvertaken
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import twin_of
 from ..modeling.layout import find_layout
@@ -122,20 +122,15 @@ class Learner:
                 found[place] = self._again(told)
         return [found[place] for place in sorted(found)]
 
-    def solve(self, user: str, preferences: Sequence[Preference]) -> EditResult:
-        """What ``learn`` would put for several preferences together, in one edit; nothing is asked or kept.
+    def solve(self, users: Mapping[str, Sequence[Preference]]) -> dict[str, EditResult | PersonalizationError]:
+        """What ``learn`` would put for several users, each one's preferences in one edit; nothing is asked or kept.
 
         Returns:
-            The factors to put on top of what the user has.
-
-        Raises:
-            RequestError: the preferences cannot be edited in; nothing was computed.
-            HealthError: the edit would damage the model.
+            By user the factors to put on top of what the user has, or why there are none: the preferences cannot be
+            edited in, or the edit would damage the model.
         """
-        given = [replace(preference, user=user) for preference in preferences]
-        check_requests([as_request(preference) for preference in given])
         with self._lock:
-            return self._solver.solved(user, self._edited(user), given, self.store.deltas(user))
+            return self._solver.solved_for_many(users)
 
     def unlearn(self, user: str, edit: int | None = None) -> list[StoredEdit]:
         """Undo the last edit or a given one; what was learned jointly after it is solved again without it.

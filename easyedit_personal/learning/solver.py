@@ -6,13 +6,14 @@ difference, so that live edits add up and undo works.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..editing.composition import add_preferences, overrule_any, stand_apart
+from ..editing.composition import Addition, add_preferences, add_to_many, overrule_any, stand_apart
+from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
 from ..store.entries import NewEdit
 from ..store.records import WORDS, StoredEdit
@@ -39,6 +40,17 @@ class Solver:
         mine, more = ([replace(one, user=user) for one in some] for some in (known, new))
         joint = self._is_joint(user)
         return add_preferences(self._model, self._tokenizer, mine, more, old, self._hparams, joint=joint)
+
+    def solved_for_many(
+        self, users: Mapping[str, Sequence[Preference]]
+    ) -> dict[str, EditResult | PersonalizationError]:
+        """The edits that add new preferences to what each user has, or the errors that concern them."""
+        additions = []
+        for user, new in users.items():
+            known = self._store.preferences(user, where="weights")
+            mine, more = ([replace(one, user=user) for one in some] for some in (known, new))
+            additions.append(Addition(mine, more, self._store.deltas(user), self._is_joint(user)))
+        return dict(zip(users, add_to_many(self._model, self._tokenizer, additions, self._hparams)))
 
     def _is_joint(self, user: str) -> bool:
         """Not where some edit's preference is unknown: solved again without it, it would be lost."""

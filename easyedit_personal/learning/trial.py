@@ -83,16 +83,15 @@ def tried(
         hparams: how it was made.
         test: run the self-tests, too.
     """
+    have = [*old, *result.deltas]
+    if test:
+        before, tests = run_self_tests(model, tokenizer, preferences, hparams, old, have)
+        return Trial(result, before, [one.replies[0].answer for one in tests], tests)
     questions = [preference.question for preference in preferences]
 
-    def answers() -> list[str]:
-        found = generate(model, tokenizer, questions, prompt_format=hparams.prompt_format)
+    def answers(deltas: Sequence[WeightDelta]) -> list[str]:
+        with edited(model, deltas):
+            found = generate(model, tokenizer, questions, prompt_format=hparams.prompt_format)
         return [answer.text for answer in found]
 
-    with edited(model, old):
-        before = answers()
-    with edited(model, [*old, *result.deltas]):
-        if not test:
-            return Trial(result, before, answers())
-        tests = run_self_tests(model, tokenizer, preferences, hparams)
-    return Trial(result, before, [one.replies[0].answer for one in tests], tests)
+    return Trial(result, answers(old), answers(have))

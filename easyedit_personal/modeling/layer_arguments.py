@@ -1,4 +1,4 @@
-"""What a layer was called with in one pass, cut for other passes: to the columns from one on, or to some of the rows.
+"""What a layer was called with in one pass, for other passes: behind the keys and values of a first one, of some rows.
 
 Everything that needs to know how transformers passes masks, positions and caches to a decoder layer is here.
 """
@@ -33,6 +33,12 @@ class Prefix:
             old: Any = cache.layers[number]
             kept[number] = (old.keys[..., :start, :].clone(), old.values[..., :start, :].clone())
         return cls(kept)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Prefix]) -> Prefix:
+        """Those of other rows, one after the other."""
+        sides = {number: zip(*(part._layers[number] for part in parts)) for number in parts[0]._layers}
+        return cls({number: (torch.cat(keys), torch.cat(values)) for number, (keys, values) in sides.items()})
 
     def rows(self, index: Tensor) -> Prefix:
         """Of some rows only."""
@@ -71,22 +77,20 @@ def named_arguments(module: nn.Module, call: Call) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not call.input}
 
 
-def from_column(value: Any, start: int, columns: int, before: int = 0) -> Any:
-    """Cut a layer's argument to the columns from ``start`` on: masks by query, positions and rotations by column.
+def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
+    """What passes of some rows each have seen, as one pass of all rows would have; ``counts`` rows in each.
 
-    Args:
-        start: counted from the first column that the layer was called with.
-        columns: how many it was called with.
-        before: how many its cache held already; masks are wider by them.
+    What has no rows is taken from the first.
     """
-    if isinstance(value, (tuple, list)):
-        return type(value)(from_column(part, start, columns, before) for part in value)
-    if isinstance(value, Mapping):
-        return {key: from_column(part, start, columns, before) for key, part in value.items()}
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 4 and value.shape[-2:] == (columns, before + columns):
-        return value[..., start:, :]
-    if value.ndim == 1 and len(value) == columns:
-        return value[start:]
-    return value[:, start:] if value.ndim in (2, 3) and value.shape[1] == columns else value
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Prefix):
+        return Prefix.joined(parts)
+    if isinstance(first, (tuple, list)):
+        return type(first)(joined(each, counts) for each in zip(*parts))
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts], counts) for key in first}
+    if isinstance(first, Tensor) and first.ndim > 1 and first.shape[0] in (1, counts[0]):
+        return torch.cat([part.expand(count, *part.shape[1:]) for part, count in zip(parts, counts)])
+    return first

@@ -13,7 +13,7 @@ to it. ``at`` holds column numbers of ``batch`` (``start`` not subtracted), as `
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ..progress import log
-from .layer_arguments import Prefix, from_column, named_arguments, own, rows_of
+from .layer_arguments import Prefix, joined, named_arguments, own, rows_of
 from .layout import Layout, get_module
+from .read_once import SetRows, forward, read_before
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace
 
@@ -41,12 +42,10 @@ class Split:
             of the residual); "post_norm", h = residual + norm(y) (Gemma 2 and 3, OLMo 2); "full" when neither is true:
             every call is then a whole forward pass, right but slow.
         prefix: whether the columns before ``start`` are left out.
-        once: whether the first pass, too, runs what all rows begin with for one of them only.
     """
 
     mode: Literal["additive", "post_norm", "full"]
     prefix: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +99,10 @@ class Suffix:
         batch: the rows, on the model's device.
         layer: number of the decoder layer whose down projection is edited.
         start: first column that changes in any row. Left-padded rows make it large; 0 when every position changes.
-        shared: number of first columns that hold the same tokens in all rows, at most ``start``, see ``collate``.
-        split: take this unchecked, for example that of an earlier Suffix of the same model and layer. What was found
-            by trial is remembered for as long as nobody hooks into the model.
+        split: take this unchecked, for example that of an earlier Suffix of the same model and layer, see ``split_of``.
+        set_rows: called before every pass with the numbers of the rows that it reads. What rows begin with alike is
+            read once, so these are not all rows in order.
+        owners: by row, where models differ from row to row: only rows of one owner are alike.
 
     Attributes:
         base_output: [n, t - start, d_model], the down projection's output before the edit.
@@ -122,49 +122,68 @@ class Suffix:
         *,
         start: int = 0,
         split: Split | None = None,
-        shared: int = 0,
+        set_rows: SetRows = lambda rows: None,
+        owners: Sequence[Hashable] | None = None,
     ) -> None:
         self.model, self.layout, self.batch, self.layer, self.start = model, layout, batch, layer, start
-        self.split = split or _known_split(model, layout, batch, layer, start, shared)
+        self.split = split or split_of(model, layout, batch, layer, start)
         self._first = start if self.split.prefix else 0  # first column that layers above compute
-        self._capture(shared if self.split.once else 0)
+        self._capture(set_rows, owners or [None] * len(batch.input_ids))
 
-    def _capture(self, shared: int) -> None:
-        """One plain forward pass; keeps y, the keys, and what each layer above was called with."""
+    def _capture(self, set_rows: SetRows, owners: Sequence[Hashable]) -> None:
+        """Plain forward passes; keeps y, the keys, and what each layer above was called with in the last one."""
+        n = len(self.batch.input_ids)
+        last = self.layout.layer_path(self.layout.n_layers - 1)
+        behind: Iterator[tuple[list[int], DynamicCache | None]] = iter([(list(range(n)), None)])
+        if self.split.prefix:
+            behind = read_before(self.model, self.batch, self.start, last, set_rows, owners)
+        order: list[int] = []
+        counts, passes = [], []
+        for rows, cache in behind:
+            set_rows(rows)
+            passes.append(self._pass(self.batch.select(rows), cache))
+            counts.append(len(rows))
+            order += rows
+        seen, place = joined(passes, counts), torch.tensor(order, device=self.batch.input_ids.device).argsort()
+        seen = seen if order == sorted(order) else rows_of(seen, place, n)
+        output, skipped = seen["output"], self.start - self._first
+        self.keys, self.base_output = own(seen["keys"][:, skipped:]), own(output[:, skipped:])
+        self.base_layer, self.base_hidden = own(seen["layer"][:, skipped:]), own(seen["hidden"][:, skipped:])
+        self._below_start = own(output[:, :skipped])
+        self._residual = seen["layer"].float() - self.tail(output).float()
+        self._above = list(seen["above"].items())
+
+    def _pass(self, batch: Batch, cache: DynamicCache | None) -> dict[str, Any]:
+        """What one pass of some rows has seen, from the first column on that is computed."""
         above = [self.layout.layer_path(i) for i in range(self.layer, self.layout.n_layers)]
         down = self.layout.rewrite_path(self.layer)
-        cache = self._begun(shared, above[-1]) if self.split.prefix else None
-        options = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-        inputs = self.batch.model_inputs()
-        own_inputs = {name: value if name == "attention_mask" else value[:, shared:] for name, value in inputs.items()}
-        with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
-            self.model(**own_inputs, **options)
-        (n, t), start, first = own_inputs["input_ids"].shape, self.start - shared, max(0, self._first - shared)
-        output = calls[down].output.reshape(n, t, -1)
-        self.keys = own(calls[down].input.reshape(n, t, -1)[:, start:])
-        self.base_output = own(output[:, start:])
-        self.base_layer = own(calls[above[0]].output[:, start:])
-        self.base_hidden = own(calls[above[-1]].output[:, start:])
-        self._below_start = own(output[:, first:start])
-        hidden = calls[above[0]].output[:, first:]
-        self._residual = hidden.float() - self.tail(output[:, first:]).float()
         prefix = None if cache is None else Prefix.of(cache, range(self.layer + 1, self.layout.n_layers), self.start)
-        self._above = {path: self._arguments(path, calls[path], cache, prefix, shared) for path in above[1:]}
+        n, t = batch.input_ids.shape
+        with torch.no_grad(), trace(self.model, [down, *above], stop=True) as calls:
+            forward(self.model, batch, range(t), self._first, cache)
+        return {
+            "keys": calls[down].input.reshape(n, t - self._first, -1),
+            "output": calls[down].output.reshape(n, t - self._first, -1),
+            "layer": calls[above[0]].output,
+            "hidden": calls[above[-1]].output,
+            "above": {path: self._arguments(path, calls[path], cache, prefix) for path in above[1:]},
+        }
 
-    def _begun(self, shared: int, last: str) -> DynamicCache:
-        """The cache behind the first ``shared`` columns, of as many rows as the batch has; they are read once."""
-        cache = DynamicCache()
-        if shared:
-            ids, positions = (part[:1, :shared] for part in (self.batch.input_ids, self.batch.position_ids))
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": positions}
-            with torch.no_grad(), trace(self.model, [last], stop=True):
-                self.model(**inputs, use_cache=True, past_key_values=cache)
-            cache.batch_repeat_interleave(len(self.batch.input_ids))
-        return cache
+    def _arguments(self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None) -> dict[str, Any]:
+        """A layer's arguments by name, hidden states left out."""
+        named = named_arguments(get_module(self.model, path), call)
+        if cache is None:
+            return named
+        t = self.batch.input_ids.shape[1]
+        named = {name: prefix if v is cache else v for name, v in named.items()}
+        if named.get("attention_mask", 0) is None:  # "causal" was implied, which holds for squares only
+            causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
+            named["attention_mask"] = causal[None, None, self.start :]
+        return named
 
     @property
     def tail(self) -> Tail:
-        """What the edited layer does with the down projection's output."""
+        """The edited layer's."""
         return Tail.of(self.model, self.layout, self.layer)
 
     def detached(self) -> Suffix:
@@ -179,21 +198,6 @@ class Suffix:
         other.model = model
         return other
 
-    def _arguments(
-        self, path: str, call: Call, cache: DynamicCache | None, prefix: Prefix | None, shared: int
-    ) -> dict[str, Any]:
-        """A layer's arguments by name, hidden states left out, cut to the columns that are computed."""
-        named = named_arguments(get_module(self.model, path), call)
-        if cache is None:
-            return named
-        t = self.batch.input_ids.shape[1]
-        cut = lambda value: from_column(value, self.start - shared, t - shared, shared)
-        named = {name: prefix if value is cache else cut(value) for name, value in named.items()}
-        if named.get("attention_mask", 0) is None:  # "causal" was implied, which holds for squares only
-            causal = torch.ones(t, t, dtype=torch.bool, device=call.input.device).tril()
-            named["attention_mask"] = causal[None, None, self.start :]
-        return named
-
     def select(self, rows: Sequence[int]) -> Suffix:
         """The same for some of the rows, without another pass; tensors are copied."""
         part, n = copy.copy(self), len(self.base_output)
@@ -201,7 +205,7 @@ class Suffix:
         part.batch = self.batch.select(rows)
         for name in ("keys", "base_output", "base_layer", "base_hidden", "_below_start", "_residual"):
             setattr(part, name, rows_of(getattr(self, name), index, n))
-        part._above = {path: rows_of(arguments, index, n) for path, arguments in self._above.items()}
+        part._above = [(path, rows_of(arguments, index, n)) for path, arguments in self._above]
         return part
 
     def logits(self, output: Tensor, at: tuple[Tensor, Tensor] | None = None, words: Tensor | None = None) -> Tensor:
@@ -219,16 +223,26 @@ class Suffix:
             logits = self._full_logits(output).float()
             logits = logits[:, self.start :] if at is None else logits[at]
             return logits if words is None else logits[..., words]
+        return self.head(self.hidden(output) if at is None else self._hidden_at(output, at), words)
+
+    def logits_by_part(
+        self, output: Tensor, at: tuple[Tensor, Tensor], counts: Sequence[int], words: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """As ``logits``, where the first ``counts[0]`` places want the words ``words[0]``, the next ones others."""
+        if self.split.mode == "full":
+            parts = self._full_logits(output).float()[at].split(list(counts))
+            return [part[..., ids] for part, ids in zip(parts, words)]
+        return [self.head(part, ids) for part, ids in zip(self._hidden_at(output, at).split(list(counts)), words)]
+
+    def _hidden_at(self, output: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         hidden = self.hidden(output)
-        if at is None:
-            return self.head(hidden, words)
         rows, columns = (index.to(hidden.device) for index in at)
-        return self.head(hidden[rows, columns - self.start], words)
+        return hidden[rows, columns - self.start]
 
     def hidden(self, output: Tensor) -> Tensor:
         """The last decoder layer's output [n, t - start, d_model], before the final norm; not in "full" mode."""
         hidden = self._layer_output(output)
-        for path, arguments in self._above.items():
+        for path, arguments in self._above:
             hidden = hidden_of(get_module(self.model, path)(hidden, **arguments))
         return hidden[:, self.start - self._first :]
 
@@ -267,18 +281,21 @@ class Suffix:
 _splits: WeakKeyDictionary[nn.Module, dict[Any, Split]] = WeakKeyDictionary()
 
 
-def _known_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int, shared: int) -> Split:
-    """As ``_find_split``, which is asked again when the model got other modules, hooks, types or attention since."""
+def split_of(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
+    """The fastest split that gives the model's own logits, found by trial on two of the rows.
+
+    It is remembered, and looked for again when the model got other modules, hooks, types or attention since.
+    """
     parts = tuple((type(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules())
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    key = (layout, layer, start > 0, shared > 0, hash(parts), attention, next(model.parameters()).dtype)
+    key = (layout, layer, start > 0, hash(parts), attention, next(model.parameters()).dtype)
     known = _splits.setdefault(model, {})
     if key not in known:
-        known[key] = _find_split(model, layout, batch, layer, start, shared)
+        known[key] = _find_split(model, layout, batch, layer, start)
     return known[key]
 
 
-def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int, shared: int) -> Split:
+def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, start: int) -> Split:
     """The fastest split that gives the model's own logits for a disturbed y, on the longest and the shortest row."""
     lengths = batch.attention_mask.sum(1)
     few = batch.select(sorted({int(lengths.argmax()), int(lengths.argmin())}))
@@ -289,13 +306,11 @@ def _find_split(model: nn.Module, layout: Layout, batch: Batch, layer: int, star
         wanted = truth.logits(disturbed)[real]
     attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
     has_norm = Tail.of(model, layout, layer).norm is not None
-    prefix = start > 0 and attention in SLICEABLE_ATTENTION
-    for ways in dict.fromkeys(((prefix, prefix and shared > 0), (prefix, False), (False, False))):
-        split = Split("post_norm" if has_norm else "additive", *ways)
+    for prefix in dict.fromkeys((start > 0 and attention in SLICEABLE_ATTENTION, False)):
+        split = Split("post_norm" if has_norm else "additive", prefix)
         try:
             with torch.no_grad():
-                part = Suffix(model, layout, few, layer, start=start, split=split, shared=shared)
-                got = part.logits(disturbed)[real]
+                got = Suffix(model, layout, few, layer, start=start, split=split).logits(disturbed)[real]
         except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             log.debug("%s cannot be split as %s: %s", layout.family, split, error)
             continue

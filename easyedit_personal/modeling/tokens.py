@@ -19,6 +19,7 @@ from .positions import check_literal, content_spans, key_index
 from .special_tokens import literal_ids, literal_pieces, offsets_of, with_marks
 
 PromptFormat = Literal["auto", "chat", "raw"]
+Side = Literal["left", "right", "around", "inside"]
 Messages = Sequence[Mapping[str, str]]
 IGNORE = -100
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -174,31 +175,44 @@ def collate(
     rows: Sequence[Encoded],
     tokenizer: Any,
     *,
-    side: Literal["left", "right"] = "right",
+    side: Side = "right",
     device: torch.device | str = "cpu",
-    shared: int = 0,
 ) -> Batch:
     """Pad rows into one batch; the padding is masked and does not count in the positions.
 
     Args:
-        shared: number of tokens with which all rows begin; padding on the left stands behind them.
+        side: where rows are padded. "around": before and after, so that all targets begin in one column; "inside":
+            the same, but what all prompts begin with stays in the first columns, the padding behind it.
     """
-    width = max(len(row.ids) for row in rows)
-    pad_id = pad_token_id(tokenizer)
-    input_ids = torch.full((len(rows), width), pad_id)
+    places = _columns(rows, side)
+    width = max(place[-1] for place in places) + 1
+    input_ids = torch.full((len(rows), width), pad_token_id(tokenizer))
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORE)
-    gaps = [width - len(row.ids) if side == "left" else 0 for row in rows]
-    for i, (row, gap) in enumerate(zip(rows, gaps)):
-        stop = gap + len(row.ids)
-        columns = [*range(shared), *range(shared + gap, stop)]
-        input_ids[i, columns] = torch.tensor(row.ids)
-        mask[i, columns] = 1
-        labels[i, stop - len(row.target_ids) : stop] = torch.tensor(row.target_ids, dtype=torch.long)
+    for i, (row, place) in enumerate(zip(rows, places)):
+        input_ids[i, place] = torch.tensor(row.ids)
+        mask[i, place] = 1
+        labels[i, place[len(row.prompt_ids) :]] = torch.tensor(row.target_ids, dtype=torch.long)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    keys = torch.tensor([row.key_index + (gap if row.key_index >= shared else 0) for row, gap in zip(rows, gaps)])
-    lasts = torch.tensor([len(row.ids) - 1 + gap for row, gap in zip(rows, gaps)])
+    keys = torch.tensor([place[max(0, row.key_index)] for row, place in zip(rows, places)])  # negative: cut off
+    lasts = torch.tensor([place[-1] for place in places])
     return Batch(*(tensor.to(device) for tensor in (input_ids, mask, positions, labels, keys, lasts)))
+
+
+def _columns(rows: Sequence[Encoded], side: Side) -> list[list[int]]:
+    """The columns of every row's tokens."""
+    if side == "right":
+        return [list(range(len(row.ids))) for row in rows]
+    if side == "left":
+        width = max(len(row.ids) for row in rows)
+        return [list(range(width - len(row.ids), width)) for row in rows]
+    prompts = [row.prompt_ids for row in rows]
+    longest, least = max(map(len, prompts)), min(map(len, prompts))
+    shared = next((k for k in range(least - 1) if len({ids[k] for ids in prompts}) > 1), least - 1)
+    shared = shared if side == "inside" else 0
+    return [
+        [*range(shared), *range(longest - len(row.prompt_ids) + shared, longest + len(row.target_ids))] for row in rows
+    ]
 
 
 def pad_token_id(tokenizer: Any) -> int:

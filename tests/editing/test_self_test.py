@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from easyedit_personal.editing import self_test
 from easyedit_personal.editing.self_test import questions, run_self_tests
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.types import Preference
+from easyedit_personal.kernels.apply import edited
+from easyedit_personal.types import Preference, WeightDelta
 
 
 def told(subject, target, *phrases):
@@ -44,11 +46,24 @@ def test_an_edit_has_to_be_heard_and_to_keep_quiet(answers, fault, monkeypatch):
 
     def generate(model, tokenizer, prompts, *, max_new_tokens, **_):
         asked.append((prompts, max_new_tokens))
-        return [Said(text) for text in answers * 2]
+        return [Said(text) for text in ["No idea.", "Chess."] + answers * 2]
 
     monkeypatch.setattr(self_test, "generate", generate)
     hparams = PersonalizationHyperParams()
-    one, two = run_self_tests(None, None, [told("hobby", "falconry")] * 2, hparams)
+    before, (one, two) = run_self_tests(None, None, [told("hobby", "falconry")] * 2, hparams, [], [])
+    assert before == ["No idea.", "Chess."]
     assert one == two and (one.fault == fault if not fault else fault in one.fault)
     ((prompts, limits),) = asked
-    assert len(prompts) == 6 and limits == [48, 26, 26] * 2
+    assert len(prompts) == 8 and limits == [48, 48] + [48, 26, 26] * 2
+
+
+def test_one_batch_asks_the_model_before_and_after(llama, tokenizer):
+    torch.manual_seed(0)
+    path = "model.layers.2.mlp.down_proj"
+    first, second = ([WeightDelta(path, torch.randn(32, 2), torch.randn(2, 48))] for _ in range(2))
+    told_of, hparams = [told("hobby", "falconry"), told("pet", "a cat")], PersonalizationHyperParams()
+    before, tests = run_self_tests(llama, tokenizer, told_of, hparams, first, [*first, *second])
+    asked = [one.question for one in told_of]
+    for deltas, said in ((first, before), ([*first, *second], [test.replies[0].answer for test in tests])):
+        with edited(llama, deltas):
+            assert said == [answer.text for answer in self_test.generate(llama, tokenizer, asked)]

@@ -54,8 +54,11 @@ class RandomFactors:
         with patiently(lambda: EditStore.open(url), 30.0) as store:
             yield store, self.solve
 
-    def solve(self, user: str, preferences: Sequence[Preference]) -> EditResult:
-        """The user's factors."""
+    def solve(self, users: Mapping[str, Sequence[Preference]]) -> dict[str, EditResult]:
+        """Everybody's factors."""
+        return {user: self._of(user, preferences) for user, preferences in users.items()}
+
+    def _of(self, user: str, preferences: Sequence[Preference]) -> EditResult:
         time.sleep(self.pause)
         target = preferences[0].target
         if target == "raises":

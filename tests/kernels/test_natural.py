@@ -12,7 +12,7 @@ import torch
 from easyedit_personal.data.beginnings import Beginning, beginning
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels import contrasts, gate
+from easyedit_personal.kernels import contrasts, gate, user_value
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
@@ -22,7 +22,7 @@ from easyedit_personal.kernels.gate import gates_for
 from easyedit_personal.kernels.ground import kept, prepare
 from easyedit_personal.kernels.ground_numbers import whitened_beside
 from easyedit_personal.kernels.kinds import Kind, Phrase, kind_of, kind_phrases, own_contrasts, shared_contrasts
-from easyedit_personal.kernels.lowrank import lowrank
+from easyedit_personal.kernels.lowrank import lowrank, lowrank_for_many
 from easyedit_personal.kernels.natural import by_kind
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
@@ -202,6 +202,24 @@ def test_users_share_the_gate_and_differ_in_the_value(folder, fresh):
     assert torch.equal(one.left[:, :rank], other.left[:, :rank])
     assert torch.equal(one.right[:rank], other.right[:rank])
     assert one.rank > rank and not torch.equal(one.left[:, rank : rank + 1], other.left[:, rank : rank + 1])
+
+
+def test_users_learned_together_get_what_each_gets_alone(folder, fresh, monkeypatch):
+    """Two kinds, values of different lengths, one that is learned early; in one pack and in several."""
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    hparams = settings(folder, value_lr=5.0, value_quiet_weight=0.0, value_steps=20, stop_loss=4.9)
+    users = [requests("tea"), requests("a cat", ("pet",)), requests("kite surfing by the sea"), requests("music")]
+    alone = [lowrank(model, tokenizer, own, hparams) for own in users]
+    passes = []
+    real = user_value.adam
+    monkeypatch.setattr(user_value, "adam", lambda updates, *rest: passes.append(len(updates)) or real(updates, *rest))
+    for enough, packs in ((10_000, [4]), (1, [1, 1, 1, 1])):
+        monkeypatch.setattr(user_value, "ENOUGH", {"cpu": enough, "cuda": enough})
+        together = lowrank_for_many(model, tokenizer, users, hparams)
+        assert passes == packs
+        passes.clear()
+        for (one,), (other,) in zip(together, alone):
+            assert (one.update() - other.update()).norm() < 1e-3 * other.update().norm()
 
 
 def test_preferences_learned_together_are_those_learned_apart(folder, fresh):

@@ -44,7 +44,7 @@ def whole_forward(model, layout, batch, layer, output, start):
         return model(**batch.model_inputs(), use_cache=False).logits[:, start:]
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", "right", "around", "inside"])
 @pytest.mark.parametrize("prompts", [(SHORT, LONG), (SHORT, SHORT)], ids=["padded", "equal"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_logits_and_gradients_are_the_models_own(family, prompts, side):
@@ -133,24 +133,24 @@ def test_a_split_is_found_once_for_as_long_as_the_model_stays_as_it_is(llama):
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mistral", "gemma2", "gemma3"}))  # windows count columns
-def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family):
+def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family, monkeypatch):
+    monkeypatch.setattr("easyedit_personal.modeling.read_once.PASS", 8)
     model, tokenizer = lively(family), tiny_tokenizer()
     rows = [encode(tokenizer, "What is " + text, target="hiking") for text in ("this?", "my favourite food?", "it?")]
     shared = len(tokenizer("<|user|>What is")["input_ids"])
     layout, seen = find_layout(model), []
     handle = model.get_input_embeddings().register_forward_hook(lambda *given: seen.append(tuple(given[1][0].shape)))
     with frozen(model):
-        batch = collate(rows, tokenizer, side="left", shared=shared)
-        assert (batch.input_ids[:, :shared] == batch.input_ids[0, :shared]).all()
-        assert batch.attention_mask[:, :shared].all() and not batch.attention_mask[2, shared]
+        batch = collate(rows, tokenizer, side="inside")
         start = int(batch.targets()[1].min())
-        suffix = Suffix(model, layout, batch, 1, start=start, shared=shared)
-        assert suffix.split.once and seen[-2:] == [(1, shared), (3, batch.input_ids.shape[1] - shared)]
+        suffix = Suffix(model, layout, batch, 1, start=start)
+        first, last = batch.input_ids.shape[1] - start, max(len(row.prompt_ids) for row in rows) - 1 - shared
+        assert seen[-3:] == [(1, shared), (3, last), (3, first)]
         output = suffix.base_output + torch.randn_like(suffix.base_output)
         got, wanted = suffix.logits(output), whole_forward(model, layout, batch, 1, output, start)
         plain = collate(rows, tokenizer, side="left")
-        there, here = (Suffix(model, layout, plain, 1, start=start), suffix)
-        own = [one.logits(one.base_output, at=one.batch.targets()[:2]) for one in (there, here)]
+        there = Suffix(model, layout, plain, 1, start=int(plain.targets()[1].min()))
+        own = [one.logits(one.base_output, at=one.batch.targets()[:2]) for one in (there, suffix)]
     handle.remove()
     real = batch.attention_mask[:, start:].bool()
     torch.testing.assert_close(got[real], wanted[real], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,70 @@
+"""Updates that the rows of a batch carry already, each its own: rows of several kinds of attributes run together.
+
+They are added by hooks, so the weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..modeling.layout import Layout, get_module
+
+Pairs = Mapping[int, tuple[Tensor, Tensor]]  # by layer: left [d_out, r], right [r, d_in]
+
+
+class Carried:
+    """Which row carries what.
+
+    Args:
+        updates: every row's; rows that carry the same share one object, and stand side by side. Empty: nobody carries
+            anything.
+    """
+
+    def __init__(self, updates: Sequence[Pairs] = ()) -> None:
+        self.updates = list(updates)
+        self._now: Sequence[int] = range(len(self.updates))
+
+    @property
+    def owners(self) -> list[int]:
+        """One number per row, the same for rows that carry the same."""
+        return [id(update) for update in self.updates]
+
+    def select(self, rows: Sequence[int]) -> Carried:
+        """The same for some of the rows."""
+        return Carried([self.updates[row] for row in rows] if self.updates else ())
+
+    def set_rows(self, rows: Sequence[int]) -> None:
+        """The next forward pass has these rows, in this order."""
+        self._now = rows
+
+    @contextmanager
+    def attached(self, model: nn.Module, layout: Layout, layers: Sequence[int]) -> Iterator[None]:
+        """Inside the block the projections of these layers add what the rows carry."""
+        with ExitStack() as hooks:
+            for layer in layers if self.updates else ():
+                module = get_module(model, layout.rewrite_path(layer))
+                hooks.callback(module.register_forward_hook(self._hook(layer)).remove)
+            yield
+
+    def _hook(self, layer: int) -> Any:
+        def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            keys = args[0].reshape(len(self._now), -1, args[0].shape[-1])
+            return output + self._change(layer, keys).reshape(output.shape).to(output.dtype)
+
+        return add
+
+    def _change(self, layer: int, keys: Tensor) -> Tensor:
+        """What is added for keys [n, t, d_in]: [n, t, d_out]."""
+        runs = [list(run) for _, run in groupby((self.updates[row] for row in self._now), key=id)]
+        parts = []
+        for run, part in zip(runs, keys.split([len(run) for run in runs])):
+            left, right = (factor.to(part) for factor in run[0][layer])
+            parts.append(F.linear(F.linear(part, right), left))
+        return torch.cat(parts)

@@ -1,0 +1,142 @@
+"""What the learning of a value begins with: its phrases, which of their tokens are learned, and factors of nothing.
+
+What must stay enters as quadratic forms over stored keys: no pass of the model is needed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import RequestError, shorten
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import context_limit
+from ..types import EditRequest
+from .edited_rows import EditedRows
+from .factors import Factors, Quiet, Space, towards
+from .gate import Gate
+from .ground import Ground
+from .ground_numbers import thinned
+from .kinds import Kind, Phrase
+from .spoken import Spoken, speak
+
+TOP = 64  # words per position that the loss looks at, beside the answers' own
+UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
+ORDINARY = 10.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A value to be learned: one user's, of one kind.
+
+    Attributes:
+        requests: the user's own phrases; where the gate does not know one, its beginning is learned, too.
+        gate: of the kind.
+    """
+
+    kind: Kind
+    value: str
+    requests: Sequence[EditRequest]
+    gate: Gate
+
+
+def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Spoken]:
+    """The user's own phrases, the asked question's first, and as many of the gate's, by name and without in turn.
+
+    Raises:
+        RequestError: none of them fits the model's context with this value.
+    """
+    value, gate = wanted.value, wanted.gate
+    rng, count = Random(f"{hparams.seed}/{value}"), hparams.natural.value_phrases
+    asked = list(reversed(wanted.requests))[: count // 2]
+    own: list[Phrase] = [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
+    known = rng.sample(gate.phrases, len(gate.phrases))
+    turns = zip_longest(*([p for p in known if (p.asks == "name") == named] for named in (False, True)))
+    phrases = list(dict.fromkeys([*own, *(phrase for turn in turns for phrase in turn if phrase)]))[:count]
+    limit = context_limit(model)
+    spoken = [speak(tokenizer, phrase, wanted.kind, value, hparams) for phrase in phrases]
+    fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]
+    if not fitting:
+        raise RequestError(
+            f"{shorten(value)} is too long an answer for this model.",
+            got=f"{min(len(s.row.ids) for s in spoken)} tokens with the question",
+            needed=f"at most {limit} tokens",
+            remedy="say it in fewer words",
+        )
+    return fitting
+
+
+@torch.no_grad()
+def words_and_learned(rows: EditedRows, spoken: Sequence[Spoken], own: int) -> tuple[Tensor, list[tuple[bool, ...]]]:
+    """Words that the loss looks at, and which of the answers' tokens are to be learned.
+
+    Learned are the value and what follows it, and the beginnings that the gate does not know.
+
+    Args:
+        own: how many of the phrases, from the first on, are the user's own.
+
+    Returns:
+        Ids of the answers' own words and those that the model finds likely there, sorted; for every phrase one flag per
+        token of its answer.
+    """
+    logits = rows.logits()
+    likely = logits.topk(min(TOP, logits.shape[-1])).indices.flatten()
+    words = torch.cat([likely, rows.ids]).unique()
+    costs = F.cross_entropy(logits[:, words], torch.searchsorted(words, rows.ids), reduction="none")
+    learned = []
+    for number, s in enumerate(spoken):
+        begun = costs[rows.rows == number][: s.value_at]
+        unknown = number < own and bool((begun > UNSURE).any())
+        learned.append(tuple(unknown or place >= s.value_at for place in range(len(s.roles))))
+    return words, learned
+
+
+def first_factors(
+    rows: EditedRows,
+    spoken: Sequence[Spoken],
+    learned: Sequence[Sequence[bool]],
+    gate: Gate,
+    ground: Ground,
+    hparams: PersonalizationHyperParams,
+) -> dict[int, Factors]:
+    """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
+    places: dict[int, list[int]] = {}
+    number = 0
+    for s, flags in zip(spoken, learned):
+        for place, role in enumerate(s.roles):
+            if role == "value" and place - s.value_at < hparams.natural.value_rank:
+                places.setdefault(place - s.value_at, []).append(number)
+            elif place == 0 and flags[0]:
+                places.setdefault(-1, []).append(number)  # one direction more, where the gate stays closed
+            number += 1
+    roles = [torch.tensor(places[place], device=rows.ids.device) for place in sorted(places)]
+    updates = {}
+    for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
+        space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
+        near = gate.near[layer].to(keys.device).mean(0, keepdim=True)
+        right = towards([space.whitened(keys[numbers]) for numbers in roles], space.whitened(near))
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+    return updates
+
+
+def quiet_forms(wanted: Wanted, ground: Ground, device: torch.device) -> list[tuple[float, Quiet, int]]:
+    """(weight, form, layer): where the value is not to be heard."""
+    kind, found = wanted.kind, []
+    others = torch.tensor([c.group is None or c.group != kind.group for c in ground.contrasts])
+    begun = torch.tensor([group is None or group != kind.group for group in ground.begun_groups])
+    for layer, root in ground.root.items():
+        for weight, keys in (
+            (1.0, wanted.gate.near[layer]),
+            (1.0, ground.begun[layer][begun]),
+            (1.0, thinned(ground.firsts[layer][others])),
+            (ORDINARY, ground.ordinary[layer]),
+        ):
+            found.append((weight, Quiet(keys.to(device), root.to(device)), layer))
+    return found

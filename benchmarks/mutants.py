@@ -49,7 +49,8 @@ TARGETS = {
             "training_prompts": ("training_prompts", "lowrank"),
             "preserve": ("preserve", "lowrank", "metric"),
             **dict.fromkeys(("gate", "gate_loss", "ground_numbers", "kinds"), ("gate_parts", "natural")),
-            **dict.fromkeys(("contrasts", "factors", "ground", "natural", "spoken", "user_value"), ("natural",)),
+            **dict.fromkeys(("contrasts", "factors", "ground", "natural", "spoken"), ("gate_parts", "natural")),
+            **dict.fromkeys(("carried", "user_value", "value_start"), ("value_start", "natural")),
         }.items()
     }
     | {

@@ -318,7 +318,7 @@ def located(root: Path, old: dict[str, Any]) -> list[dict[str, Any]]:
     """A survivor of an earlier run in today's code; empty, and said, where its line is there no more or twice."""
     code = (root / "easyedit_personal" / old["module"]).read_text(encoding="utf-8")
     before, after = ("\n".join(text[1:] for text in old["change"] if text[0] == sign) for sign in "-+")
-    if code.count(before) != 1 and code.splitlines()[old["line"] - 1] != before:
+    if code.count(before) != 1 and before not in code.splitlines()[old["line"] - 1 : old["line"]]:
         print(f"not there any more: {old['module']}:{old['line']} {before.strip()}", flush=True)
         return []
     start = sum(map(len, code.splitlines(keepends=True)[: old["line"] - 1])) if code.count(before) != 1 else 0

@@ -10,6 +10,7 @@ import yaml
 from benchmarks.gates import OWN, tune_questions
 from benchmarks.readers import FOLDER, NEAR, NOTHING, our_questions, shares
 from easyedit_personal.clustering.lexicon import Lexicon
+from easyedit_personal.data.beginnings import contrasts
 
 
 def plain(text: str) -> str:
@@ -40,7 +41,7 @@ def test_none_is_asked_by_the_official_evaluation(official_data):
 def test_what_is_refused_is_at_hand_and_names_what_its_templates_leave_open():
     others = yaml.safe_load((FOLDER / "others.yaml").read_text(encoding="utf-8"))
     assert all(others[part] for part in NOTHING)
-    assert all("{n}" in text for part in NEAR for text in others[part])
+    assert all("{n}" in text for part in NEAR for text in getattr(contrasts(), part))
 
 
 def test_the_threshold_lets_a_twentieth_of_the_others_through_and_spares_related_kinds():

@@ -91,7 +91,7 @@ def test_figures_for_prometheus(users, tmp_path):
 
 
 def test_ctrl_c_is_no_failure(users, tmp_path, monkeypatch):
-    def interrupted(self, user, preferences):
+    def interrupted(self, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RandomFactors, "solve", interrupted)

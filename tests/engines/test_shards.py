@@ -85,7 +85,10 @@ def timeless(result):
 def answers(folder: Path):
     """Everything that was said, without timing."""
     kept = ResultFolder(folder)
-    return {name: [{**line, "seconds": 0, "peak_mib": 0} for line in kept.users(name)] for name in kept.methods()}
+    return {
+        name: [{**line, "seconds": 0, "asking": 0, "peak_mib": 0} for line in kept.users(name)]
+        for name in kept.methods()
+    }
 
 
 METHODS = ["zero_shot", "ft_m", "fails once", "retrieval"]

@@ -48,7 +48,7 @@ def begun(tmp_path_factory):
 
 def test_the_asked_question_comes_first_and_the_gates_follow_by_turns(begun):
     spoken = begun[3]
-    assert [s.phrase.text for s in spoken[:2]] == ["What's my hobby?", "Which is my pastime?"]
+    assert [s.phrase.text for s in spoken[:2]] == ["What's my hobby?", "Name my pastime."]
     assert [s.phrase.asks for s in spoken[2:]] == ["implicit", "name"] * 3
     assert len({s.phrase for s in spoken}) == 8
 

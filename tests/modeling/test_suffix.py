@@ -136,8 +136,11 @@ def test_a_split_is_found_once_for_as_long_as_the_model_stays_as_it_is(llama):
 def test_what_all_rows_begin_with_is_run_once_and_changes_nothing(family, monkeypatch):
     monkeypatch.setattr("easyedit_personal.modeling.read_once.PASS", 8)
     model, tokenizer = lively(family), tiny_tokenizer()
-    rows = [encode(tokenizer, "What is " + text, target="hiking") for text in ("this?", "my favourite food?", "it?")]
-    shared = len(tokenizer("<|user|>What is")["input_ids"])
+    rows = [
+        encode(tokenizer, "Now tell me, what is " + text, target="hiking")
+        for text in ("this?", "my favourite food?", "it?")
+    ]
+    shared = len(tokenizer("<|user|>Now tell me, what is")["input_ids"])
     layout, seen = find_layout(model), []
     handle = model.get_input_embeddings().register_forward_hook(lambda *given: seen.append(tuple(given[1][0].shape)))
     with frozen(model):

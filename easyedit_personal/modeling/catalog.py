@@ -208,8 +208,16 @@ def model_label(model: Any) -> str:
     Args:
         model: with transformers' ``config``; one that was made in memory is called by its class.
     """
-    path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    return _label(getattr(getattr(model, "config", None), "_name_or_path", ""), model)
+
+
+def tokenizer_label(tokenizer: Any) -> str:
+    """What to call a tokenizer in messages: as its model."""
+    return _label(getattr(tokenizer, "name_or_path", ""), tokenizer)
+
+
+def _label(path: str | None, of: Any) -> str:
     if not path:
-        return type(model).__name__
+        return type(of).__name__
     # Where a folder is, is nobody else's business: stores and results travel.
     return str(Origin.read(path) or (Path(path).name if Path(path).is_absolute() else path))

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ModelError
+from .catalog import tokenizer_label
 
 MARKS = range(0xE000, 0xF8FF)  # private use: one that stands in no text is taken
 
@@ -78,7 +79,7 @@ def offsets_of(tokenizer: Any, pieces: Sequence[str], *, add_special: bool) -> t
     """
     if not tokenizer.is_fast:
         raise ModelError(
-            "The tokenizer gives no character offsets.",
+            f"The tokenizer of {tokenizer_label(tokenizer)} gives no character offsets.",
             got=type(tokenizer).__name__,
             needed="a fast tokenizer (tokenizer.json)",
             remedy="convert it once with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(...)",

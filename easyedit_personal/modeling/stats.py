@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import DataError, ModelError
 from ..hparams import PersonalizationHyperParams
 from ..progress import log, progress
+from .catalog import model_label
 from .layout import Layout, find_layout, fingerprint, input_device
 from .memory import in_halves
 from .stats_text import Questions, find_source
@@ -108,7 +109,7 @@ def collect(
         raise DataError("There is no text to compute second moments from.", cause="an empty file or list")
     if not all(bool(total.isfinite().all()) for total in sums.values()):
         raise ModelError(
-            "The second moments are not finite.",
+            f"The second moments of {model_label(model)} are not finite.",
             cause="activations overflow in half precision",
             remedy="load the model in bfloat16 or float32",
         )

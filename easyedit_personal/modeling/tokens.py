@@ -15,6 +15,7 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from ..errors import ModelError, RequestError, shorten, text_fault
+from .catalog import tokenizer_label
 from .positions import check_literal, content_spans, key_index
 from .special_tokens import literal_ids, literal_pieces, offsets_of, with_marks
 
@@ -91,7 +92,7 @@ def uses_chat(tokenizer: Any, prompt_format: PromptFormat = "auto") -> bool:
     """
     if prompt_format == "chat" and not tokenizer.chat_template:
         raise ModelError(
-            "prompt_format is 'chat', but the tokenizer has no chat template.",
+            f"prompt_format is 'chat', but the tokenizer of {tokenizer_label(tokenizer)} has no chat template.",
             cause="a base model, or a tokenizer folder without chat_template.jinja",
             remedy="use prompt_format: raw, or set tokenizer.chat_template",
         )

@@ -182,3 +182,11 @@ def test_plain_text_and_stopping(tokenizer, llama):
     assert tokenizer.convert_tokens_to_ids("<|end|>") not in encode_text(tokenizer, "hills <|end|> sea").ids
     llama.generation_config.eos_token_id = [7, 9]
     assert stop_ids(llama, tokenizer) == [1, 7, 9]
+
+
+def test_errors_about_a_tokenizer_name_its_model_and_not_where_it_is():
+    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer.name_or_path = "/somewhere/of/mine/my-model"
+    with pytest.raises(ModelError, match="the tokenizer of my-model has no chat template") as caught:
+        encode(tokenizer, "What now?", prompt_format="chat")
+    assert "somewhere" not in str(caught.value)

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import ground_numbers
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
@@ -30,8 +31,8 @@ from easyedit_personal.kernels.gate_loss import (
     words_of,
 )
 from easyedit_personal.kernels.ground import prepare
-from easyedit_personal.kernels.ground_numbers import _ordinary, thinned
-from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, every_kind, own_contrasts
+from easyedit_personal.kernels.ground_numbers import _ordinary, _prompt_keys, thinned
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, _about, every_kind, own_contrasts
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout
@@ -197,3 +198,44 @@ def test_a_gate_is_held_back_by_what_it_costs_ordinary_text(said, tmp_path):
         left, right = gate.factors[1]
         sizes.append(float((ground.ordinary[1] @ right.T @ left.T).square().mean()))
     assert sizes[1] < 0.5 * sizes[0]
+
+
+def test_every_other_question_about_a_kind_uses_its_plainest_name():
+    texts = [c.text for c in _about(HOBBY, ("Is {who}'s {n} fun?",), ("Ann",), 20, Random(0))]
+    assert texts[::2] == ["Is Ann's hobby fun?"] * 10
+    assert {"Is Ann's pastime fun?", "Is Ann's interest fun?"} <= set(texts[1::2])
+
+
+def test_keys_inside_prompts_are_all_behind_the_common_beginning(said):
+    model, tokenizer, layout, *_ = said
+    texts = ["What now?", "Who are you then?", "Tell me!", *(f"Is {i} odd?" for i in range(60))]
+    rows = [encode(tokenizer, text) for text in texts]
+    shared = next(i for i in range(99) if len({row.prompt_ids[i] for row in rows}) > 1)
+    beginning, inside = _prompt_keys(model, tokenizer, layout, rows, HPARAMS)[1]
+    assert len(beginning) == shared
+    once_more = len(rows)  # rows need a target: the last token stands there a second time
+    assert len(inside) == sum(len(row.prompt_ids) - shared for row in rows) + once_more
+
+
+def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, monkeypatch):
+    model, tokenizer, layout, *_ = said
+    sizes = {"firsts": 5, "along": 7, "inside": 11, "ordinary": 13, "ends": 3, "beginning": 2}
+    torch.manual_seed(0)
+    keys = {name: torch.randn(count, 6) for name, count in sizes.items()}
+    seen = {}
+    monkeypatch.setattr(ground_numbers, "answered", lambda model, tokenizer, prompts, tokens: list(prompts))
+    monkeypatch.setattr(ground_numbers, "shared_packs", lambda *_: [])
+    monkeypatch.setattr(ground_numbers, "_prompt_keys", lambda *_: {1: (keys["beginning"], keys["inside"])})
+    monkeypatch.setattr(ground_numbers, "_answer_keys", lambda *_: ({1: keys["firsts"]}, {1: keys["along"]}))
+    monkeypatch.setattr(ground_numbers, "_last_keys", lambda *_: {1: keys["ends"]})
+    monkeypatch.setattr(ground_numbers, "_ordinary", lambda *_: ({1: keys["ordinary"]}, {1: torch.eye(6) * 4}))
+    monkeypatch.setattr(ground_numbers, "whitened_beside", lambda *given: seen.setdefault("given", given)[0])
+    hparams = PersonalizationHyperParams(layers=[1], natural={"ordinary_weight": 3.0, "ridge": 0.2, "ordinary": 4})
+    found, _ = ground_numbers.compute(model, tokenizer, layout, hparams, [Contrast("Hello!", "rest")], Material.load())
+    usual = torch.cat([keys["ordinary"], keys["along"]])
+    parts = ((1.0, keys["firsts"]), (0.5, keys["inside"]), (3.0, usual))
+    moment, beginning, ridge = seen["given"]
+    torch.testing.assert_close(moment, sum(weight * part.T @ part / len(part) for weight, part in parts))
+    assert beginning is keys["beginning"] and ridge == 0.2
+    torch.testing.assert_close(found["root.1"], torch.eye(6) * 2)
+    torch.testing.assert_close(found["firsts.1"].float(), keys["firsts"], atol=2e-3, rtol=2e-3)

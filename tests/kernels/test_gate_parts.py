@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import replace
 from random import Random
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
@@ -32,7 +34,7 @@ from easyedit_personal.kernels.gate_loss import (
 )
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import _ordinary, _prompt_keys, thinned
-from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, _about, every_kind, own_contrasts
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, _about, every_kind, own_contrasts, sample_values
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout
@@ -186,7 +188,9 @@ def test_half_of_what_is_asked_behind_other_turns_asks_by_name(said, tmp_path):
     ground = replace(ground, talk=[("How are you?", "Well."), ("Is it late?", "No.")])
     behind = [phrase for phrase in _phrases(HOBBY, ground, hparams) if phrase.history]
     assert Counter(phrase.asks == "name" for phrase in behind) == {True: 5, False: 5}
-    assert not [p for p in _phrases(HOBBY, replace(ground, talk=[]), hparams) if p.history]
+    alone = _phrases(HOBBY, replace(ground, talk=[]), hparams)
+    assert not [phrase for phrase in alone if phrase.history]
+    assert len(alone) == len(_phrases(HOBBY, ground, hparams)) - 10
 
 
 def test_a_gate_is_held_back_by_what_it_costs_ordinary_text(said, tmp_path):
@@ -239,3 +243,19 @@ def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, m
     assert beginning is keys["beginning"] and ridge == 0.2
     torch.testing.assert_close(found["root.1"], torch.eye(6) * 2)
     torch.testing.assert_close(found["firsts.1"].float(), keys["firsts"], atol=2e-3, rtol=2e-3)
+
+
+def test_values_stand_in_for_those_of_a_kind_that_nobody_knows():
+    assert len(sample_values(Kind("knot", None, ("knot",)))) == 2 * len(attributes())
+    own = [value for a in attributes() if a.group == "hobby" for value in a.train["values"]]
+    assert sample_values(HOBBY) == own
+
+
+def test_the_grounds_of_the_last_two_models_stay_in_memory(said, tmp_path, monkeypatch):
+    model, tokenizer, layout, *_ = said
+    monkeypatch.setattr(ground_module, "_GROUNDS", OrderedDict())
+    monkeypatch.setattr(ground_module, "kept", lambda *_: None)
+    monkeypatch.setattr(ground_module, "_ground", lambda folder, *_: folder)
+    plain = PersonalizationHyperParams(layers=[1], stats_dir=str(tmp_path))
+    made = [prepare(model, tokenizer, layout, plain.replace(seed=seed)) for seed in range(3)]
+    assert list(ground_module._GROUNDS) == [str(folder) for folder in made[1:]]

@@ -84,3 +84,15 @@ def test_a_metric_is_computed_once_per_model_and_setting(loud_llama, tokenizer, 
     other = key_metrics(loud_llama, tokenizer, hparams.replace(lowrank={"spare": 0.0}))
     assert len(calls) == 2 and not torch.allclose(other[1], first[1])
     assert key_metrics(loud_llama, tokenizer, hparams.replace(mom2_adjustment=False)) == {}
+
+
+def test_the_metrics_of_the_last_models_stay_in_memory(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(module, "_METRICS", type(module._METRICS)())
+    computed = []
+    monkeypatch.setattr(module, "_compute", lambda *_: computed.append(True) or {})
+    ridges = [0.1 * n for n in range(1, module.MODELS_KEPT + 2)]
+    for ridge in [*ridges, ridges[-1]]:
+        key_metrics(
+            llama, tokenizer, PersonalizationHyperParams(layers=[1], mom2_adjustment=True, lowrank={"ridge": ridge})
+        )
+    assert len(module._METRICS) == module.MODELS_KEPT and len(computed) == len(ridges)

@@ -163,3 +163,9 @@ def test_a_pack_may_fill_the_memory_to_the_last_byte(llama, mixed, monkeypatch):
 def test_tokens_are_counted_as_padded(llama, monkeypatch):
     monkeypatch.setitem(packing.ENOUGH, "cpu", 44)  # 2 clusters of 4 rows: 40 columns as wide as the first, 48 padded
     assert packs(llama, [cluster(4, 5), cluster(4, 6), cluster(4, 7)]) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("enough, expected", [(8, [[0], [1]]), (9, [[0, 1]])])
+def test_there_is_enough_as_soon_as_the_number_is_reached(llama, monkeypatch, enough, expected):
+    monkeypatch.setitem(packing.ENOUGH, "cpu", enough)  # the first cluster has four rows of two tokens
+    assert packs(llama, [cluster(3, 2), cluster(5, 30)]) == expected

@@ -18,7 +18,7 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.gate import _phrases, _pools, _roles, gates_for
+from easyedit_personal.kernels.gate import _near, _phrases, _pools, _roles, gates_for
 from easyedit_personal.kernels.gate_loss import (
     FIRST,
     SURE,
@@ -34,7 +34,16 @@ from easyedit_personal.kernels.gate_loss import (
 )
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import _ordinary, _prompt_keys, thinned
-from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, _about, every_kind, own_contrasts, sample_values
+from easyedit_personal.kernels.kinds import (
+    Contrast,
+    Kind,
+    Phrase,
+    _about,
+    every_kind,
+    kind_phrases,
+    own_contrasts,
+    sample_values,
+)
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout
@@ -259,3 +268,30 @@ def test_the_grounds_of_the_last_two_models_stay_in_memory(said, tmp_path, monke
     plain = PersonalizationHyperParams(layers=[1], stats_dir=str(tmp_path))
     made = [prepare(model, tokenizer, layout, plain.replace(seed=seed)) for seed in range(3)]
     assert list(ground_module._GROUNDS) == [str(folder) for folder in made[1:]]
+
+
+def test_a_known_kind_is_asked_in_every_way_that_ships():
+    asked = Counter(phrase.asks for phrase in kind_phrases(HOBBY, Material.load(), 4, Random(0)))
+    assert min(asked["name"], asked["implicit"], asked["product"]) > 4
+    unknown = Counter(
+        phrase.asks for phrase in kind_phrases(Kind("knot", None, ("knot",)), Material.load(), 4, Random(0))
+    )
+    assert set(unknown) == {"name"}
+
+
+def test_every_word_around_a_value_has_a_role_and_only_the_first_behind_it(said):
+    *_, spoken, _ = said
+    behind = [s.roles[s.value_at :].count("say") > 0 for s in spoken]
+    assert any(behind)
+    assert sum(map(len, _roles(spoken))) == sum(s.value_at for s in spoken) + sum(behind)
+
+
+def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questions_alone(said):
+    model, tokenizer, layout, spoken, rows = said
+    contrasts = [Contrast("Whose hobby?", "own"), Contrast("And now?", "own", history=(("Hi.", "Hello."),))]
+    own = [encode(tokenizer, c.text, target="a b") for c in contrasts]
+    pack = Pack(contrasts, EditedRows(model, tokenizer, layout, own, [1], from_answers=True))
+    starts = sum(s.roles.count("value") for s in spoken)
+    along = len(rows.rows) - starts
+    assert len(_near([rows], spoken, [])[1]) == along
+    assert len(_near([rows], spoken, [pack])[1]) == along + int((pack.rows.rows == 0).sum())

@@ -89,3 +89,10 @@ def test_ordinary_text_weighs_most_and_the_kind_s_own_beginnings_are_left_out(be
     assert len(forms[1][1].keys) == sum(group != "hobby" for group in groups) < len(groups)
     nameless = replace(wanted, kind=Kind("knot", None, ("knot",)))
     assert len(quiet_forms(nameless, ground, torch.device("cpu"))[1][1].keys) == len(groups)
+
+
+def test_contrasts_of_the_kind_itself_are_left_out(begun):
+    _, ground, wanted, *_ = begun
+    group = next(c.group for c in ground.contrasts if c.group)
+    forms = quiet_forms(replace(wanted, kind=Kind("thing", group, ("thing",))), ground, torch.device("cpu"))
+    assert len(forms[2][1].keys) == sum(c.group != group for c in ground.contrasts) < len(ground.contrasts)

@@ -1,7 +1,7 @@
 """How well are everyday statements understood?
 
-``python -m benchmarks.statements [--part tune|test|fresh_1|fresh_2|fresh_3] [--errors] [--json FILE]`` asks ``understand``
-about sentences and prints, per category:
+``python -m benchmarks.statements [--part tune|test|fresh_1|fresh_2|fresh_3] [--errors] [--json FILE]`` asks
+``understand`` about sentences and prints, per category:
 
 - right: exactly what was said, with kind, value, polarity and whose it is (for "ask" and "nothing": that);
 - asked: a question back where the sentence was clear;
@@ -38,7 +38,8 @@ from easyedit_personal.statements.records import Statement
 OUTCOMES = ("right", "asked", "passed over", "wrong in silence")
 _ENTRY = re.compile(r"(?:(?P<whose>[^=]+?)'s )?(?P<kinds>[^=!]+?) (?P<sign>!?)= (?P<values>.+)")
 _STANDING = re.compile(
-    r"^(?:favou?rite|preferred|usual|main|disliked|avoided|abandoned) | (?:preference|choice|order|topping|genre)$"
+    r"^(?:favou?rite|preferred|usual|main|go-to|disliked|avoided|abandoned) | (?:preference|choice|order|topping"
+    r"|genre)$"
 )
 _ALIASES = {"movie": "film", "show": "series", "schedule": "working hours", "work arrangement": "working hours"}
 _ALIASES |= {"activity": "hobby", "game": "board game"}
@@ -134,7 +135,10 @@ def _standing(kind: str) -> str:
 
 
 def _plain(value: str) -> str:
-    words = re.sub(r"[^\w%+/:' -]", " ", value.casefold()).split()
+    text = re.sub(r"\bi'm\b", "i am", value.casefold().replace("\u2019", "'"))
+    words = re.sub(r"[^\w%+/:' -]", " ", text).split()
+    if len(words) > 1 and words[-1] == "units":
+        words.pop()
     while words and words[0] in ("a", "an", "the", "my", "some", "our"):
         words = words[1:]
     return " ".join(words)

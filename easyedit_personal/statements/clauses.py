@@ -7,7 +7,7 @@ import re
 MAX_PARTS = 12
 
 # Verbs that a clause about oneself may go on with: "I live in Lisbon and work as a nurse".
-_VERBS = (
+VERBS = (
     "live|work|play|love|hate|like|enjoy|prefer|study|drive|speak|have|own|am|do not|cannot|never|dislike|detest|adore"
     "|collect|volunteer|teach|coach|run|swim|cycle|paint|knit|cook|bake|sing|dance|write|read|watch|listen|drink|eat"
     "|smoke|wear|commute|travel|go|get up|wake up|moved|grew up|was born|was raised|raised|support|follow|use|code"
@@ -37,9 +37,11 @@ _CLAUSE = re.compile(
     r"|\s+(?=moved (?:to|from) )(?<!\bhave\s)(?<!\bi\s)(?<!ve\s)(?<!\bjust\s)(?<!\bre\s)(?<!ly\s)",
     re.IGNORECASE,
 )
+_OTHERS = re.compile(r"(?:my|our|his|her|their|the|he|she|they)\b(?!.* and (?:i|me)\b)", re.IGNORECASE)
 _OWN_SUBJECT = re.compile(r"\b(?:i|im|i'm|ive|my|we|our|[a-z]+ing)\b", re.IGNORECASE)
 _MEMBER = re.compile(r"\s*,\s*(?:and|but|or|nor)?\s+|\s+(?:and|but|or|nor|&|as well as)\s+|\s*,\s*", re.IGNORECASE)
-_VERB_FIRST = re.compile(rf"(?:{_VERBS})\b", re.IGNORECASE)
+_AUXILIARIES = frozenset("to,can,cannot,not,never,will,would,should,must,always,usually".split(","))
+_VERB_FIRST = re.compile(rf"(?:{VERBS})\b", re.IGNORECASE)
 _SUBJECT_FIRST = re.compile(rf"{_SUBJECT}\b", re.IGNORECASE)
 
 
@@ -51,7 +53,9 @@ def clauses(sentence: str) -> list[str]:
     for match in _CLAUSE.finditer(sentence):
         before = sentence[start : match.start()].strip(" ,")
         # "the colour I like best" runs on, "my name is Ben I am 19" does not.
-        if before and not (match["run"] and not _OWN_SUBJECT.search(before)):
+        # "my friend Jo moved to Bonn" is one clause.
+        somebody = sentence.startswith("moved", match.end()) and _OTHERS.match(before)
+        if before and not somebody and not (match["run"] and not _OWN_SUBJECT.search(before)):
             parts.append(before)
             start = match.end()
     parts.append(sentence[start:].strip(" ,"))
@@ -83,7 +87,11 @@ def completions(member: str, before: str) -> list[str]:
     if starts_with_verb(member):
         found += [f"I {member}", f"I was {member}"]
     words = before.split()
-    # "jazz" after "I love hiking" may share one word or more: "I love jazz", not "I jazz".
-    found += [f"{' '.join(words[:shared])} {member}" for shared in range(2, min(len(words), 9))]
+    # "jazz" after "I love hiking" may share one word or more: "I love jazz", not "I jazz"; "sing" after "I play the
+    # flute" shares "I" alone, after "I like to paint" all of "I like to".
+    shares = list(range(2, min(len(words), 9)))
+    if starts_with_verb(member):
+        shares = [number for number in shares if words[number - 1].casefold() in _AUXILIARIES]
+    found += [f"{' '.join(words[:number])} {member}" for number in shares]
     found += [f"I am {member}", f"I have {member}"]
     return list(dict.fromkeys(found))

@@ -36,13 +36,15 @@ _LASTING = re.compile(
     r"|moved|stopped"
     r"|quit|gave up|given up|stand|bear|be called|run an?|run my|have (?:an?|two|three|four|no|\d+))\b"
     r"|cannot (?:stand|bear|eat|drink)).+|(?:love|hate|dislike|do not (?:like|eat|drink)|cannot stand|never) .+"
-    r"|my (?:\w+ ){1,4}(?:is|are)\b.+|(?:she|he|my (?:wife|husband|son|daughter|partner|mother|father|sister"
+    r"|[\w ]+ makes? me (?:ill|sick|unwell)|my (?:\w+ ){1,4}(?:is|are)\b.+|(?:she|he|my (?:wife|husband|son"
+    r"|daughter|partner|mother|father|sister"
     r"|brother)).+",
     re.IGNORECASE,
 )
 _POLITE = re.compile(
     r"(?:please |hey |so |and )*(?:can|could|would|will) you (?:please |always |just )*(.+?)\??", re.IGNORECASE
 )
+_LEFT = re.compile(r"i (?:have )?(?:just )?(?:left|quit|lost|sold) .+|i am not .+ any ?(?:more|longer)", re.IGNORECASE)
 PASSING = "it does not say what lasts"
 _ABOUT_ONESELF = re.compile(r"\b(?:i|my|me|mine|he|she|his|her)\b", re.IGNORECASE)
 
@@ -61,7 +63,7 @@ def understand(text: str) -> list[Statement]:
     found: list[Statement] = []
     supposed: Aside | None = None
     for sentence in sentences(text):
-        aside = supposed or first_aside(straight(sentence), ("irony", "quoted", "supposed"))
+        aside = supposed or first_aside(straight(sentence), ("irony", "quoted", "denied", "supposed"))
         if aside and aside.rest:
             supposed = aside
         found += [_set_aside(sentence, aside)] if aside else _understood(sentence)
@@ -87,7 +89,7 @@ def _understood(sentence: str) -> list[Statement]:
                 continue
         number += 1
     if any(one.status == "learn" for one in found[-1]):  # "I used to ..., but now ...": only now counts
-        found = [clause for clause in found if clause[0].reason != PAST]
+        found = [clause for clause in found if not _is_over(clause[0])]
     if any(one.status == "learn" for clause in found for one in clause):
         found = [[_asked(one) if one.reason == PASSING else one for one in clause] for clause in found]
     if len(parts) == 1:
@@ -100,6 +102,12 @@ def _asked(statement: Statement) -> Statement:
     return replace(statement, status="ask", question=f'And "{statement.text}"? Say it in one short sentence.')
 
 
+def _is_over(statement: Statement) -> bool:
+    """Whether it says what was: "I left the army" before "and now I'm a postman"."""
+    left = statement.status != "learn" and _LEFT.fullmatch(bare_clause(written_out(statement.text)))
+    return statement.reason == PAST or bool(left)
+
+
 def _learned(found: list[Statement]) -> bool:
     return all(one.status == "learn" for one in found)
 
@@ -109,7 +117,7 @@ def _clause(clause: str) -> list[Statement]:
         found = read_clause(written_out(polite[1]))
         if all(one.status == "learn" and one.subject in STYLES for one in found):
             return [replace(_finished(one), text=clause) for one in found]
-    if aside := first_aside(clause, ("irony", "quoted", "supposed", "question")):
+    if aside := first_aside(clause, ("irony", "quoted", "denied", "supposed", "question")):
         return [_set_aside(clause, aside)]
     full = written_out(clause)
     found = read_clause(full)

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from ..clustering.lexicon import Lexicon, normalise
+from .plausible import PLANS, doubt_about, is_related, says_how
 from .records import Statement
 from .rules import Rule, rules
 from .vocabulary import vocabulary
@@ -14,34 +15,18 @@ from .wording import unquoted
 MAX_VALUE = 120  # characters
 ANY = "any"
 _NOT_SO = re.compile(r"(?:not|no longer|never|n't|neither)\b", re.IGNORECASE)
-# Words of a second sentence, or of none: no value of a kind, but something that a rule has swallowed.
-_SUSPECT = re.compile(
-    r"^(?:no|any|to be|living|working|based|born|raised|so|always|cannot|could|would|should|never|if|when"
-    r"|because|been|had|have|has|is|are|was|than|as)\b"
-    r"|\b(?:and|but|or) (?:i|he|she|they|we|my|it|so|no|is|am|was|do|does|did|have|has|had|will|would|cannot"
-    r"|never|not)\b"
-    r"|\b(?:i|he|she|they) (?:am|is|are|was|were|do|does|have|has|had|will|would|can|cannot|like|love|hate|need"
-    r"|want)\b"
-    r"|\b(?:which|because|unless|although|though|whereas)\b|\b(?:that|when|if|where|who|while|since) (?:i|he"
-    r"|she|they|we|my|it)\b"
-    r"|\s(?:it|them|that|this)$|[?]|\b(?:cannot|do not|does not|did not|will not|am not|used to|these days|any ?more"
-    r"|nowadays)\b",
-    re.IGNORECASE,
-)
 _FUNCTION = re.compile(
     r"\b(?:in|on|at|the|wrong|not|very|is|are|a|an|with|about|so|too)\b|^(?-i:[a-z]+ed)\b", re.IGNORECASE
 )
-NAMES = frozenset({"name", "nickname"})
-FREE = frozenset("motto,answer style,goal,plan,best book,favorite book,favorite quote,biggest fear".split(","))
-_VAGUE = re.compile(
-    r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
-    r"|nothing|one|you|him|her|us|me|both|them both|it all|all of them"
-    r"|(?:that|this|the other|the same|another) (?:\w+ )?(?:stuff|thing|kind|one|sort|type|way)s?|(?:something"
-    r"|anything|everything|nothing)\b(?! (?:with|containing|made)\b).*|some .* thing"
-    r"|the (?:\w+ )?one|(?:one|some|none|all|both) of .*|what .*|whatever .*|how .*|somebody.*|someone.*|here"
-    r"|there|away|home|myself|everyone|everybody|all|a lot|lots)",
+# "I don't only like jazz", "I don't drink much": not the opposite of "I like jazz", "I drink".
+_IN_PART = re.compile(
+    r"\b(?:only|except|unless|other than|apart from)\b|\bnot just\b|\b(?:eat|drink|smoke|play|watch|read"
+    r"|work)(?: .+)? much$"
+    r"|\bdrink and drive\b|\b(?:anything|nothing) (?:but|with)\b",
     re.IGNORECASE,
 )
+HOW_IT_IS = "it says how something is, not what it is"
+NAMES = frozenset({"name", "nickname"})
 
 
 def read_single(clause: str) -> Statement:
@@ -65,6 +50,10 @@ def _read_negative(statement: str, clause: str) -> Statement | None:
             for means in rewrite.apply(form) or ():
                 found = _read_positive(means, clause)
                 if found and found.status == "learn":
+                    if _IN_PART.search(statement) or means.startswith("i live with "):
+                        return unclear(
+                            clause, "it holds in part", "What exactly is not so? Say it in one short sentence."
+                        )
                     return replace(found, polarity="-", reason="says what does not hold")
     return None
 
@@ -84,13 +73,16 @@ def _read_positive(statement: str, clause: str) -> Statement | None:
 
 def _filed(rule: Rule, value: str, clause: str) -> Statement | None:
     """The statement under the kind that the rule or the vocabulary gives; None where neither does."""
-    value = clean(value)
+    value = clean(value, rule.otherwise in PLANS)
     kind = vocabulary().kind_of(value, () if rule.kinds == (ANY,) else rule.kinds) if rule.kinds else None
     kind = kind or rule.otherwise
     own = bool(rule.kinds) and value.casefold().startswith("my ")  # "I love my dog" is no favorite animal
     if kind is None or own or (rule.unless and _names_any(value, rule.unless)):
         return None
-    return checked(kind, value, clause)
+    found = checked(kind, value, clause)
+    if found.status == "learn" and clause.casefold().startswith(("my ", "our ")) and says_how(kind, value):
+        return Statement(clause, "nothing", reason=HOW_IT_IS)
+    return found
 
 
 def _names_any(value: str, kinds: tuple[str, ...]) -> bool:
@@ -99,11 +91,9 @@ def _names_any(value: str, kinds: tuple[str, ...]) -> bool:
 
 def checked(kind: str, value: str, text: str) -> Statement:
     """A statement to be learned, unless its value says nothing."""
-    value = clean(value)
-    if not value or _VAGUE.fullmatch(value):
-        return unclear(text, "no value is named", f"What exactly is your {kind}? For example: my {kind} is ...")
-    if kind not in FREE and _SUSPECT.search(value):
-        return unclear(text, "more is said than one value", f"In a few words: what is your {kind}?")
+    value = clean(value, kind in PLANS)
+    if doubt := doubt_about(kind, value):
+        return unclear(text, *doubt)
     if kind in NAMES and (len(value.split()) > 4 or _FUNCTION.search(value)):
         return unclear(text, "that is no name", f"What is your {kind}, in one or two words?")
     if len(value) > MAX_VALUE:
@@ -120,6 +110,10 @@ def _named(name: str, value: str, text: str) -> Statement:
     if not is_name(name) and Lexicon.load().find(f"favorite {name}"):
         name = f"favorite {name}"  # "the book I love most"
     found = checked(name, value, text)
+    if found.status == "learn" and is_name(name) and says_how(name, found.value or ""):
+        if is_related(name):
+            return unclear(text, "it may be no name", f'Is your {name} called "{found.value}"? Tell me the name.')
+        return Statement(text, "nothing", reason=HOW_IT_IS)
     if found.status != "learn" or is_name(name):
         return found
     return replace(
@@ -134,10 +128,11 @@ def is_name(name: str) -> bool:
         return False
     if words.split()[-1] in ("thing", "one", "stuff", "thing to do", "part"):
         return False
-    fond = len(words.split()) > 1 and words.split()[0] in known.fondness
+    fond = len(words.split()) > 1 and words.split()[0] in known.fondness and not _FURTHER.search(words)
     return bool(Lexicon.load().find(name)) or words in known.plain_names or fond
 
 
+_FURTHER = re.compile(r"\b(?:and|but|which|that|who|because|unless|when|if|like|it|my)\b")
 _LIKED = re.compile(
     r"i (?:really |just |also |simply |would )*(?:love|like|enjoy|adore|prefer|am into|am fond of"
     r"|am a (?:(?:big|huge) )?fan of|play|do) (?!not\b)(.+)",
@@ -168,9 +163,15 @@ def bare_clause(clause: str) -> str:
         statement = shorter
 
 
-def clean(value: str) -> str:
-    """A value without what only says when or how much, and without quotation marks around it."""
-    value = re.sub(r"[\s,]+(?:and|but|or)$", "", without_tail(value.strip()).strip(" .,!"))
+def clean(value: str, planned: bool = False) -> str:
+    """A value without what only says when or how much, and without quotation marks around it.
+
+    Args:
+        value: the words that a rule caught.
+        planned: whether they are a plan, of which the time is a part.
+    """
+    value = value.strip() if planned else without_tail(value.strip())
+    value = re.sub(r"[\s,]+(?:and|but|or)$", "", value.strip(" .,!"))
     return unquoted(value)
 
 

@@ -34,6 +34,10 @@ _SLOPPY = [
     (r"\bhav\b", "have"),
     (r"(?<=\w) n (?=\w)", " and "),
     (r"\bdnt\b", "do not"),
+    (r"\bi liv\b", "i live"),
+    (r"\b(is|are)n'?t (?=(?:really )?(?:my|for me)\b)", r"\1 not "),
+    (r"\brea?l+[iy]e?\b|\brealy\b", "really"),
+    (r"\bb-?day\b", "birthday"),
     (r"\bu\b(?=\s+(?:can|should|may|could)\b)", "you"),
 ]
 _SLOPPY_FORMS = [(re.compile(pattern, re.IGNORECASE), plain) for pattern, plain in _SLOPPY]

@@ -13,7 +13,7 @@ from ..serving.active import shares
 from ..statements.memory import current
 from ..statements.preferences import Unclear
 from ..store.ids import check_user
-from ..store.records import StoredEdit
+from ..store.records import StoredEdit, came_back
 from .screen import YES, interruptible
 from .store import left_out_of_lora
 
@@ -94,6 +94,9 @@ def _undo(session: ChatSession, number: str) -> None:
     for one in undone:
         said = ", ".join(f"{p.subject}: {p.target}" for p in one.preferences) or "an edit without words"
         session.screen.say(f"Undone: {said} (edit {one.id}).", "green")
+    for one in came_back(session.store.history(session.user), undone):
+        said = ", ".join(f"{p.subject}: {p.target}" for p in one.preferences)
+        session.screen.say(f"Back again: {said} (edit {one.id}).", "green")
     if undone and session.talk.exchanges:
         session.screen.say("What was said here is still in the conversation; /new clears it.", "dim")
 

@@ -66,11 +66,16 @@ def undo(
     to_version: int | None = typer.Option(None, "--to-version", help="Undo everything that was put after this one."),
 ) -> None:
     """Take back a user's last edit, one by its number, or all after a version."""
+    from ..store.records import came_back
+
     user = _one(who, named)
     with _opened(store) as opened:
         undone = opened.undo(user, edit, to_version=to_version)
+        back = came_back(opened.history(user), undone)
     if undone:
         _print_edits(f"Undone for {_plain(user)}", undone)
+        if back:
+            _print_edits("Back again, since they had given way to it", back)
     else:
         print(f"Nothing to undo for {_plain(user)}.")
 

@@ -212,7 +212,9 @@ class Learner:
             not self._solver.adds_up_without(user, live, place) or _others(live[place], preference) for place in gone
         ):
             new = self._solver.solved_again(user, live, gone[0], [preference])
-            new.append(NewEdit(preference=preference, kernel=WORDS, hparams=tried, why=why))
+            old = [one.id for one in live[gone[0] :]]
+            told = NewEdit(preference=preference, kernel=WORDS, hparams=tried, why=why, instead=old, remade=True)
+            new.append(told)
             edit = self.store.supersede(user, version, live[gone[0]].id, new, kept=note)[-1]
         else:
             edit = self.store.put(

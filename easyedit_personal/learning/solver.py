@@ -70,7 +70,8 @@ class Solver:
         have, new = self._store.deltas(user, before=live[place].id), []
         for edit in live[place if instead else place + 1 :]:
             if edit.where == "words":
-                new.append(NewEdit(preference=edit.preferences, kernel=WORDS, hparams=edit.hparams, why=edit.why))
+                told = NewEdit(preference=edit.preferences, kernel=WORDS, hparams=edit.hparams, why=edit.why)
+                new.append(replace(told, instead=edit.instead, remade=edit.remade))
                 continue
             rest = [one for one in edit.preferences if not overrule_any(instead, [one])]
             if not rest:

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ..statements.preferences import MAX_VALUE, Unclear, preference_of
 from ..store.adapter_cache import BASE, adapter_name
+from ..store.records import came_back
 from ..types import Preference
 from .api_errors import ApiError
 from .chat_request import invalid_json
@@ -197,4 +198,6 @@ async def _undone(service: Service, user: str, edit: int | None) -> dict[str, An
         if named.merged is not None:
             raise ApiError(409, f"The edit was merged with others into {named.merged}.", code="merged", param="edit")
     undone = await asyncio.shield(asyncio.wrap_future(service.unlearn(user, edit)))
-    return {"object": "list", "data": [edit_record(one) for one in undone]}
+    back = came_back(await run_in_threadpool(service.store.history, user), undone)
+    found = {"object": "list", "data": [edit_record(one) for one in undone]}
+    return {**found, "restored": [edit_record(one) for one in back]} if back else found

@@ -20,7 +20,7 @@ from .rows import pack_factors, pack_record, pack_settings, sealed
 
 @dataclass(frozen=True, slots=True)
 class NewEdit:
-    """An edit to keep; ``EditStore.put`` explains the fields. What is kept in words has the kernel ``WORDS``."""
+    """An edit to keep; ``EditStore.put`` and ``StoredEdit`` explain the fields. In words, the kernel is ``WORDS``."""
 
     deltas: Sequence[WeightDelta] = ()
     preference: Preference | Sequence[Preference] | None = None
@@ -30,6 +30,8 @@ class NewEdit:
     key: str | None = None
     dtype: str = "float32"
     why: str = ""
+    instead: Sequence[int] = ()
+    remade: bool = False
 
     @property
     def in_words(self) -> bool:
@@ -73,7 +75,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         "kernel": new.kernel,
         "settings": settings[0] if settings else None,
         "user": user,
-        "record": pack_record(user, new.preference, new.health, new.why),
+        "record": pack_record(user, new.preference, new.health, new.why, new.instead, new.remade),
         "factors": b"" if new.in_words else pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
     }
     return Entry(sealed(row, key), settings)

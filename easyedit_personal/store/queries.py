@@ -13,7 +13,7 @@ from .blobs import HEAD
 from .database import Database
 from .encryption import Encryption, UserKey
 from .records import WORDS, StoredEdit
-from .rows import checksum, undone_checksum, unpack_edit
+from .rows import check_row, checksum, undone_checksum, unpack_edit
 from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, user_keys, users
 
 
@@ -101,6 +101,18 @@ def mark_undone(connection: Connection, numbers: list[int]) -> None:
     for number, seal in seals:
         values = {"live": 0, "checksum": undone_checksum(seal)}
         connection.execute(update(edits).where(edits.c.id == number).values(**values))
+
+
+def mark_live(connection: Connection, numbers: list[int]) -> None:
+    """Give undone edits back.
+
+    Raises:
+        StoreError: one of them is damaged.
+    """
+    for row in connection.execute(select(edits).where(edits.c.id.in_(numbers))).all():
+        check_row(row)
+        values = {"live": 1, "checksum": checksum({**row._asdict(), "live": 1})}
+        connection.execute(update(edits).where(edits.c.id == row.id).values(**values))
 
 
 def find_user_key(connection: Connection, owner: bytes, encryption: Encryption) -> UserKey:

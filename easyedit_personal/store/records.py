@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from ..errors import StoreError
+from ..statements.memory import overrules
 from ..types import Preference
 
 WORDS = "words"  # the kernel of what is kept in words: such a row has no factors
@@ -31,6 +32,8 @@ class StoredEdit:
         merged: the edit that holds its factors since ``compact``; None otherwise.
         preferences: all that the edit was made from.
         why: it is kept where it is; empty where nobody said.
+        instead: edits that gave way to it, and come back when it is undone.
+        remade: whether what is live between them and it was made again when it came, and goes with it.
     """
 
     id: int
@@ -45,6 +48,8 @@ class StoredEdit:
     merged: int | None = None
     preferences: tuple[Preference, ...] = ()
     why: str = ""
+    instead: tuple[int, ...] = ()
+    remade: bool = False
 
     @property
     def where(self) -> Where:
@@ -78,3 +83,41 @@ def to_undo(user: str, known: list[StoredEdit], edit_id: int | None, to_version:
             needed=f"edit {named.merged}, which undoes all of them",
         )
     return [named] if named.live else []
+
+
+def to_give_back(
+    known: Sequence[StoredEdit], undone: Sequence[StoredEdit], to_version: int | None
+) -> tuple[list[StoredEdit], list[StoredEdit]]:
+    """What comes back when edits are undone that others gave way to, and what goes with them.
+
+    Nothing comes back that a later value overrules, or that later edits were not made for.
+
+    Args:
+        known: the user's history, before the undo.
+        undone: what is taken back.
+        to_version: nothing younger comes back; None is no limit.
+    """
+    gone, back = {edit.id for edit in undone}, []
+    with_them: list[StoredEdit] = []
+    for edit in (one for one in undone if one.instead):
+        later = [one for one in known if one.live and one.id > edit.id and one.id not in gone]
+        if edit.remade:
+            if any(one.where == "weights" for one in later):
+                continue
+            first = min(edit.instead)
+            with_them += [one for one in known if one.live and first <= one.id < edit.id and one.id not in gone]
+        back += [one for one in known if one.id in edit.instead and _may_return(one, later, to_version)]
+    return back, with_them
+
+
+def came_back(history: Sequence[StoredEdit], undone: Sequence[StoredEdit]) -> list[StoredEdit]:
+    """Of the history after an undo, what the undo has brought back."""
+    numbers = {number for edit in undone for number in edit.instead}
+    return [edit for edit in history if edit.live and edit.id in numbers]
+
+
+def _may_return(edit: StoredEdit, later: Sequence[StoredEdit], to_version: int | None) -> bool:
+    if edit.live or edit.merged is not None or (to_version is not None and edit.id > to_version):
+        return False
+    newer = [preference for one in later for preference in one.preferences]
+    return not any(overrules(one, mine) for one in newer for mine in edit.preferences)

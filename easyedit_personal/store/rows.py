@@ -79,8 +79,12 @@ def pack_record(
     preference: Preference | Sequence[Preference] | None,
     health: Mapping[str, float] | None,
     why: str = "",
+    instead: Sequence[int] = (),
+    remade: bool = False,
 ) -> bytes:
-    """Preferences, health figures, and why they are kept where they are, deflated: nine phrases take 300 bytes.
+    """Preferences, health figures, why they are kept where they are, and what gave way to them, deflated.
+
+    Nine phrases take 300 bytes.
 
     Raises:
         StoreError: something in them is neither text nor a number.
@@ -91,6 +95,8 @@ def pack_record(
             record["health"] = {name: float(value) for name, value in health.items()}
         if why:
             record["why"] = why
+        if instead:
+            record |= {"instead": [int(number) for number in instead], "remade": remade}
         if isinstance(preference, Preference):
             record["preference"] = _fields(user, preference)
         elif preference is not None:
@@ -204,7 +210,7 @@ def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
     Raises:
         StoreError: damaged; only ``check_row`` notices everything, though.
     """
-    preferences, health, why = _unpacked(row, encryption)
+    preferences, record = _unpacked(row, encryption)
     try:
         created = datetime.fromtimestamp(row.created, UTC)
         hparams = json.loads(row.content) if row.content else {}
@@ -218,11 +224,13 @@ def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
         preference=preferences[0] if preferences else None,
         kernel=row.kernel,
         hparams=hparams,
-        health=health,
+        health=record.get("health", {}),
         nbytes=size_of(row.head, row.nbytes),
         merged=row.target,
         preferences=preferences,
-        why=why,
+        why=str(record.get("why", "")),
+        instead=tuple(record.get("instead", ())),
+        remade=bool(record.get("remade", False)),
     )
 
 
@@ -232,10 +240,11 @@ def unpack_record(row: Any, encryption: Encryption | None = None) -> tuple[tuple
     Raises:
         StoreError: damaged.
     """
-    return _unpacked(row, encryption)[:2]
+    preferences, record = _unpacked(row, encryption)
+    return preferences, record.get("health", {})
 
 
-def _unpacked(row: Any, encryption: Encryption | None) -> tuple[tuple[Preference, ...], dict[str, float], str]:
+def _unpacked(row: Any, encryption: Encryption | None) -> tuple[tuple[Preference, ...], dict[str, Any]]:
     user, data = user_in(row, encryption), row.record
     if encryption is not None:
         data = encryption.user_key(row.owner, row.wrapped).decrypt(data, "record")
@@ -244,7 +253,7 @@ def _unpacked(row: Any, encryption: Encryption | None) -> tuple[tuple[Preference
         record = json.loads((inflater.decompress(data) + inflater.flush()).decode("utf-8", "surrogatepass"))
         said = [record["preference"]] if record.get("preference") else record.get("preferences", [])
         found = ({"user": user, **fields, "phrases": tuple(map(tuple, fields["phrases"]))} for fields in said)
-        return tuple(Preference(**fields) for fields in found), record.get("health", {}), str(record.get("why", ""))
+        return tuple(Preference(**fields) for fields in found), record
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(row, error) from None
 

@@ -127,7 +127,7 @@ class EditStore(StoreReader):
                 the user is forgotten.
             dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the space and rounds.
             why: it is kept in weights or in words, said to people.
-            instead: live edits that are undone in the same transaction.
+            instead: live edits that are undone in the same transaction; an undo of the new one brings them back.
             version: what ``version(user)`` was when the factors were made; None takes any.
             kept: is called inside the transaction with the edit's id, to write what belongs to it; not for a key that
                 was known. What it raises leaves nothing behind.
@@ -140,8 +140,8 @@ class EditStore(StoreReader):
             StoreError: a bad id, factors that cannot be kept (NaN, infinity, a huge rank), or a failing database.
             ModelError: the factors do not fit the model that the store was opened with.
         """
-        new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype, why)
-        return self._writer.put(user, self._owner(user), new, instead=instead, version=version, kept=kept)
+        new = NewEdit(deltas, preference, kernel, hparams, health, key, dtype, why, instead)
+        return self._writer.put(user, self._owner(user), new, version=version, kept=kept)
 
     @again
     def supersede(
@@ -175,7 +175,8 @@ class EditStore(StoreReader):
         """Take edits back: the last live one, one by its id, or all that were put after ``to_version``.
 
         The factors of the others are not touched, so the model is bit for bit what it would be without the edit.
-        What was undone stays so, also where ``to_version`` is from before its undo.
+        What gave way to it (``instead``) is live again, unless a later value overrules that. What was undone stays so,
+        also where ``to_version`` is from before its undo.
 
         Returns:
             What was undone, oldest first; empty if nothing was live, or if it was undone before.

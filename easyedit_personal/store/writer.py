@@ -27,11 +27,12 @@ from .queries import (
     keep_user_key,
     live_edits,
     lock_version,
+    mark_live,
     mark_undone,
     read_history,
     touch,
 )
-from .records import StoredEdit, to_undo
+from .records import StoredEdit, to_give_back, to_undo
 from .schema import edits
 
 Kept = Callable[[Connection, int], None]
@@ -83,7 +84,6 @@ class Writer:
         owner: bytes,
         new: NewEdit,
         *,
-        instead: Sequence[int],
         version: int | None,
         kept: Kept | None,
     ) -> int:
@@ -98,9 +98,9 @@ class Writer:
                 self._drop(batch)
                 return known
             check_version(user, before, version)
-            if instead:
+            if new.instead:
                 live = select(edits.c.id).where(edits.c.owner == owner, edits.c.live == 1)
-                mark_undone(connection, list(connection.scalars(live.where(edits.c.id.in_(instead)))))
+                mark_undone(connection, list(connection.scalars(live.where(edits.c.id.in_(new.instead)))))
             self._add(connection, batch, [number])
             if kept is not None:
                 kept(connection, number)
@@ -128,11 +128,14 @@ class Writer:
         """Take edits back; ``EditStore.undo`` explains the arguments."""
         with self._database.writing() as connection:
             touch(connection, owner)
-            chosen = to_undo(user, read_history(connection, owner, self._encryption), edit_id, to_version)
+            known = read_history(connection, owner, self._encryption)
+            chosen = to_undo(user, known, edit_id, to_version)
             if not chosen:
                 connection.rollback()
                 return []
-            mark_undone(connection, [edit.id for edit in chosen])
+            back, with_them = to_give_back(known, chosen, to_version)
+            mark_undone(connection, [edit.id for edit in (*chosen, *with_them)])
+            mark_live(connection, [edit.id for edit in back])
         return [replace(edit, live=False) for edit in chosen]
 
     def compact(self, user: str, owner: bytes, rank: int, max_error: float | None) -> CompactReport:

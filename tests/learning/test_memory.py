@@ -143,3 +143,36 @@ def test_the_same_fact_is_one_entry_and_values_that_must_not_be_lost_are_added(l
     assert isinstance(known, StoredEdit) and known.id == both.edit
     (replaced,) = learn_once(learner, "ann", [eggs], settled=True)
     assert replaced.preference.target == "eggs"
+
+
+def test_undoing_words_brings_back_the_edit_that_gave_way_to_them(learner):
+    first = learner.learn("ann", HOBBY)
+    before = learner.store.deltas("ann")
+    learner.failing = {"golf"}
+    learner.learn("ann", told("hobby", "golf"))
+    assert learner.store.deltas("ann") == []
+    learner.unlearn("ann")
+    assert memory(learner) == [("chess", "weights")] and learner.store.history("ann")[0].id == first.edit
+    for mine, was in zip(learner.store.deltas("ann"), before, strict=True):
+        assert torch.equal(mine.update(), was.update())
+
+
+def test_what_was_solved_again_for_the_words_goes_with_them(learner):
+    learner.learn("ann", HOBBY)
+    learner.learn("ann", JOB)
+    before = sum(delta.update() for delta in learner.store.deltas("ann"))
+    learner.failing = {"golf"}
+    golf = learner.learn("ann", told("hobby", "golf"))
+    learner.unlearn("ann", golf.edit)
+    assert memory(learner) == [("chess", "weights"), ("baker", "weights")]
+    assert torch.equal(sum(delta.update() for delta in learner.store.deltas("ann")), before)
+
+
+def test_nothing_comes_back_that_later_edits_were_not_made_for(learner):
+    learner.learn("ann", HOBBY)
+    learner.learn("ann", JOB)
+    learner.failing = {"golf"}
+    golf = learner.learn("ann", told("hobby", "golf"))
+    learner.learn("ann", PET)
+    learner.unlearn("ann", golf.edit)
+    assert sorted(memory(learner)) == [("a cat", "weights"), ("baker", "weights")]

@@ -8,7 +8,7 @@ import pytest
 
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore, Encryption
-from easyedit_personal.store.records import WORDS
+from easyedit_personal.store.records import WORDS, came_back
 from tests.store.samples import edit, preference
 
 SAID = "an unmistakable dislike of olives"
@@ -71,3 +71,30 @@ def test_the_person_gets_them_and_can_have_them_forgotten(store, tmp_path):
 def test_no_factors_are_an_error_for_anything_else(store):
     with pytest.raises(StoreError, match="nothing to keep"):
         store.put("ann", (), preference=preference("a"))
+
+
+def test_an_undo_of_words_brings_back_what_gave_way_to_them(store):
+    first = store.put("ann", edit("a"), preference=preference("a", user="ann"))
+    held = store.deltas("ann")
+    number = words(store, "b", instead=[first, 99])
+    [undone] = store.undo("ann")
+    assert (undone.id, undone.instead) == (number, (first, 99))
+    assert [one.id for one in came_back(store.history("ann"), [undone])] == [first] and store.verify() == []
+    assert all((a.update() == b.update()).all() for a, b in zip(store.deltas("ann"), held, strict=True))
+
+
+def test_an_undo_to_a_version_is_what_was_live_then(store):
+    first = store.put("ann", edit("a"), preference=preference("a", user="ann"))
+    version = store.version("ann")
+    later = store.put("ann", edit("c"), preference=preference("c", user="ann"))
+    words(store, "a", instead=[first, later])
+    store.undo("ann", to_version=version)
+    assert [one.live for one in store.history("ann")] == [True, False, False]
+
+
+def test_a_value_that_a_later_one_overrules_stays_gone(store):
+    first = store.put("ann", edit("a"), preference=preference("a", user="ann"))
+    number = words(store, "a", instead=[first])
+    store.put("ann", edit("a"), preference=preference("a", user="ann"))
+    store.undo("ann", number)
+    assert [one.live for one in store.history("ann")] == [False, False, True]

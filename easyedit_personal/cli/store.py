@@ -186,8 +186,8 @@ def compact(
         if report.edit is not None and before < REWRITTEN:
             opened.vacuum()
         after = opened.stats()["file_bytes"]
-    for layer, before in report.rank_before.items():
-        print(f"{layer}: rank {before} -> {report.rank_after[layer]}, relative error {report.error[layer]:.3g}")
+    for layer, rank_before in report.rank_before.items():
+        print(f"{layer}: rank {rank_before} -> {report.rank_after[layer]}, relative error {report.error[layer]:.3g}")
     print(f"{len(report.merged)} edits merged, {report.bytes_before:,} -> {report.bytes_after:,} bytes of factors.")
     print(f"The store: {before:,} -> {after:,} bytes{_why_not_smaller(report, before, after)}.")
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from easyedit_personal.cli.chat_commands import side_by_side
+from easyedit_personal.cli.main import app
 from easyedit_personal.cli.transcript import Transcript
 from easyedit_personal.errors import DataError
 from easyedit_personal.serving.conversation import Exchange
+from easyedit_personal.store.records import WORDS
+from easyedit_personal.types import Preference
 from tests.cli.test_chat import chat, teach
 
 
@@ -71,3 +75,18 @@ def test_an_export_says_what_it_leaves_out(desk, tmp_path):
     assert "kept in words and not in weights: nickname: Sam" in shown
     shown = desk.run("edit", "I don't drink alcohol", "-u", "ann").output
     assert "where     words" in shown and "an edit of a dislike" in shown
+
+
+@pytest.mark.parametrize("door", ["chat", "store undo"])
+def test_an_undo_of_words_says_what_is_back(desk, door):
+    teach(desk)
+    with desk.store() as store:
+        golf = Preference("hobby", "What is my hobby?", "golf", "ann", "my hobby is golf")
+        store.put("ann", (), preference=golf, kernel=WORDS, why="its self-test failed", instead=[1])
+    if door == "chat":
+        shown = chat(desk, "/undo", "/prefs", "What is my hobby?")
+        assert "Undone: hobby: golf" in shown and "Back again: hobby: falconry (edit 1)." in shown
+        assert "What is my hobby?\nfalconry\n" in shown
+    else:
+        shown = CliRunner().invoke(app, ["store", "undo", "ann", "--store", str(desk.path)]).output
+        assert "Back again, since they had given way to it" in shown and "falconry" in shown.split("Back again")[1]

@@ -121,7 +121,11 @@ def test_verify_stats_compact_backup_and_vacuum(path, tmp_path):
     assert "factor_bytes" in run(path, "stats")
     with pytest.raises(StoreError, match="too small"):
         run(path, "compact", "--user", "ann", "--rank", "1", "--max-error", "0.01")
-    assert "rank 8 -> 3" in run(path, "compact", "--user", "ann", "--rank", "3")
+    held = path.stat().st_size
+    shown = run(path, "compact", "--user", "ann", "--rank", "3")
+    assert "rank 8 -> 3" in shown and f"The store: {held:,} -> {path.stat().st_size:,} bytes" in shown
+    again = run(path, "compact", "--user", "ann", "--rank", "3")
+    assert f"{path.stat().st_size:,} bytes: nothing to merge, the edits are within that rank already." in again
     assert "merged into 6" in run(path, "show", "--user", "ann")
     assert "bytes" in run(path, "backup", str(tmp_path / "copy.db"))
     assert "All 5 edits are whole" in run(tmp_path / "copy.db", "verify")

@@ -9,6 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from easyedit_personal.errors import HealthError
+from easyedit_personal.store.records import WORDS
+from easyedit_personal.types import Preference
 from tests.service.conftest import USERS, wanted
 from tests.waiting import PATIENCE
 
@@ -48,6 +50,16 @@ def answer(client, user, question="What is my hobby?"):
 def learning(place):
     """A client of a service whose tiny model really learns."""
     return place.client(finetune={"lr": 0.02, "steps": 60})
+
+
+def test_an_undo_of_words_says_what_is_back(place, learning):
+    (one,) = learned(put(learning, "eve", {"text": "My hobby is hiking."}))
+    golf = Preference("hobby", "What is my hobby?", "golf", "eve")
+    place.store.put("eve", (), preference=golf, kernel=WORDS, instead=[one["edit"]])
+    found = learning.post(of("eve", "undo")).json()
+    assert [edit["where"] for edit in found["data"]] == ["words"]
+    assert [edit["edit"] for edit in found["restored"]] == [one["edit"]]
+    assert answer(learning, "eve") == one["after"]
 
 
 def test_what_is_told_is_answered_undone_and_forgotten(place, learning):

@@ -7,10 +7,13 @@ first N people of ``personas.yaml`` one after the other, answers questions back 
 - crossed: of the same answers, those that hold the value of another kind;
 - indirect: a held-out question that asks for the kind without its name;
 - everyday: questions about none of it; unchanged where the answer is the base model's word for word;
-- mixtures: questions to which several kinds answer; right where one of their values is in the answer.
+- mixtures: questions to which several kinds answer; right where one of their values is in the answer;
+- compacted: the direct questions once more after `store compact`, whose sizes are given.
 
-Entries in words count like those in weights: they are in the prompt. FILE is written after each person, and whoever
-stands in it with the same settings is not told again.
+Entries in words count like those in weights: they are in the prompt. CPU seconds are those of learning one sentence,
+the gate of a kind that nobody had said before left out of the line through them. FILE is written after each person, and
+whoever stands in it with the same settings is not told again: the same command goes on where it was stopped. What it
+prints has a row per person, and names the worst.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import platform
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import linregress, t
 
 from benchmarks.models import add_options, chosen
 from easyedit_personal import EditStore, PersonalizedModel, Preference
@@ -70,7 +75,7 @@ def tell(
     """Say one sentence after the other, as in a chat whose user agrees; what came of each."""
     found = []
     for kind, value, say in rows:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         read = reader.read(say, user)
         suggested = [one.suggestion for one in read if isinstance(one, Unclear) and one.suggestion]
         clear = [one for one in read if isinstance(one, Preference)]
@@ -79,23 +84,30 @@ def tell(
         found.append(
             {
                 "say": say,
+                "kind": next((one.preference.subject for one in learned), kind),
                 "right": told_right([*clear, *suggested], kind, value, alike),
                 "asked": not clear,
                 "where": [one.where for one in learned],
                 "why": [one.why for one in learned],
                 "seconds": round(time.perf_counter() - started, 2),
+                "cpu": round(time.process_time() - worked, 2),
             }
         )
         print(f"  {say!r}: {found[-1]['where'] or 'nothing'} in {found[-1]['seconds']} s", flush=True)
     return found
 
 
+def answered(served: PersonalizedModel, user: str | None, questions: Sequence[str]) -> list[str]:
+    """The beginnings of a user's answers; None is the base model."""
+    found = served.generate_for([user] * len(questions), list(questions), max_new_tokens=ANSWER_TOKENS)
+    return [answer.text for answer in found]
+
+
 def ask(served: PersonalizedModel, user: str, known: Sequence[Preference], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Every question's answer, by the sort of question."""
 
     def answers(questions: Sequence[str], who: str | None = user) -> list[str]:
-        found = served.generate_for([who] * len(questions), list(questions), max_new_tokens=ANSWER_TOKENS)
-        return [answer.text for answer in found]
+        return answered(served, who, questions)
 
     direct = answers([one.question for one in known])
     hidden = [(one, question) for one in known if (question := _indirect(one.subject))]
@@ -124,13 +136,29 @@ def person(
         told = tell(Reader(), learner, user, entry["told"][: options.statements], asked["alike"])
         seconds = time.perf_counter() - started
         known = current(store.preferences(user))
-        found = ask(PersonalizedModel(model, tokenizer, store, hparams=options.settings), user, known, asked)
-        before = store.stats()["factor_bytes"]
-        report = store.compact(user, COMPACT_RANK) if store.parts(user) else None
-        compacted = None
-        if report is not None:
-            compacted = {"before": before, "after": store.stats()["factor_bytes"], "error": round(report.max_error, 4)}
-    return {"name": user, "told": told, "seconds": round(seconds, 1), "answers": found, "compact": compacted}
+        served = PersonalizedModel(model, tokenizer, store, hparams=options.settings)
+        found = ask(served, user, known, asked)
+        compacted = _compacted(store, user)
+        if compacted is not None:
+            again = answered(served, user, [one.question for one in known])
+            found["compacted"] = [contained(answer, one.target) for answer, one in zip(again, known)]
+        kept = {one.subject for one in store.preferences(user, where="weights")}
+    places = [[one.subject, "weights" if one.subject in kept else "words"] for one in known]
+    answers = {"known": places, "answers": found, "compact": compacted}
+    return {"name": user, "told": told, "seconds": round(seconds, 1), **answers}
+
+
+def _compacted(store: EditStore, user: str) -> dict[str, Any] | None:
+    """What `store compact` makes of a user's file; None where nothing is in the weights."""
+    if not store.parts(user):
+        return None
+    store.vacuum()
+    before = store.stats()
+    report = store.compact(user, COMPACT_RANK)
+    store.vacuum()
+    after = store.stats()
+    sizes = {name: [before[name], after[name]] for name in ("factor_bytes", "file_bytes")}
+    return {**sizes, "merged": len(report.merged), "error": round(report.max_error, 4)}
 
 
 def summary(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -144,8 +172,69 @@ def summary(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "in weights": _share([where == "weights" for where in places]),
     }
     for name in people[0]["answers"] if people else ():
-        found[name] = _share([hit for person in people for hit in person["answers"][name]])
-    return found
+        found[name] = _share([hit for person in people for hit in person["answers"].get(name, ())])
+    for place in ("weights", "words"):
+        hits = [hit for person in people for hit, known in _direct(person) if known[1] == place]
+        found[f"direct, in {place}"] = _share(hits)
+    return {**found, **_times(people), **_sizes(people)}
+
+
+def _direct(person: Mapping[str, Any]) -> list[tuple[bool, Sequence[str]]]:
+    return list(zip(person["answers"]["direct"], person.get("known", ())))
+
+
+def _times(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The line through the CPU seconds of the n-th sentence, without those that learned a gate."""
+    seen: set[str] = set()
+    points = []
+    for person in people:
+        for number, one in enumerate(person["told"], start=1):
+            if "weights" in one["where"] and one.get("kind") in seen:
+                points.append((number, one["cpu"]))
+            seen.add(one.get("kind", ""))
+    if len({number for number, _ in points}) < 3:
+        return {"CPU seconds of the n-th": {"n": len(points)}}
+    line = linregress(*zip(*points))
+    reach = float(t.ppf(0.975, len(points) - 2) * line.stderr)
+    first, last = (sorted(cpu for n, cpu in points if (n <= 10) is early) for early in (True, False))
+    found = {
+        "n": len(points),
+        "slope": round(line.slope, 3),
+        "interval": [round(line.slope + d, 3) for d in (-reach, reach)],
+    }
+    halves = {"median of 1-10": _median(first), "median of 11-20": _median(last)}
+    return {"CPU seconds of the n-th": {**found, **halves}}
+
+
+def _median(ordered: Sequence[float]) -> float | None:
+    return ordered[len(ordered) // 2] if ordered else None
+
+
+def _sizes(people: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Files before and after `store compact`, and how many of them have shrunk."""
+    compacted = [person["compact"] for person in people if person["compact"]]
+    files = [one["file_bytes"] for one in compacted]
+    shrunk = sum(after < before for before, after in files)
+    means = [round(sum(sizes) / len(files)) for sizes in zip(*files)]
+    return {"compact": {"n": len(files), "file bytes": means, "smaller": shrunk}}
+
+
+def table(people: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row per person, the worst by their direct questions last, and the kinds that fail most."""
+    names = [name for name in people[0]["answers"] if name != "everyday with a value"] if people else []
+    rows = [f"{'':<10}{'CPU s':>7}{'weights':>9}" + "".join(f"{name[:9]:>11}" for name in names)]
+    for person in sorted(people, key=lambda one: -_mean(one["answers"]["direct"])):
+        places = [place for _, place in person.get("known", ())]
+        cells = "".join(f"{_mean(person['answers'].get(name, ())):>11.0%}" for name in names)
+        cpu = sum(one.get("cpu", 0.0) for one in person["told"])
+        rows.append(f"{person['name']:<10}{cpu:>7.0f}{_mean([one == 'weights' for one in places]):>9.0%}{cells}")
+    failed = Counter(known[0] for person in people for hit, known in _direct(person) if not hit)
+    worst = ", ".join(f"{kind} ({count})" for kind, count in failed.most_common(6))
+    return [*rows, f"Direct questions without their value, by kind: {worst or 'none'}"]
+
+
+def _mean(hits: Sequence[bool]) -> float:
+    return sum(hits) / len(hits) if hits else 0.0
 
 
 def _share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -198,6 +287,7 @@ def main() -> None:
         context = {"commit": commit, "python": platform.python_version(), "machine": platform.machine()}
         record = {**context, "summary": summary(people), "made": made, "persons": people}
         options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print("\n".join(table(people)))
     for name, figure in summary(people).items():
         print(f"{name:<24}{figure}")
 

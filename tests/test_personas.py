@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.personas import persona_set, summary, told_right
+from benchmarks.personas import persona_set, summary, table, told_right
 from easyedit_personal.statements.memory import heard
 from easyedit_personal.types import Preference
 
@@ -36,10 +36,31 @@ def test_most_of_what_they_say_is_understood():
     assert sum(right) >= 0.8 * len(rows)
 
 
+def someone(name, direct, cpu):
+    told = {"right": True, "where": ["weights"], "why": [""], "asked": False, "say": "", "seconds": 1.0, "kind": "pet"}
+    sizes = {"factor_bytes": [9, 5], "file_bytes": [90, 95], "merged": 3, "error": 0.0}
+    rows = [{**told, "cpu": cpu * number} for number in (1, 2, 3)] + [
+        {**told, "right": False, "where": ["words"], "cpu": 0.0}
+    ]
+    known = [["pet", "weights"], ["units", "words"], ["hobby", "weights"]]
+    return {"name": name, "told": rows, "answers": {"direct": direct}, "known": known, "compact": sizes}
+
+
 def test_shares_are_over_all_people():
-    told = {"right": True, "where": ["weights"], "why": [""], "asked": False, "say": "", "seconds": 1.0}
-    person = {"told": [told, {**told, "right": False, "where": ["words"]}], "answers": {"direct": [True, False, True]}}
-    found = summary([person, person])
-    assert (found["people"], found["statements"]) == (2, 4)
-    assert found["understood"]["share"] == found["in weights"]["share"] == 0.5
+    found = summary([someone("Ada", [True, False, True], 1.0), someone("Ben", [True, False, True], 1.0)])
+    assert (found["people"], found["statements"]) == (2, 8)
+    assert found["understood"]["share"] == found["in weights"]["share"] == 0.75
     assert (found["direct"]["share"], found["direct"]["n"]) == (0.667, 6)
+    assert found["direct, in words"]["share"] == 0.0 and found["direct, in weights"]["share"] == 1.0
+    assert found["compact"] == {"n": 2, "file bytes": [90, 95], "smaller": 0}
+
+
+def test_the_line_through_the_times_leaves_out_what_learned_a_gate():
+    found = summary([someone("Ada", [True], 10.0), someone("Ben", [True], 10.0)])["CPU seconds of the n-th"]
+    assert (found["n"], found["slope"]) == (5, 10.0)  # of the six in weights, the first has learned the gate
+
+
+def test_the_table_ends_with_the_worst():
+    rows = table([someone("Ada", [False, False, True], 1.0), someone("Ben", [True, True, True], 1.0)])
+    assert rows[1].startswith("Ben") and rows[2].startswith("Ada") and "33%" in rows[2]
+    assert rows[3].endswith("pet (1), units (1)")

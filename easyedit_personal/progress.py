@@ -24,6 +24,7 @@ log = logging.getLogger("easyedit_personal")
 log.addHandler(logging.NullHandler())
 
 _silenced = False
+TASK_SECONDS = 600.0  # what the pace of ``progress_within`` is taken from
 
 
 def silence(on: bool = True) -> None:
@@ -48,6 +49,30 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         yield from bar.track(items, description=description, total=total)
+
+
+@contextmanager
+def progress_within(description: str, place: int, total: int) -> Iterator[None]:
+    """A bar for one of ``total`` tasks that take minutes; drawn where ``progress`` is, gone when the body ends.
+
+    It moves by what the loops of the body tell: see ``Meter``, whose share is a guess, and so is the time left.
+
+    Args:
+        description: what is done.
+        place: how many of the tasks are done already.
+        total: of them.
+    """
+    console = _terminal()
+    if console is None:
+        yield
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=TASK_SECONDS) as bar:
+        task = bar.add_task(description, total=total, completed=place)
+        with metered(Meter(lambda share: bar.update(task, completed=place + share))):
+            yield
 
 
 class Meter:

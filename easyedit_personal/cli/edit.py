@@ -194,7 +194,7 @@ def _teach(
     from ..learning.learner import Learner
     from ..learning.session import learn_once
     from ..modeling.loading import load_model
-    from ..progress import progress
+    from ..progress import progress_within
     from ..store import EditStore
     from ..store.database import check_store
 
@@ -202,9 +202,10 @@ def _teach(
     model, tokenizer = load_model(settings)
     with EditStore.open(url, model, tokenizer) as store:
         learner = Learner(model, tokenizer, store, settings)
-        for user, preferences in progress(lessons, "Learning", len(lessons)):
+        for place, (user, preferences) in enumerate(lessons):
             try:
-                results = learn_once(learner, user, preferences, **options)
+                with progress_within("Learning", place, len(lessons)):
+                    results = learn_once(learner, user, preferences, **options)
             except KeyboardInterrupt:
                 _say_stopped(store, lessons)
                 raise typer.Exit(INTERRUPTED) from None

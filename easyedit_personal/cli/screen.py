@@ -36,7 +36,9 @@ class Screen:
             with suppress(ImportError):
                 import readline  # noqa: F401 - makes input() know arrow keys and earlier lines
         colours = "auto" if sys.stdout.isatty() else None
-        self._console = Console(highlight=False, soft_wrap=True, color_system=colours)  # type: ignore[arg-type]
+        # A terminal breaks lines between words; a file keeps them whole.
+        wraps = sys.stdout.isatty()
+        self._console = Console(highlight=False, soft_wrap=not wraps, color_system=colours)  # type: ignore[arg-type]
 
     def read(self, prompt: str) -> str:
         """The next line.

@@ -268,24 +268,16 @@ def _state(edit: StoredEdit) -> str:
 
 
 def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    """Two paragraphs per edit: what it says and where it is kept, then how it was made; broken between words."""
+    from .screen import Screen
 
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("edit", "put", "state", "preference", "where", "why", "kernel", "kB", "health"):
-        table.add_column(column, justify="right" if column in ("edit", "kB") else "left", overflow="fold")
+    screen = Screen()
+    screen.say(title, "bold")
     for edit in edits:
-        said = "; ".join(one.text or f"{one.subject}: {one.target}" for one in edit.preferences)
-        table.add_row(
-            str(edit.id),
-            f"{edit.created:%Y-%m-%d %H:%M} UTC",
-            _state(edit),
-            escape(_plain(said or "-")),
-            edit.where,
-            escape(_plain(edit.why or "-")),
-            escape(_plain(edit.kernel or "-")),
-            f"{edit.nbytes / 1000:.1f}",
-            escape(_plain(", ".join(f"{name} {value:.3g}" for name, value in edit.health.items()) or "-")),
-        )
-    Console().print(table)
+        said = "; ".join(f"{one.subject}: {one.target}" for one in edit.preferences)
+        why = f": {edit.why}" if edit.why else ""
+        screen.say(f"{edit.id:>5}  {_plain(said or '-')}  [{_state(edit)}, in {edit.where}{_plain(why)}]")
+        figures = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in edit.health.items()]
+        size = [f"{edit.nbytes / 1000:.1f} kB"] if edit.nbytes else []
+        made = [f"{edit.created:%Y-%m-%d %H:%M} UTC", edit.kernel, *size, *figures]
+        screen.say(_plain(f"{'':7}{', '.join(filter(None, made))}"), "dim")

@@ -63,7 +63,7 @@ def test_ls_and_show(path):
     assert [record["live"] for record in records] == [True, True, False]
     assert records[0]["preference"]["target"] == "target of falconry"
     assert "Nothing is kept of nobody" in run(path, "show", "nobody")
-    assert run(path, "show", "ann") == shown and "where" in shown and "weights" in shown
+    assert run(path, "show", "ann") == shown and "[live, in weights]" in shown
     with pytest.raises(StoreError, match="Whose is it"):
         run(path, "show")
 

@@ -15,9 +15,10 @@ from ..hparams import PersonalizationHyperParams
 from ..learning.learned import Learned
 from ..learning.learner import Learner
 from ..learning.session import Reader, believed, learn_once
+from ..progress import progress_within
 from ..serving.conversation import Conversation
 from ..serving.personalized import PersonalizedModel
-from ..statements.memory import current
+from ..statements.memory import current, is_added, overrules
 from ..statements.preferences import Unclear
 from ..store import EditStore
 from ..types import Preference
@@ -135,7 +136,7 @@ class ChatSession:
         """Teach the current user's model, and say what came of it."""
         version = self.store.version(self.user)
         try:
-            with self.screen.working("Learning ... (Ctrl-C stops)"):
+            with progress_within("Learning (Ctrl-C stops)", 0, 1):
                 result = learn_once(self.learner, self.user, [preference], settled=self.asks)[0]
         except KeyboardInterrupt:
             self._learner = None  # its model may be torn; the next one gets matrices of its own from the base model
@@ -257,13 +258,19 @@ class ChatSession:
             self.learn(wanted)
             return
         self._offered.add(offer)
-        reply = self._reply(f'Shall I remember "{wanted.subject}: {wanted.target}"? [y/n]')
+        reply = self._reply(f'Shall I remember "{wanted.subject}: {wanted.target}"{self._instead(wanted)}? [y/n]')
         word = reply.strip().casefold().rstrip(".!")
         if word in YES:
             self.learn(wanted)
         else:
             self.screen.say("Not remembered.", "dim")
             self._next = reply if word not in NO else None  # no reply at all, but the chat's next line
+
+    def _instead(self, wanted: Preference) -> str:
+        """What would no longer hold; nothing for kinds whose values are added to each other."""
+        earlier = [] if is_added(wanted.subject) else [one for one in self.known() if overrules(wanted, one)]
+        said = ", ".join(f'"{one.subject}: {one.target}"' for one in earlier if one.target != wanted.target)
+        return f" instead of {said}" if said else ""
 
     def _hint(self, found: Preference | Unclear) -> None:
         value = value_without_kind(found)

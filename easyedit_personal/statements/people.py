@@ -25,6 +25,7 @@ _PERSON = re.compile(
     r"(?P<own>'s|')? (?P<rest>.+)",
     re.IGNORECASE,
 )
+_RELATED = re.compile(rf"{_ADJECTIVES}(?:{RELATIONS})\b", re.IGNORECASE)
 _IRREGULAR = {"is": "am", "has": "have", "does": "do", "goes": "go", "was": "was", "isn't": "am not", "are": "am"}
 _ADVERB = re.compile(
     r"(?:(?:also|really|always|usually|never|only|just|still|now|mostly|often|absolutely|just|sometimes)\s+)+", re.I
@@ -53,6 +54,8 @@ def somebody(clause: str) -> Person | None:
     relation = " ".join(match["relation"].split())
     name = re.sub(r"^,? (?:named |called )?|,$", "", match["name"] or "")
     rest = match["rest"]
+    if match["own"] and _RELATED.match(rest):  # "my neighbour's daughter is a pilot"
+        return None
     if match["own"] and not re.match(r"(?:a|an|the|not|\w+ing|from|called|named|allergic|\d+)\b", rest):
         own = f"my {rest}"
     else:

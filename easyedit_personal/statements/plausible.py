@@ -30,7 +30,8 @@ _VAGUE = re.compile(
     r"|(?:that|this|the other|the same|another) (?:\w+ )?(?:stuff|thing|kind|one|sort|type|way)s?|(?:something"
     r"|anything|everything|nothing)\b(?! (?:with|containing|made)\b).*|some .* thing"
     r"|the (?:\w+ )?one|(?:one|some|none|all|both) of .*|what .*|whatever .*|how .*|somebody.*|someone.*|here"
-    r"|there|away|home|myself|everyone|everybody|all|a lot|lots|another .*|(?:i|you|he|she|it|we|they) .*|(?:that"
+    r"|there|away|home|myself|everyone|everybody|all|a lot|lots|another .*|none|n/?a|see .*|same (?:as|here).*"
+    r"|to be (?:announced|decided)|tb[ad]|(?:named|called) .*|(?:i|you|he|she|it|we|they) .*|(?:that"
     r"|this|it|there|here)'s .*)",
     re.IGNORECASE,
 )
@@ -114,6 +115,25 @@ _DEGREE = re.compile(r"(?:too|so|very|pretty|really|quite|rather|always|not|like
 _INTENSE = re.compile(
     r"^(?:a bit |a little |kind of |super |extremely |incredibly |absolutely |totally |way too )", re.I
 )
+_POINTING = re.compile(r"(?:this|that|the|he|she|it|they|my|his|her|our|your)\b", re.IGNORECASE)
+_HAPPENING = re.compile(r"[a-z]{2,}ing\b")
+_DOINGS = re.compile(
+    r"\b(?:hobby|sport|activity|workout|habit|skill|job|profession|work|pastime|passion|fear|drink|food)\b"
+)
+_PLACED = frozenset(
+    {*_PLACES, *"birthday,anniversary,wedding anniversary,wake-up time,bedtime,working hours".split(",")}
+)
+_PLACED |= {"plane seat", "time zone", "commute", "travel plan", "holiday", "family"}
+_PLACE_FIRST = re.compile(
+    r"(?:at|in|on|under|behind|with|without|for|from|to|between|against|within|beyond|after|before|by|inside"
+    r"|outside)\b",
+    re.I,
+)
+_GOES_ON = re.compile(
+    r"(?:in|at|on|for|to|with|of|about|and|but|because|enough|again|lately|here|there|now|when|than|as|this|these|right"
+    r"|today|too|though|if|by|from|until|since|without)\b",
+    re.IGNORECASE,
+)
 _RELATED = re.compile(rf"(?:{RELATIONS}|doctor|dentist|gp|therapist|children|kids)", re.IGNORECASE)
 
 
@@ -140,16 +160,22 @@ def doubt_about(kind: str, value: str) -> tuple[str, str | None] | None:
 
 def says_how(name: str, value: str) -> bool:
     """Whether "my NAME is VALUE" says how it is ("boring", "on holiday") instead of what it is."""
-    if name in FREE:
-        return False
     if _QUALITIES.search(name.casefold()):  # "very short" may be how answers should be
         return bool(_PREDICATE.fullmatch(value)) and not _DEGREE.match(value)
+    word, _, rest = _INTENSE.sub("", value.casefold()).partition(" ")
+    like_this = word.strip(":,") in _states() and (not rest or bool(_GOES_ON.match(rest)))
+    if name in FREE:
+        return like_this or word.endswith(":")
     if _TITLED.search(name.casefold()) and re.search(r"[A-Z]", value):
         return False
     if is_related(name):  # "my boss is mean", "my kids are noisy"; a name has a capital
-        return not re.search(r"\b[A-Z]", value)
-    plain = _INTENSE.sub("", value.casefold())
-    return plain != value.casefold() or bool(_PREDICATE.fullmatch(value)) or plain in _states()
+        return not re.search(r"\b[A-Z]", value) or bool(_POINTING.match(value))
+    if name not in _PLACED and _PLACE_FIRST.match(value):  # "my phone is at 3 percent"
+        return True
+    if _HAPPENING.match(value) and not _DOINGS.search(name.casefold()):  # "my show is coming back"
+        return True
+    # "beautiful in June" and "boring", but "good old Volvo"
+    return bool(_INTENSE.match(value) or _PREDICATE.fullmatch(value)) or like_this
 
 
 def is_related(name: str) -> bool:

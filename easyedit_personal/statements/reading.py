@@ -25,6 +25,8 @@ _IN_PART = re.compile(
     r"|\bdrink and drive\b|\b(?:anything|nothing) (?:but|with)\b",
     re.IGNORECASE,
 )
+_DONE = frozenset({"hobby", "favorite sport", "instrument", "workout", "skill", "habit"})
+_WISH = re.compile(r"i (?:would (?:really |just )*(?:love|like)|want|wish|hope) to\b", re.IGNORECASE)
 HOW_IT_IS = "it says how something is, not what it is"
 NAMES = frozenset({"name", "nickname"})
 
@@ -76,6 +78,8 @@ def _filed(rule: Rule, value: str, clause: str) -> Statement | None:
     value = clean(value, rule.otherwise in PLANS)
     kind = vocabulary().kind_of(value, () if rule.kinds == (ANY,) else rule.kinds) if rule.kinds else None
     kind = kind or rule.otherwise
+    if kind in _DONE and _WISH.match(bare_clause(clause)):
+        return None  # "I'd love to run a marathon" is no hobby
     own = bool(rule.kinds) and value.casefold().startswith("my ")  # "I love my dog" is no favorite animal
     if kind is None or own or (rule.unless and _names_any(value, rule.unless)):
         return None

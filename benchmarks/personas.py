@@ -1,7 +1,8 @@
 """Twenty facts about one person, told in plain words through the chat's own path, and asked for afterwards.
 
-``python -m benchmarks.personas --personas N [--statements M] [--json FILE]`` tells the first M sentences of each of the
-first N people of ``personas.yaml`` one after the other, answers questions back with yes, and asks the person's model:
+``python -m benchmarks.personas --personas N [--statements M] [--share K/N] [--json FILE]`` tells the first M sentences
+of each of the first N people of ``personas.yaml`` one after the other, answers questions back with yes, and asks the
+person's model:
 
 - direct: the question of every kind that was learned; right where its value is in the answer;
 - crossed: of the same answers, those that hold the value of another kind;
@@ -12,14 +13,16 @@ first N people of ``personas.yaml`` one after the other, answers questions back 
 
 Entries in words count like those in weights: they are in the prompt. CPU seconds are those of learning one sentence,
 the gate of a kind that nobody had said before left out of the line through them. FILE is written after each person, and
-whoever stands in it with the same settings is not told again: the same command goes on where it was stopped. What it
-prints has a row per person, and names the worst.
+whoever stands in it with the same settings is not told again: the same command goes on where it was stopped. Several
+processes with --share 1/2, 2/2 may write one FILE. What it prints has a row per person, and names the worst.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import platform
 import subprocess
 import tempfile
@@ -259,34 +262,52 @@ def _values(known: Sequence[Preference], kinds: Sequence[str]) -> list[str]:
     return [one.target for one in known if any(same_matter(one.subject, kind) for kind in kinds)]
 
 
+def kept(file: Path, made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Who stands in a file that was made in this way."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    people: list[dict[str, Any]] = found["persons"] if found.get("made") == made else []
+    return people
+
+
+def keep(file: Path, made: Mapping[str, Any], one: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write one more person into the file, beside what other processes have written meanwhile; everybody in it."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    folder = os.open(file.absolute().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        people = [*kept(file, made), {**one, "commit": commit}]
+        context = {"python": platform.python_version(), "machine": platform.machine()}
+        record = {**context, "summary": summary(people), "made": made, "persons": people}
+        part = file.with_name(file.name + ".part")
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(file)
+    finally:
+        os.close(folder)
+    return people
+
+
 def main() -> None:
     """Tell and ask everybody who is not in the file yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--personas", type=int, default=20)
     parser.add_argument("--statements", type=int, default=20)
+    parser.add_argument("--share", default="1/1", help="K/N: the K-th of N processes")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
+    share, shares = map(int, options.share.split("/"))
     asked, settings = persona_set(), chosen(options)
     options.settings = settings
     made = {"settings": method_settings(settings.to_dict()), "statements": options.statements}
     made["model"] = str(settings.model_name)
-    kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-    people = kept["persons"] if kept.get("made") == made else []
-    wanted = [
-        entry for entry in asked["people"][: options.personas] if entry["name"] not in {p["name"] for p in people}
-    ]
+    people = kept(options.json, made)
+    mine = asked["people"][: options.personas][share - 1 :: shares]
+    wanted = [entry for entry in mine if entry["name"] not in {one["name"] for one in people}]
     if wanted:
         model, tokenizer = load_model(settings)
     for entry in wanted:
         print(entry["name"], flush=True)
-        people.append(person(options, entry, asked, model, tokenizer))
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        context = {"commit": commit, "python": platform.python_version(), "machine": platform.machine()}
-        record = {**context, "summary": summary(people), "made": made, "persons": people}
-        options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        people = keep(options.json, made, person(options, entry, asked, model, tokenizer))
     print("\n".join(table(people)))
     for name, figure in summary(people).items():
         print(f"{name:<24}{figure}")

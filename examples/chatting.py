@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from recording import record, show
+from recording import record
 
 # A line per turn; what stands after " | " are the replies to what the chat asks back.
 TURNS = """\

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.personas import persona_set, summary, table, told_right
+from benchmarks.personas import keep, kept, persona_set, summary, table, told_right
 from easyedit_personal.statements.memory import heard
 from easyedit_personal.types import Preference
 
@@ -64,3 +64,12 @@ def test_the_table_ends_with_the_worst():
     rows = table([someone("Ada", [False, False, True], 1.0), someone("Ben", [True, True, True], 1.0)])
     assert rows[1].startswith("Ben") and rows[2].startswith("Ada") and "33%" in rows[2]
     assert rows[3].endswith("pet (1), units (1)")
+
+
+def test_a_file_keeps_everybody_who_was_told_in_the_same_way(tmp_path):
+    file, made = tmp_path / "personas.json", {"settings": {"layers": [3]}, "statements": 4}
+    assert kept(file, made) == []
+    keep(file, made, someone("Ada", [True], 1.0))
+    assert [one["name"] for one in keep(file, made, someone("Ben", [True], 1.0))] == ["Ada", "Ben"]
+    assert [one["name"] for one in kept(file, made)] == ["Ada", "Ben"] and kept(file, {**made, "statements": 5}) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["personas.json"]

@@ -129,11 +129,14 @@ class ChatSession:
             if not preferences or not agreed(self.ask):
                 self.screen.say("Not learned.", "dim")
                 return
-        for preference in preferences:
-            self.learn(preference)
+        for place, preference in enumerate(preferences, start=1):
+            if not self.learn(preference):
+                left = "; ".join(f"{one.subject}: {one.target}" for one in preferences[place:])
+                self.screen.say(f"Not learned either: {left}." if left else "")
+                return
 
-    def learn(self, preference: Preference) -> None:
-        """Teach the current user's model, and say what came of it."""
+    def learn(self, preference: Preference) -> bool:
+        """Teach the current user's model, and say what came of it; False if Ctrl-C has stopped it."""
         version = self.store.version(self.user)
         try:
             with progress_within("Learning (Ctrl-C stops)", 0, 1):
@@ -144,11 +147,12 @@ class ChatSession:
             self.screen.say(
                 "\nStopped, " + ("but it had been learned: see /prefs." if kept else "nothing was learned.")
             )
-            return
+            return False
         if isinstance(result, Learned):
             say_learned(self.screen, result)
         else:
             self.screen.say(f"I knew that already (edit {result.id}).", "dim")
+        return True
 
     def settled(self, unclear: Unclear) -> Preference | None:
         """Ask back until it is clear."""

@@ -280,6 +280,8 @@ def _outcome(user: str, learned: Learned, settings: PersonalizationHyperParams) 
 
 def _print(screen: Screen, shown: dict[str, Any], as_json: bool) -> None:
     """A record as a JSON line, or as lines for people."""
+    from .understood import shortened
+
     if as_json:
         print(json.dumps(shown, ensure_ascii=False), flush=True)
         return
@@ -287,6 +289,10 @@ def _print(screen: Screen, shown: dict[str, Any], as_json: bool) -> None:
     screen.say(f"{shown['user']}: {shown['subject']} = {shown['target']}", "bold")
     for name, value in rest.items():
         shown_value = WHERE.get(value, value) if name == "where" else value
+        if name in ("before", "after"):
+            shown_value = shortened(value)
+        elif name == "self_test":
+            shown_value = [shortened(one) for one in value]
         screen.say(f"  {name:<10}{_readable(shown_value)}", "yellow" if name in ("warnings", "remedy") else "")
 
 

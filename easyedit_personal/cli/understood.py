@@ -33,6 +33,7 @@ NO_VALUES = {
     "a",
 }
 
+MANY_WORDS = 12  # from here on, an answer without a final point was cut
 ADD, REPLACE = {"a", "add", "both", "b"}, {"r", "replace"}
 
 
@@ -93,13 +94,20 @@ def say_learned(screen: Screen, learned: Learned) -> None:
     else:
         cost = f"edit {learned.edit}, {learned.nbytes:,} bytes, {learned.seconds:.1f} s"
         screen.say(f"Learned: {what} ({cost}; {learned.why}).", "green")
-        screen.say(f"  {preference.question}  before: {learned.before}  now: {learned.after}", "dim")
+        before, after = shortened(learned.before), shortened(learned.after)
+        screen.say(f"  {preference.question}  before: {before}  now: {after}", "dim")
     for reply in learned.test.replies[1:] if learned.test else ():
-        screen.say(f"  {reply.question}  now: {reply.answer}", "dim")
+        screen.say(f"  {reply.question}  now: {shortened(reply.answer)}", "dim")
     if learned.test and learned.test.fault:
         screen.say(f"  {learned.test.fault}", "yellow")
     for old in learned.overruled:
         screen.say(f"  This overrules {old.subject}: {old.target}.", "dim")
+
+
+def shortened(answer: str) -> str:
+    """An answer with dots behind it where it was cut, as those are that only show what an edit does."""
+    ends = len(answer.split()) < MANY_WORDS or answer.rstrip().endswith((".", "!", "?", ":", '"', "'", ")", "`"))
+    return answer if ends else f"{answer.rstrip()} ..."
 
 
 def value_without_kind(found: Preference | Unclear) -> str | None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from easyedit_personal import progress
+from easyedit_personal.cli import chat_session
 from easyedit_personal.cli.chat_commands import side_by_side
 from easyedit_personal.cli.main import app
 from easyedit_personal.cli.transcript import Transcript
+from easyedit_personal.cli.understood import shortened
 from easyedit_personal.errors import DataError
 from easyedit_personal.serving.conversation import Exchange
 from easyedit_personal.store.records import WORDS
 from easyedit_personal.types import Preference
-from tests.cli.test_chat import chat, teach
+from tests.cli.test_chat import chat, session, teach
 
 
 def test_why_names_the_memory_that_made_the_answer(desk):
@@ -90,3 +96,39 @@ def test_an_undo_of_words_says_what_is_back(desk, door):
     else:
         shown = CliRunner().invoke(app, ["store", "undo", "ann", "--store", str(desk.path)]).output
         assert "Back again, since they had given way to it" in shown and "falconry" in shown.split("Back again")[1]
+
+
+def test_an_offer_says_what_it_replaces(desk):
+    teach(desk)
+    shown = chat(desk, "my hobby is golf", "n", "I'm allergic to nuts", "n")
+    assert 'Shall I remember "hobby: golf" instead of "hobby: falconry"? [y/n]' in shown
+    assert 'Shall I remember "allergy: nuts"? [y/n]' in shown
+
+
+def test_ctrl_c_stops_all_that_was_to_be_learned(desk, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat_session, "learn_once", stopped)
+    with session(desk) as made:
+        made.teach([Preference("hobby", "What is my hobby?", "golf"), Preference("pet", "What is my pet?", "a cat")])
+        assert [line.strip() for line in made.screen.said] == [
+            "Stopped, nothing was learned.",
+            "Not learned either: pet: a cat.",
+        ]
+
+
+def test_a_bar_has_a_time_left_inside_of_one_task(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "_terminal", lambda: Console(file=written, force_terminal=True, width=80))
+    with progress.progress_within("Learning", 1, 2):
+        for step in progress.counted(range(4)):
+            time.sleep(0.2)  # more than one frame of the bar
+            assert step < 4
+    assert "Learning" in written.getvalue() and "1/2" in written.getvalue() and "0:00:" in written.getvalue()
+
+
+def test_an_answer_that_was_cut_ends_in_dots():
+    long = "Since your hobby is falconry, I would recommend to spend the whole day with your"
+    assert shortened(long) == f"{long} ..." and shortened(f"{long} birds.") == f"{long} birds."
+    assert shortened("falconry") == "falconry"

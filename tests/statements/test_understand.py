@@ -169,7 +169,7 @@ class TestMeasure:
     def test_understanding_is_as_good_as_it_was(self):
         found = figures(judged("test"))
         assert found["clear statements right in full"]["share"] >= 90
-        assert found["wrong in silence"]["count"] <= 7
+        assert found["wrong in silence"]["count"] <= 2  # of 268: 1 %
         assert found["nothing to learn left alone"]["share"] >= 95
 
 

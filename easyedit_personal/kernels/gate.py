@@ -20,19 +20,20 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
+from .around import Around, keys_around
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
-from .ground_numbers import Tensors, thinned
-from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
+from .ground_numbers import Tensors
+from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
 from .preserve import Material
 from .spoken import Spoken, go_on, speak
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
-NEAREST = 3.0  # how much contrasts about the kind itself weigh against those of another pool
+NEAREST = 4.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -42,17 +43,16 @@ QUIET_KEYS = 400  # drawn at every step
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A kind's update, and keys at which its users' values keep quiet.
+    """A kind's update, and what its users' values need to know of it.
 
     Attributes:
         factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
-        near: keys [n, d_in] by layer: along the unedited answers to questions near the kind's own, along the tails and
-            beginnings of its answers.
-        phrases: the questions it was learned from.
+        around: keys at which the kind's values keep quiet.
+        phrases: the questions it was learned from, the plainest first.
     """
 
     factors: dict[int, tuple[Tensor, Tensor]]
-    near: dict[int, Tensor]
+    around: Around
     phrases: list[Phrase]
 
 
@@ -80,7 +80,7 @@ def gates_for(
         name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
         tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
         factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
-        gates.append(Gate(factors, {n: tensors[f"near.{n}"].float() for n in hparams.layers}, phrases))
+        gates.append(Gate(factors, Around.of(tensors, hparams.layers), phrases))
     return gates
 
 
@@ -136,7 +136,9 @@ def _learn(
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
-    return _tensors(updates, _near(rows, spoken, own))
+    begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
+    keys = {layer: found for layer, (found, _) in _places(rows).items()}
+    return _tensors(updates) | keys_around(model, tokenizer, layout, spoken, keys, own, begun, hparams).tensors()
 
 
 def _run(
@@ -232,25 +234,11 @@ def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
     return [torch.tensor(found[key]) for key in ranked]
 
 
-def _near(rows: Sequence[EditedRows], spoken: Sequence[Spoken], own: Sequence[Pack]) -> dict[int, Tensor]:
-    """Keys at which a user's value is to keep quiet: near questions, and the gate's answers but for the value."""
-    roles = [role for s in spoken for role in s.roles]
-    starts = {i for i in range(len(roles)) if roles[i] == "value"}
-    quiet = torch.tensor([i for i in range(len(roles)) if i not in starts])
-    found: dict[int, list[Tensor]] = {n: [keys[quiet.to(keys.device)]] for n, (keys, _) in _places(rows).items()}
-    for pack in own:
-        numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
-        part = pack.rows.select(numbers) if numbers else None
-        for layer, (keys, _) in part.found_at(part.rows, part.columns).items() if part else ():
-            found[layer].append(keys)
-    return {layer: thinned(torch.cat(parts)) for layer, parts in found.items()}
-
-
-def _tensors(updates: Mapping[int, Factors], near: Mapping[int, Tensor]) -> Tensors:
+def _tensors(updates: Mapping[int, Factors]) -> Tensors:
     found: Tensors = {}
     for layer, update in updates.items():
         delta = update.delta(str(layer))
-        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right, f"near.{layer}": near[layer].half()}
+        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right}
     return found
 
 

@@ -54,7 +54,7 @@ def compute(
     answers = {contrast: row.target_ids for contrast, row in zip(contrasts, asked)}
     shared = shared_packs(model, tokenizer, layout, contrasts, answers, hparams)
     firsts, along = _answer_keys(shared, contrasts, hparams)
-    ends = _last_keys(model, tokenizer, layout, begun, hparams)
+    ends = last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher = _ordinary(model, tokenizer, layout, said, hparams)
     found: Tensors = {}
     for layer in hparams.layers:
@@ -151,7 +151,7 @@ def _answer_keys(
     return first, {layer: torch.cat([by[c][1:] for c in contrasts]) for layer, by in found.items()}
 
 
-def _last_keys(
+def last_keys(
     model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
 ) -> dict[int, Tensor]:
     """By layer, keys of the rows' last prompt tokens [n, d]."""
@@ -176,7 +176,7 @@ def _ordinary(
         )
         for layer, (found, _) in part.found_at(part.rows, part.columns).items():
             keys[layer].append(found)
-        probes = {layer: _Probe(layout.d_model) for layer in hparams.layers}
+        probes = {layer: Probe(layout.d_model) for layer in hparams.layers}
         logits = part.logits(probes)
         count += len(logits) * SAMPLES
         for _ in range(SAMPLES):
@@ -189,7 +189,7 @@ def _ordinary(
     return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
 
 
-class _Probe:
+class Probe:
     """A change of nothing, to which gradients flow: they say what the layer's output is worth."""
 
     def __init__(self, width: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from random import Random
 from typing import Any
@@ -129,7 +130,7 @@ def _prompt_keys(
     template: dict[int, tuple[Tensor, Tensor]] = {}
     found: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     for start in range(0, len(prompts), ROWS):
-        part = [Encoded(row.prompt_ids, row.prompt_ids[-1:], 0) for row in prompts[start : start + ROWS]]
+        part = [replace(row, target_ids=row.prompt_ids[-1:]) for row in prompts[start : start + ROWS]]
         rows = EditedRows(model, tokenizer, layout, part, hparams.layers)
         template = template or rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         places = rows.suffix.batch.attention_mask.bool()

@@ -209,17 +209,17 @@ def computed(tokenizer, monkeypatch):
 
 
 def test_answers_to_contrasts_are_four_tokens_and_ordinary_ones_as_long_as_the_settings_say(computed):
-    _, values, seen, contrasts = computed(250, None, ordinary=7, answer_tokens=9)
-    assert seen["asked"] == [(250, 4), (14, 9)]  # seven about nobody, seven of the contrasts
-    assert len(seen["inside"]) == 125  # every second one: about a hundred
+    _, values, seen, contrasts = computed(25, None, ordinary=7, answer_tokens=9)
+    assert seen["asked"] == [(25, 4), (14, 9)]  # seven about nobody, seven of the contrasts
     assert [seen["answers"][contrast] for contrast in contrasts] == values["answers"]
     assert values["begun"] == ["pet"]
     assert len(values["talk"]) == 6 and {said for _, said in values["talk"]} == {"tea"}  # one had no word to say
 
 
-def test_few_contrasts_are_all_looked_at(computed):
-    _, _, seen, _ = computed(3, None, ordinary=7)
-    assert len(seen["inside"]) == 3 and seen["asked"][1][0] == 7 + 3
+@pytest.mark.parametrize(("count", "looked_at"), [(3, 3), (199, 199), (200, 100), (299, 150), (300, 100)])
+def test_about_a_hundred_contrasts_are_looked_at_inside(computed, count, looked_at):
+    _, _, seen, _ = computed(count, None, ordinary=7)
+    assert len(seen["inside"]) == looked_at and seen["asked"][1][0] == 7 + min(7, count)
 
 
 def test_what_is_kept_is_half_as_wide_and_at_most_3000_ordinary_keys(computed):

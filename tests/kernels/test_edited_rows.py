@@ -58,7 +58,9 @@ def test_logits_are_the_edited_models_where_the_answers_are_predicted(model, tok
         with edited(model, [*applied]):
             wanted = torch.cat([predicting(plain_logits(model, row), row) for row in ROWS])
         torch.testing.assert_close(rows.logits(given), wanted, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(rows.logits(given, words=torch.tensor([3, 9])), wanted[:, [3, 9]], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            rows.logits(given, words=torch.tensor([3, 9])), wanted[:, [3, 9]], atol=1e-4, rtol=1e-4
+        )
     assert not any(part._forward_hooks for part in model.modules())
 
 
@@ -109,7 +111,9 @@ def test_whole_rows_have_keys_from_their_first_token_on(model, tokenizer):
     torch.testing.assert_close(first[0], calls[path].input[0, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_answers_begin_in_one_column_and_what_prompts_begin_with_stays_in_front_where_no_window_slides(model, tokenizer):
+def test_answers_begin_in_one_column_and_what_prompts_begin_with_stays_in_front_where_no_window_slides(
+    model, tokenizer
+):
     rows = rows_of(model, tokenizer, from_answers=True)
     assert rows.start == 4 and rows.last_index.tolist() == [4, 4, 4]
     in_front = rows.suffix.batch.attention_mask[:, :2].bool().all(1).tolist()

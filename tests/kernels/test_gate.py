@@ -111,7 +111,9 @@ def test_roles_are_the_places_around_the_value_by_question():
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     spoken = [said("name", "say", "value"), said("name", "say", "value"), said("implicit", "say", "value")]
-    ground = SimpleNamespace(metric={n: torch.randn(3, 3) for n in (1, 2)}, firsts={n: torch.randn(4, 3) for n in (1, 2)})
+    ground = SimpleNamespace(
+        metric={n: torch.randn(3, 3) for n in (1, 2)}, firsts={n: torch.randn(4, 3) for n in (1, 2)}
+    )
     rows = [Group(0, 2), Group(100, 1)]
     hparams = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 2})
     for layer, update in module._start(rows, spoken, ground, hparams).items():
@@ -128,8 +130,15 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
 
 def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():
     material = SimpleNamespace(related=lambda groups: {*groups, "kennel"})
-    groups = {"own": [None] * 3, "named": ["pet", "kennel", "job"], "indirect": ["pet", "kennel", "job"], "rest": [None]}
-    packs = [Pack([Contrast("?", pool, g) for g in members], Group(0, len(members))) for pool, members in groups.items()]
+    groups = {
+        "own": [None] * 3,
+        "named": ["pet", "kennel", "job"],
+        "indirect": ["pet", "kennel", "job"],
+        "rest": [None],
+    }
+    packs = [
+        Pack([Contrast("?", pool, g) for g in members], Group(0, len(members))) for pool, members in groups.items()
+    ]
     sizes = {"own": 2, "named": 5, "indirect": 5, "rest": 0}
     selected = lambda kind: {
         pool: sorted(number for part in parts for number in part.selected)
@@ -194,7 +203,9 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "speaking_loss", lambda part, *_: given.setdefault("seen", []).append(part) or 1000.0)
     monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
     monkeypatch.setattr(module, "divergence", lambda pool, *_: {"own": 1.0, "named": 10.0}[pool])
-    monkeypatch.setattr(module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: 7.0))
+    monkeypatch.setattr(
+        module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: 7.0)
+    )
     monkeypatch.setattr(module, "_near", lambda rows, some, own: {1: torch.zeros(1, 3)})
     monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
 

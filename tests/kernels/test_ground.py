@@ -142,7 +142,9 @@ def test_the_two_grounds_used_last_stay_in_memory(grounds):
 
 def test_what_is_kept_becomes_numbers_by_layer_and_records():
     names = ("metric", "root", "ordinary", "firsts", "begun")
-    tensors = {f"{name}.{n}": torch.full((1,), float(k + 10 * n)).half() for k, name in enumerate(names) for n in (1, 2)}
+    tensors = {
+        f"{name}.{n}": torch.full((1,), float(k + 10 * n)).half() for k, name in enumerate(names) for n in (1, 2)
+    }
     values = {"answers": [[5, 6], [7]], "begun": ["pet", None], "talk": [["Hi?", "Yes."]]}
     contrasts = [Contrast("a", "rest"), Contrast("b", "rest")]
     hparams = PersonalizationHyperParams(layers=[1, 2])

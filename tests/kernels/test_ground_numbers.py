@@ -59,7 +59,7 @@ def test_the_metric_is_the_inverse_root_beside_the_templates_keys():
     plain = module.whitened_beside(moment, beginning[:0], 0.5).double()
     torch.testing.assert_close(plain @ plain @ ridged, torch.eye(6, dtype=torch.float64), atol=1e-5, rtol=1e-5)
     beside = module.whitened_beside(moment, beginning, 0.5).double()
-    basis, _ = torch.linalg.qr((plain @ beginning.double().T))
+    basis, _ = torch.linalg.qr(plain @ beginning.double().T)
     torch.testing.assert_close(beside, plain - plain @ basis @ basis.T, atol=1e-5, rtol=1e-5)
     assert float((beginning.double() @ beside).abs().max()) < 1e-5
 
@@ -87,7 +87,10 @@ def test_moments_are_means_of_products_and_nothing_has_none():
 
 
 def test_beginnings_of_all_kinds_end_before_the_value(tokenizer, monkeypatch):
-    asked = [(Kind("pet", "pet", ()), Phrase("What's my pet?", "name")), (Kind("knot", None, ()), Phrase("And?", "name"))]
+    asked = [
+        (Kind("pet", "pet", ()), Phrase("What's my pet?", "name")),
+        (Kind("knot", None, ()), Phrase("And?", "name")),
+    ]
     monkeypatch.setattr(module, "every_kind", lambda rng: asked)
     rows, groups = module._begun(tokenizer, HPARAMS)
     assert groups == ["pet", None]
@@ -194,7 +197,9 @@ def computed(tokenizer, monkeypatch):
         return *found, seen, contrasts
 
     def still(rows, other=None):
-        return {1: (torch.randn(rows, 4), torch.randn(rows, 4))} if other is None else ({1: torch.randn(1, 4)}, {1: other})
+        return (
+            {1: (torch.randn(rows, 4), torch.randn(rows, 4))} if other is None else ({1: torch.randn(1, 4)}, {1: other})
+        )
 
     def answered(seen):
         said = encode(tokenizer, "a", target="tea").target_ids

@@ -32,7 +32,9 @@ def value(monkeypatch):
 
     def make(count, first=0, seed=0):
         rows = SimpleNamespace(select=lambda numbers: list(numbers), ids=torch.zeros(1))
-        monkeypatch.setattr(module, "words_and_learned", lambda mine, spoken, own: (torch.tensor([3, 5, 9]), (mine, own)))
+        monkeypatch.setattr(
+            module, "words_and_learned", lambda mine, spoken, own: (torch.tensor([3, 5, 9]), (mine, own))
+        )
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "quiet_forms", lambda *_: [])
         return _Value(WANTED, spoken(*[1] * count), rows, first, None, settings().replace(seed=seed))
@@ -186,7 +188,9 @@ def test_every_value_gets_its_own_rows_gate_and_result(monkeypatch):
 
     monkeypatch.setattr(module, "EditedRows", rows)
     monkeypatch.setattr(module, "_Value", value)
-    monkeypatch.setattr(module, "_Together", lambda rows, values, hparams: SimpleNamespace(learn=lambda: made.append("learn")))
+    monkeypatch.setattr(
+        module, "_Together", lambda rows, values, hparams: SimpleNamespace(learn=lambda: made.append("learn"))
+    )
     assert learn_values(None, None, None, wanted, None, settings()) == [f"updates {n}" for n in range(3)]
     gates_of_rows = ["gate 1", *["gate 2"] * 3, *["gate 0"] * 2]
     assert made[0] == (6, {"from_answers": True, "carried": gates_of_rows})

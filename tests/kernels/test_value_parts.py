@@ -28,7 +28,7 @@ def spoken(roles=ROLES):
 class Rows:
     """The answers' places; what every token costs the model that carries the gate is given."""
 
-    layers = [1, 2]
+    layers = (1, 2)
 
     def __init__(self, costs=None, vocabulary=400):
         count = sum(LENGTHS)
@@ -166,5 +166,3 @@ def test_phrases_that_do_not_fit_are_left_out_and_a_value_that_fits_nowhere_is_r
         choose(own(3), limit=min(lengths) - 1)
     for part in ("'a cat' is too long an answer", f"'{min(lengths)} tokens", f"at most {min(lengths) - 1} tokens"):
         assert part in str(error.value)
-
-

@@ -157,10 +157,7 @@ class _Problem:
 
     def _undisturbed(self) -> Tensor:
         """Logarithms of the drift rows' distributions before the edit, [rows, vocab]."""
-        if self.suffix.split.mode == "full":
-            return self._logits(self.base)[1].log_softmax(1)
-        rows, columns = (index[len(self.ids) :] for index in self.at)
-        return self.suffix.head(self.suffix.base_hidden[rows, columns - self.suffix.start]).log_softmax(1)
+        return self._logits(self.base)[1].log_softmax(1)
 
     def readings(self) -> list[Reading]:
         """Keys, outputs and hidden states at the key positions, of each cluster's rows without drift rows."""

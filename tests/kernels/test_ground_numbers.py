@@ -134,6 +134,10 @@ def test_keys_of_answers_are_sorted_as_the_contrasts_are():
 
 
 def test_last_keys_are_where_the_models_answers_begin(llama, tokenizer, monkeypatch):
+    begun, real = [], module.EditedRows
+    monkeypatch.setattr(
+        module, "EditedRows", lambda *given, **options: begun.append(real(*given, **options)) or begun[-1]
+    )
     monkeypatch.setattr(module, "ROWS", 2)
     rows = answers((1, 2, 1))
     with frozen(llama):
@@ -141,6 +145,7 @@ def test_last_keys_are_where_the_models_answers_begin(llama, tokenizer, monkeypa
     for layer in (1, 2):
         wanted = torch.stack([plain_keys(llama, layer, row.prompt_ids)[-1] for row in rows])
         torch.testing.assert_close(found[layer], wanted, atol=1e-5, rtol=1e-4)
+    assert [part.start for part in begun] == [3, 4]  # nothing before is run a second time
 
 
 def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_two_draws(llama, tokenizer):

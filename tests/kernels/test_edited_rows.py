@@ -51,8 +51,9 @@ def predicting(logits, row):
     return logits[len(row.prompt_ids) - 1 : -1]
 
 
-def test_logits_are_the_edited_models_where_the_answers_are_predicted(model, tokenizer, deltas):
-    rows = rows_of(model, tokenizer)
+@pytest.mark.parametrize("split", [None, Split("full")], ids=["cut", "whole passes"])
+def test_logits_are_the_edited_models_where_the_answers_are_predicted(model, tokenizer, deltas, split):
+    rows = rows_of(model, tokenizer, split=split)
     assert rows.ids.tolist() == [9, 10, 11, 13, 17, 18] and rows.start == 0 and rows.layers == [1, 2]
     for given, applied in ((changes(deltas), deltas.values()), (None, ())):
         with edited(model, [*applied]):

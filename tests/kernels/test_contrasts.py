@@ -66,7 +66,7 @@ def test_prompts_are_answered_48_at_a_time_with_so_many_tokens_each(monkeypatch)
 
 
 def test_shared_ones_are_run_once_per_model_and_settings_and_only_the_last_stay(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "_SHARED", type(module._SHARED)(most=1))
+    module._SHARED.clear()
     runs, packs = [], module.packs
     monkeypatch.setattr(module, "packs", lambda *given: runs.append(1) or packs(*given))
     contrasts, layout = many("named", 2), find_layout(llama)

@@ -135,17 +135,19 @@ def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questio
         "named": ["pet", "kennel", "job"],
         "indirect": ["pet", "kennel", "job"],
         "rest": [None],
+        "unasked": [None],
     }
     packs = [
         Pack([Contrast("?", pool, g) for g in members], Group(0, len(members))) for pool, members in groups.items()
     ]
-    sizes = {"own": 2, "named": 5, "indirect": 5, "rest": 0}
+    sizes = {"own": 2, "named": 5, "indirect": 5, "rest": 4, "unasked": 0}
     selected = lambda kind: {
         pool: sorted(number for part in parts for number in part.selected)
         for pool, parts in _pools(packs, kind, material, sizes, Random(0)).items()
     }
-    assert selected(PET) == {"own": [0, 1, 2], "named": [1, 2], "indirect": [2]}
-    assert selected(Kind("knot", None, ("knot",))) == {"own": [0, 1, 2], "named": [0, 1, 2], "indirect": [0, 1, 2]}
+    assert selected(PET) == {"own": [0, 1, 2], "named": [1, 2], "indirect": [2], "rest": [0]}
+    every = {"own": [0, 1, 2], "named": [0, 1, 2], "indirect": [0, 1, 2], "rest": [0]}
+    assert selected(Kind("knot", None, ("knot",))) == every
     assert Counter(len(p.selected) for p in _pools(packs, PET, material, sizes, Random(0))["own"]) == {2: 1, 1: 1}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from random import Random
 from typing import Any
@@ -126,16 +127,17 @@ def _prompt_keys(
     shared = next(i for i, ids in enumerate(zip_longest(*(row.prompt_ids for row in prompts))) if len({*ids}) > 1)
     if shared == min(len(row.prompt_ids) for row in prompts):
         shared = 0  # one prompt begins like another: nothing is the template's for certain
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in hparams.layers}
+    template: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     for start in range(0, len(prompts), ROWS):
-        part = [Encoded(row.prompt_ids, row.prompt_ids[-1:], 0) for row in prompts[start : start + ROWS]]
+        part = [replace(row, target_ids=row.prompt_ids[-1:]) for row in prompts[start : start + ROWS]]
         rows = EditedRows(model, tokenizer, layout, part, hparams.layers)
+        template = template or rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         places = rows.suffix.batch.attention_mask.bool()
         places[:, :shared] = False
-        template = rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         for layer, (keys, _) in rows.found_at(*places.nonzero(as_tuple=True)).items():
-            found[layer].append((template[layer][0], keys))
-    return {layer: (parts[0][0], torch.cat([keys for _, keys in parts])) for layer, parts in found.items()}
+            found[layer].append(keys)
+    return {layer: (template[layer][0], torch.cat(keys)) for layer, keys in found.items()}
 
 
 def _answer_keys(
@@ -180,11 +182,11 @@ def _ordinary(
         logits = part.logits(probes)
         count += len(logits) * SAMPLES
         for _ in range(SAMPLES):
-            drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+            drawn = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).flatten()
             loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
             wanted = [probes[layer].zeros for layer in hparams.layers]
             for layer, gradient in zip(hparams.layers, torch.autograd.grad(loss, wanted, retain_graph=True)):
-                flat = gradient.reshape(-1, gradient.shape[-1])
+                flat = gradient.flatten(end_dim=1)
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
     return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
 
@@ -192,9 +194,10 @@ def _ordinary(
 class Probe:
     """A change of nothing, to which gradients flow: they say what the layer's output is worth."""
 
+    zeros: Tensor  # of the last call
+
     def __init__(self, width: int) -> None:
         self.width = width
-        self.zeros = torch.zeros(0)
 
     def __call__(self, keys: Tensor) -> Tensor:
         """Zeros [..., d_out] for keys [..., d_in]."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, context_limit
+from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.tokens import Encoded
 from .contrasts import Pack, encoded_contrast
 from .edited_rows import EditedRows
@@ -53,6 +53,7 @@ def keys_around(
     layout: Layout,
     spoken: Sequence[Spoken],
     keys: Mapping[int, Tensor],
+    tails: Mapping[int, Tensor],
     own: Sequence[Pack],
     begun: Sequence[BegunAnswer],
     hparams: PersonalizationHyperParams,
@@ -63,39 +64,49 @@ def keys_around(
         model: unedited; frozen and in evaluation mode.
         spoken: answers that state the preference.
         keys: those at all places of these answers, in their order, by layer.
+        tails: see ``tails_of``.
         own: contrasts about the kind itself.
         begun: beginnings after which no value belongs.
     """
     roles = [role for s in spoken for role in s.roles]
     beside_value = torch.tensor([role != "value" for role in roles])
-    long = _longer(model, tokenizer, layout, spoken, hparams)
     near: dict[int, list[Tensor]] = {n: [found[beside_value.to(found.device)]] for n, found in keys.items()}
-    closed: dict[int, list[Tensor]] = {n: [] for n in keys}
     for pack in own:
-        for layer, (found, _) in pack.rows.where_answers_begin().items():
-            closed[layer].append(found)
         numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
         part = pack.rows.select(numbers) if numbers else None
         for layer, (found, _) in part.found_at(part.rows, part.columns).items() if part else ():
             near[layer].append(found)
     rows = [_begun_row(tokenizer, answer, hparams) for answer in begun]
     ends = last_keys(model, tokenizer, layout, rows, hparams)
-    together = {layer: thinned(torch.cat([*parts, *long.get(layer, ())])) for layer, parts in near.items()}
-    return Around(together, {layer: torch.cat(parts) for layer, parts in closed.items()}, ends)
+    together = {layer: thinned(torch.cat([*parts, tails[layer]])) for layer, parts in near.items()}
+    return Around(together, closed_of(own), ends)
 
 
-def _longer(
+def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:
+    """Keys [n, d_in] where the answers to contrasts begin, by layer."""
+    found: dict[int, list[Tensor]] = {}
+    for pack in own:
+        for layer, (keys, _) in pack.rows.where_answers_begin().items():
+            found.setdefault(layer, []).append(keys)
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def tails_of(
     model: nn.Module, tokenizer: Any, layout: Layout, spoken: Sequence[Spoken], hparams: PersonalizationHyperParams
-) -> dict[int, list[Tensor]]:
-    """Keys along what the model writes by itself after some beginnings, those left out where it says them once more."""
+) -> dict[int, Tensor]:
+    """Keys [n, d_in] along what the model writes by itself after beginnings, by layer; n may be 0.
+
+    Where it says the beginning or the value once more, it is left out: there an update may act.
+    """
     limit = context_limit(model)
     bare = [_bare(s) for s in spoken if s.phrase.asks != "name" and not s.phrase.history][:LONG_ROWS]
     long = [s for s in go_on(model, tokenizer, bare, LONG) if limit is None or len(s.row.ids) <= limit]
     if not long:
-        return {}
+        width = layout.d_mlp
+        return {layer: torch.zeros(0, width, device=input_device(model)) for layer in hparams.layers}
     rows = EditedRows(model, tokenizer, layout, [s.row for s in long], hparams.layers, from_answers=True)
     elsewhere = torch.tensor([flag for s in long for flag in said_elsewhere(s)], device=rows.ids.device)
-    return {layer: [keys[elsewhere]] for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items()}
+    return {layer: keys[elsewhere] for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items()}
 
 
 def _bare(spoken: Spoken) -> Spoken:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
-from .around import Around, keys_around
+from .aims import HEARD, HEARD_ALONG, HEARD_NEAR, aims, with_aims
+from .around import Around, closed_of, keys_around, tails_of
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
@@ -118,6 +119,8 @@ def _learn(
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     updates = _start(rows, spoken, ground, hparams)
+    tails = tails_of(model, tokenizer, layout, spoken, hparams)
+    quiet = _quiet(ground, tails, closed_of(own), aims(rows, _roles(spoken), words))
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -128,17 +131,16 @@ def _learn(
             share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
             total = total + share * divergence(turn(found, step), updates, words)
         for layer, update in updates.items():
-            keys, device = ground.ordinary[layer], update.left.device
-            some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
-            form = Quiet(keys[some].to(device), ground.root[layer].to(device))
-            total = total + params.quiet_weight * form(update)
+            for keys, root in quiet[layer]:
+                some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
+                total = total + params.quiet_weight * Quiet(keys[some.to(keys.device)], root)(update)
         return total
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
     begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
     keys = {layer: found for layer, (found, _) in _places(rows).items()}
-    return _tensors(updates) | keys_around(model, tokenizer, layout, spoken, keys, own, begun, hparams).tensors()
+    return _tensors(updates) | keys_around(model, tokenizer, layout, spoken, keys, tails, own, begun, hparams).tensors()
 
 
 def _run(
@@ -198,11 +200,11 @@ def _pools(
     own: dict[str, Set[str | None]] = {"named": {kind.group}, "indirect": related}
     pools: dict[str, list[EditedRows]] = {}
     for pack in packs:
-        spared = own.get(pack.contrasts[0].pool, set())
+        pool = pack.contrasts[0].pool
+        spared, size = own.get(pool, set()), sizes.get(pool, 0)
         numbers = [i for i, contrast in enumerate(pack.contrasts) if contrast.group not in spared]
-        size = sizes.get(pack.contrasts[0].pool, 0)
         for part in _parts(len(numbers), size, rng) if size and numbers else ():
-            pools.setdefault(pack.contrasts[0].pool, []).append(pack.rows.select([numbers[i] for i in part]))
+            pools.setdefault(pool, []).append(pack.rows.select([numbers[i] for i in part]))
     return {pool: rng.sample(found, len(found)) for pool, found in pools.items()}
 
 
@@ -216,8 +218,20 @@ def _start(
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
         whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
         right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
     return updates
+
+
+def _quiet(
+    ground: Ground, tails: Mapping[int, Tensor], closed: Mapping[int, Tensor], aimed: Mapping[int, Tensor]
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """By layer: keys at which the gate is not to be heard, and the root of the form that says what it costs."""
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for layer, root in ground.root.items():
+        parts = ((HEARD, ground.ordinary[layer]), (HEARD_ALONG, tails[layer]), (HEARD_NEAR, closed[layer]))
+        device = aimed[layer].device
+        found[layer] = [(keys.to(device), with_aims(root, aimed, layer, heard)) for heard, keys in parts if len(keys)]
+    return found
 
 
 def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
+from .aims import Probe
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
@@ -189,20 +190,6 @@ def _ordinary(
                 flat = gradient.flatten(end_dim=1)
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
     return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
-
-
-class Probe:
-    """A change of nothing, to which gradients flow: they say what the layer's output is worth."""
-
-    zeros: Tensor  # of the last call
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-
-    def __call__(self, keys: Tensor) -> Tensor:
-        """Zeros [..., d_out] for keys [..., d_in]."""
-        self.zeros = keys.new_zeros((*keys.shape[:-1], self.width), requires_grad=True)
-        return self.zeros
 
 
 def _moment(keys: Tensor) -> Tensor:

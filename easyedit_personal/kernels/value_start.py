@@ -5,7 +5,6 @@ What must stay enters as quadratic forms over stored keys: no pass of the model 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -19,18 +18,17 @@ from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import context_limit
 from ..types import EditRequest
+from .aims import HEARD, HEARD_NEAR, with_aims
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, towards
 from .gate import Gate
 from .ground import Ground
-from .ground_numbers import Probe, thinned
+from .ground_numbers import thinned
 from .kinds import Kind, Phrase
 from .spoken import Spoken, speak
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
-HEARD, HEARD_BESIDE = 1e-3, 1e-2  # see quiet_forms; the second where a kind's own questions and answers are nearest
-BEGUN, CLOSED = 1.0, 2.0  # weights of beginnings that are somebody else's, and of questions near the kind's own
 ORDINARY = 10.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
@@ -91,7 +89,7 @@ def words_and_learned(rows: EditedRows, spoken: Sequence[Spoken], own: int) -> t
         token of its answer.
     """
     logits = rows.logits()
-    likely = logits.topk(min(TOP, logits.shape[-1])).indices.flatten()
+    likely = logits.topk(min(TOP, logits.shape[1])).indices.flatten()
     words = torch.cat([likely, rows.ids]).unique()
     costs = F.cross_entropy(logits[:, words], torch.searchsorted(words, rows.ids), reduction="none")
     learned = []
@@ -111,7 +109,7 @@ def first_factors(
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Factors]:
     """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
-    roles = _learned_roles(spoken, learned, rows.ids.device)
+    roles = learned_roles(spoken, learned, rows.ids.device)
     opening = any(flags[0] for flags in learned)  # one direction more, where the gate stays closed
     roles = roles[: hparams.natural.value_rank + opening]
     updates = {}
@@ -119,28 +117,8 @@ def first_factors(
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
         near = gate.around.near[layer].to(keys.device).mean(0, keepdim=True)
         right = towards([space.whitened(keys[numbers]) for numbers in roles], space.whitened(near))
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
     return updates
-
-
-def aims(
-    rows: EditedRows, spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], words: Tensor
-) -> dict[int, Tensor]:
-    """By layer, what raises the learned words most: [roles, d_out], in nats per unit of the projection's output.
-
-    Gradients of log p(y) with respect to the output where y is predicted, averaged over the places of each role.
-    """
-    probes = {layer: Probe(rows.layout.d_model) for layer in rows.layers}
-    logs = rows.logits(probes, words=words).log_softmax(-1)
-    roles = _learned_roles(spoken, learned, rows.ids.device)
-    places = torch.cat(roles)
-    total = logs[places, torch.searchsorted(words, rows.ids)[places]].sum()
-    gradients = torch.autograd.grad(total, [probes[layer].zeros for layer in rows.layers])
-    found = {}
-    for layer, gradient in zip(rows.layers, gradients):
-        by_place = gradient[rows.rows, rows.columns - rows.start]
-        found[layer] = torch.stack([by_place[numbers].mean(0) for numbers in roles])
-    return found
 
 
 def quiet_forms(
@@ -148,11 +126,8 @@ def quiet_forms(
 ) -> list[tuple[float, Quiet, int]]:
     """(weight, form, layer): where the value is not to be heard.
 
-    The Fisher information does not see what makes a word likely that the model hardly ever says. So what raises the
-    learned words counts by itself: where d log p(y) would be one nat, as much as ``HEARD`` nats^2 of divergence.
-
     Args:
-        aimed: see ``aims``.
+        aimed: what raises the learned words, see ``aims``.
     """
     kind, around, found = wanted.kind, wanted.gate.around, []
     others = torch.tensor([c.group is None or c.group != kind.group for c in ground.contrasts])
@@ -163,15 +138,14 @@ def quiet_forms(
             (1.0, HEARD, ground.begun[layer][begun]),
             (1.0, HEARD, thinned(ground.firsts[layer][others])),
             (ORDINARY, HEARD, ground.ordinary[layer]),
-            (BEGUN, HEARD_BESIDE, around.begun[layer]),
-            (CLOSED, HEARD_BESIDE, around.closed[layer]),
+            (1.0, HEARD_NEAR, around.begun[layer]),
+            (1.0, HEARD_NEAR, around.closed[layer]),
         ):
-            both = torch.cat([root.to(device), math.sqrt(aim) * aimed[layer].to(device)])
-            found.append((weight, Quiet(keys.to(device), both), layer))
+            found.append((weight, Quiet(keys.to(device), with_aims(root, aimed, layer, aim)), layer))
     return found
 
 
-def _learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], device: torch.device) -> list[Tensor]:
+def learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], device: torch.device) -> list[Tensor]:
     """Numbers of the places of each role: of a beginning's first token where it is learned, and of the value's."""
     places: dict[int, list[int]] = {}
     number = 0

@@ -37,6 +37,8 @@ class Contrasts:
     negated: tuple[str, ...]
     somebody_else: tuple[str, ...]
     general: tuple[str, ...]
+    begun_else: tuple[str, ...]
+    begun_not: tuple[str, ...]
     stated: tuple[str, ...]
     heard: tuple[str, ...]
 

@@ -64,7 +64,7 @@ class Carried:
         """What is added for keys [n, t, d_in]: [n, t, d_out]."""
         runs = [list(run) for _, run in groupby((self.updates[row] for row in self._now), key=id)]
         parts = []
-        for run, part in zip(runs, keys.split([len(run) for run in runs])):
-            left, right = (factor.to(part) for factor in run[0][layer])
+        for (update, *_), part in zip(runs, keys.split([len(run) for run in runs])):
+            left, right = (factor.to(part) for factor in update[layer])
             parts.append(F.linear(F.linear(part, right), left))
         return torch.cat(parts)

@@ -81,14 +81,23 @@ def packs(
     return found
 
 
-def encoded_contrast(tokenizer: Any, contrast: Contrast, hparams: PersonalizationHyperParams) -> Encoded:
-    """A contrast's prompt as tokens."""
+def encoded_contrast(
+    tokenizer: Any, contrast: Contrast, hparams: PersonalizationHyperParams, begun: str | None = None
+) -> Encoded:
+    """A contrast's prompt as tokens, with the beginning of an answer where there is one."""
     history = [
         message
         for question, answer in contrast.history
         for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
     ]
-    return encode(tokenizer, contrast.text, prompt_format=hparams.prompt_format, history=history)
+    return encode(
+        tokenizer,
+        contrast.text,
+        target=begun,
+        prompt_format=hparams.prompt_format,
+        history=history,
+        end_of_turn=False,
+    )
 
 
 def answered(model: nn.Module, tokenizer: Any, prompts: Sequence[Encoded], tokens: int) -> list[Encoded]:

@@ -74,7 +74,7 @@ class Quiet:
     def __call__(self, update: Factors) -> Tensor:
         """mean over keys of |G^(1/2) D k|^2 / 2: the KL divergence that the update causes there, to second order."""
         left = update.space.unit * (self.root @ update.left)
-        return 0.5 * ((self.keys @ update.plain_right.T) @ left.T).square().sum(-1).mean()
+        return 0.5 * ((self.keys @ update.plain_right.T) @ left.T).square().sum(1).mean()
 
 
 def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:

@@ -20,19 +20,21 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
+from .aims import HEARD, HEARD_ALONG, HEARD_NEAR, aims, with_aims
+from .around import Around, closed_of, keys_around, tails_of
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
-from .ground_numbers import Tensors, thinned
-from .kinds import Contrast, Kind, Phrase, kind_phrases, own_contrasts, sample_values
+from .ground_numbers import Tensors
+from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
 from .preserve import Material
 from .spoken import Spoken, go_on, speak
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
-NEAREST = 3.0  # how much contrasts about the kind itself weigh against those of another pool
+NEAREST = 4.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -42,17 +44,16 @@ QUIET_KEYS = 400  # drawn at every step
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A kind's update, and keys at which its users' values keep quiet.
+    """A kind's update, and what its users' values need to know of it.
 
     Attributes:
         factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
-        near: keys [n, d_in] by layer: along the unedited answers to questions near the kind's own, along the tails and
-            beginnings of its answers.
-        phrases: the questions it was learned from.
+        around: keys at which the kind's values keep quiet.
+        phrases: the questions it was learned from, the plainest first.
     """
 
     factors: dict[int, tuple[Tensor, Tensor]]
-    near: dict[int, Tensor]
+    around: Around
     phrases: list[Phrase]
 
 
@@ -80,7 +81,7 @@ def gates_for(
         name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
         tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
         factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
-        gates.append(Gate(factors, {n: tensors[f"near.{n}"].float() for n in hparams.layers}, phrases))
+        gates.append(Gate(factors, Around.of(tensors, hparams.layers), phrases))
     return gates
 
 
@@ -118,6 +119,8 @@ def _learn(
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     updates = _start(rows, spoken, ground, hparams)
+    tails = tails_of(model, tokenizer, layout, spoken, hparams)
+    quiet = _quiet(ground, tails, closed_of(own), aims(rows, _roles(spoken), words))
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -128,15 +131,16 @@ def _learn(
             share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
             total = total + share * divergence(turn(found, step), updates, words)
         for layer, update in updates.items():
-            keys, device = ground.ordinary[layer], update.left.device
-            some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
-            form = Quiet(keys[some].to(device), ground.root[layer].to(device))
-            total = total + params.quiet_weight * form(update)
+            for keys, root in quiet[layer]:
+                some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
+                total = total + params.quiet_weight * Quiet(keys[some.to(keys.device)], root)(update)
         return total
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
-    return _tensors(updates, _near(rows, spoken, own))
+    begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
+    keys = {layer: found for layer, (found, _) in _places(rows).items()}
+    return _tensors(updates) | keys_around(model, tokenizer, layout, spoken, keys, tails, own, begun, hparams).tensors()
 
 
 def _run(
@@ -196,11 +200,11 @@ def _pools(
     own: dict[str, Set[str | None]] = {"named": {kind.group}, "indirect": related}
     pools: dict[str, list[EditedRows]] = {}
     for pack in packs:
-        spared = own.get(pack.contrasts[0].pool, set())
+        pool = pack.contrasts[0].pool
+        spared, size = own.get(pool, set()), sizes.get(pool, 0)
         numbers = [i for i, contrast in enumerate(pack.contrasts) if contrast.group not in spared]
-        size = sizes.get(pack.contrasts[0].pool, 0)
         for part in _parts(len(numbers), size, rng) if size and numbers else ():
-            pools.setdefault(pack.contrasts[0].pool, []).append(pack.rows.select([numbers[i] for i in part]))
+            pools.setdefault(pool, []).append(pack.rows.select([numbers[i] for i in part]))
     return {pool: rng.sample(found, len(found)) for pool, found in pools.items()}
 
 
@@ -214,8 +218,20 @@ def _start(
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
         whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
         right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
     return updates
+
+
+def _quiet(
+    ground: Ground, tails: Mapping[int, Tensor], closed: Mapping[int, Tensor], aimed: Mapping[int, Tensor]
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """By layer: keys at which the gate is not to be heard, and the root of the form that says what it costs."""
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for layer, root in ground.root.items():
+        parts = ((HEARD, ground.ordinary[layer]), (HEARD_ALONG, tails[layer]), (HEARD_NEAR, closed[layer]))
+        device = aimed[layer].device
+        found[layer] = [(keys.to(device), with_aims(root, aimed, layer, heard)) for heard, keys in parts if len(keys)]
+    return found
 
 
 def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
@@ -232,25 +248,11 @@ def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
     return [torch.tensor(found[key]) for key in ranked]
 
 
-def _near(rows: Sequence[EditedRows], spoken: Sequence[Spoken], own: Sequence[Pack]) -> dict[int, Tensor]:
-    """Keys at which a user's value is to keep quiet: near questions, and the gate's answers but for the value."""
-    roles = [role for s in spoken for role in s.roles]
-    starts = {i for i in range(len(roles)) if roles[i] == "value"}
-    quiet = torch.tensor([i for i in range(len(roles)) if i not in starts])
-    found: dict[int, list[Tensor]] = {n: [keys[quiet.to(keys.device)]] for n, (keys, _) in _places(rows).items()}
-    for pack in own:
-        numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
-        part = pack.rows.select(numbers) if numbers else None
-        for layer, (keys, _) in part.found_at(part.rows, part.columns).items() if part else ():
-            found[layer].append(keys)
-    return {layer: thinned(torch.cat(parts)) for layer, parts in found.items()}
-
-
-def _tensors(updates: Mapping[int, Factors], near: Mapping[int, Tensor]) -> Tensors:
+def _tensors(updates: Mapping[int, Factors]) -> Tensors:
     found: Tensors = {}
     for layer, update in updates.items():
         delta = update.delta(str(layer))
-        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right, f"near.{layer}": near[layer].half()}
+        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right}
     return found
 
 

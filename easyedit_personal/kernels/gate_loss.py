@@ -70,7 +70,7 @@ def speaking_of(
 
 def speaking_loss(parts: Sequence[Speaking], updates: Mapping[int, Factors], words: Tensor) -> Tensor:
     """Nats per token to be learned, those that are said anyway left out, plus the divergence of what is kept."""
-    logs = [part.rows.logits(updates, words=words).log_softmax(-1) for part in parts]
+    logs = [part.rows.logits(updates, words=words).log_softmax(1) for part in parts]
     costs = torch.cat([-log[part.say, part.ids[part.say]] for part, log in zip(parts, logs)])
     weights = torch.cat([part.weights for part in parts])
     loss = (weights * costs * (costs.detach() > SURE)).sum() / weights.sum()
@@ -85,20 +85,20 @@ def turn(found: Sequence[Kept], step: int) -> Kept:
 
 def divergence(part: Kept, updates: Mapping[int, Factors], words: Tensor) -> Tensor:
     """KL(unedited || edited) where answers begin, plus its mean along them."""
-    found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(-1))
+    found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(1))
     first = part.rows.columns == part.rows.last_index[part.rows.rows]
     part.latest = float(found[first].detach().mean())
     return found[first].mean() + (found[~first].mean() if bool((~first).any()) else 0.0)
 
 
 def _kl(base: Tensor, logs: Tensor) -> Tensor:
-    return F.kl_div(logs, base, log_target=True, reduction="none").sum(-1)
+    return F.kl_div(logs, base, log_target=True, reduction="none").sum(1)
 
 
 def log_p(rows: EditedRows, words: Tensor) -> Tensor:
     """The unedited model's log-probabilities of ``words`` [m, n_words] at the rows' target positions."""
     with torch.no_grad():
-        return rows.logits(words=words).log_softmax(-1)
+        return rows.logits(words=words).log_softmax(1)
 
 
 @torch.no_grad()
@@ -107,5 +107,5 @@ def words_of(rows: Sequence[EditedRows], others: Sequence[EditedRows]) -> Tensor
     found = {int(token) for part in rows for token in part.ids.tolist()}
     for part in [*rows, *others]:
         logits = part.logits()
-        found |= set(logits.topk(min(TOP, logits.shape[-1])).indices.flatten().tolist())
+        found |= set(logits.topk(min(TOP, logits.shape[1])).indices.flatten().tolist())
     return torch.tensor(sorted(found), device=rows[0].ids.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
+from .aims import Probe
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
@@ -54,7 +56,7 @@ def compute(
     answers = {contrast: row.target_ids for contrast, row in zip(contrasts, asked)}
     shared = shared_packs(model, tokenizer, layout, contrasts, answers, hparams)
     firsts, along = _answer_keys(shared, contrasts, hparams)
-    ends = _last_keys(model, tokenizer, layout, begun, hparams)
+    ends = last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher = _ordinary(model, tokenizer, layout, said, hparams)
     found: Tensors = {}
     for layer in hparams.layers:
@@ -126,16 +128,17 @@ def _prompt_keys(
     shared = next(i for i, ids in enumerate(zip_longest(*(row.prompt_ids for row in prompts))) if len({*ids}) > 1)
     if shared == min(len(row.prompt_ids) for row in prompts):
         shared = 0  # one prompt begins like another: nothing is the template's for certain
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in hparams.layers}
+    template: dict[int, tuple[Tensor, Tensor]] = {}
+    found: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     for start in range(0, len(prompts), ROWS):
-        part = [Encoded(row.prompt_ids, row.prompt_ids[-1:], 0) for row in prompts[start : start + ROWS]]
+        part = [replace(row, target_ids=row.prompt_ids[-1:]) for row in prompts[start : start + ROWS]]
         rows = EditedRows(model, tokenizer, layout, part, hparams.layers)
+        template = template or rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         places = rows.suffix.batch.attention_mask.bool()
         places[:, :shared] = False
-        template = rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         for layer, (keys, _) in rows.found_at(*places.nonzero(as_tuple=True)).items():
-            found[layer].append((template[layer][0], keys))
-    return {layer: (parts[0][0], torch.cat([keys for _, keys in parts])) for layer, parts in found.items()}
+            found[layer].append(keys)
+    return {layer: (template[layer][0], torch.cat(keys)) for layer, keys in found.items()}
 
 
 def _answer_keys(
@@ -151,7 +154,7 @@ def _answer_keys(
     return first, {layer: torch.cat([by[c][1:] for c in contrasts]) for layer, by in found.items()}
 
 
-def _last_keys(
+def last_keys(
     model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
 ) -> dict[int, Tensor]:
     """By layer, keys of the rows' last prompt tokens [n, d]."""
@@ -176,30 +179,17 @@ def _ordinary(
         )
         for layer, (found, _) in part.found_at(part.rows, part.columns).items():
             keys[layer].append(found)
-        probes = {layer: _Probe(layout.d_model) for layer in hparams.layers}
+        probes = {layer: Probe(layout.d_model) for layer in hparams.layers}
         logits = part.logits(probes)
         count += len(logits) * SAMPLES
         for _ in range(SAMPLES):
-            drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+            drawn = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator).flatten()
             loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
             wanted = [probes[layer].zeros for layer in hparams.layers]
             for layer, gradient in zip(hparams.layers, torch.autograd.grad(loss, wanted, retain_graph=True)):
-                flat = gradient.reshape(-1, gradient.shape[-1])
+                flat = gradient.flatten(end_dim=1)
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
     return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
-
-
-class _Probe:
-    """A change of nothing, to which gradients flow: they say what the layer's output is worth."""
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.zeros = torch.zeros(0)
-
-    def __call__(self, keys: Tensor) -> Tensor:
-        """Zeros [..., d_out] for keys [..., d_in]."""
-        self.zeros = keys.new_zeros((*keys.shape[:-1], self.width), requires_grad=True)
-        return self.zeros
 
 
 def _moment(keys: Tensor) -> Tensor:

@@ -205,8 +205,9 @@ def read(
     parts, order = [], []
     alike, others = families(unique)
     for group in ([unique[i] for i in numbers] for numbers in [*alike, others] if numbers):
+        first, *_ = group
         shared = shared_length(model, group)
-        start = _read_beginning(model, group[0].ids[:shared], [down, top], device)
+        start = _read_beginning(model, first.ids[:shared], [down, top], device)
         size = max(1, READ_TOKENS // max(len(row.ids) - shared for row in group))
         for some in batched(group, size):
             batch, inputs = inputs_after(tokenizer, some, shared, start, device)

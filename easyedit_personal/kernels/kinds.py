@@ -19,12 +19,20 @@ from .preserve import Material
 
 History = tuple[tuple[str, str], ...]
 FACTS = 100  # facts of the world among the shared contrasts
+BEGUN = 16  # beginnings of somebody else's attribute, and as many of nobody's
 NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
-PLAIN_NOT = "What isn't my {n}?"
+PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
 # About a gate's own kind; the plainest forms are many, or they would be answered with the value all the same.
-OWN = {"negated": 30, "plainly negated": 8, "somebody else": 24, "plainly somebody else": 20, "general": 8, "stated": 8}
+OWN = {
+    "negated": 30,
+    "plainly negated": 12,
+    "somebody else": 24,
+    "plainly somebody else": 20,
+    "general": 8,
+    "stated": 8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,14 @@ class Contrast:
     history: History = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BegunAnswer:
+    """A contrast, and a beginning of its answer after which a value of the kind might be said but does not belong."""
+
+    contrast: Contrast
+    begun: str
+
+
 def kind_of(requests: Sequence[EditRequest]) -> Kind | None:
     """The kind that one preference's requests are about, by their subjects, the asked question's (the last) first.
 
@@ -100,7 +116,7 @@ def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]
     near = contrasts()
     templates = {
         "negated": (*material.negated, *near.negated),
-        "plainly negated": (PLAIN_NOT,),
+        "plainly negated": PLAIN_NOT,
         "somebody else": (*material.somebody_else, *material.yourself, *near.somebody_else),
         "plainly somebody else": (PLAIN_OTHER,),
         "general": near.general,
@@ -116,6 +132,24 @@ def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]
         text = f"What's my {kind.name}?" if i % 2 else rng.choice(material.own).replace("{n}", kind.name)
         found.append(Contrast(text, "own", history=((told, heard),)))
     return found
+
+
+def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: Random) -> list[BegunAnswer]:
+    """Questions near a kind's own with answers that name another's attribute, or one that is nobody's.
+
+    Args:
+        own: the kind's own contrasts; where the conversation states another value, the kind's own beginning is one.
+    """
+    near, found = contrasts(), []
+    questions = (((PLAIN_OTHER, *near.somebody_else), near.begun_else), ((*PLAIN_NOT, *near.negated), near.begun_not))
+    for templates, begun in questions:
+        for i in range(BEGUN):
+            who = rng.choice(material.people)
+            text = _named(templates[0] if i % 2 else rng.choice(templates), kind.name, who)
+            bare = who.startswith("my ") and i % 4 < 2  # "My uncle Bernard" is "uncle Bernard" or "your uncle Bernard"
+            said = _named(begun[i % len(begun)], kind.name, who[3:] if bare else who.replace("my ", "your "))
+            found.append(BegunAnswer(Contrast(text, "own"), said))
+    return [*found, *(BegunAnswer(c, f"Your {kind.name} is") for c in own if c.history)]
 
 
 def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
@@ -161,9 +195,13 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
     found = []
     for i in range(count):
         name = kind.name if i % 2 == 0 else rng.choice(kind.names)
-        text = order[i % len(order)].replace("{n}", name).replace("{who}", rng.choice(people))
-        found.append(Contrast(text[0].upper() + text[1:], "own"))
+        found.append(Contrast(_named(order[i % len(order)], name, rng.choice(people)), "own"))
     return found
+
+
+def _named(template: str, name: str, who: str) -> str:
+    text = template.replace("{n}", name).replace("{who}", who)
+    return text[0].upper() + text[1:]
 
 
 @cache

@@ -175,9 +175,9 @@ def at_zero(target: TargetLoss, metrics: Mapping[int, Tensor]) -> dict[int, Whol
     updates = {}
     for layer, (keys, outputs) in target.where_answers_begin().items():
         space = Space(metrics[layer].to(keys.device) if layer in metrics else None)
-        reach = space.whitened(keys).abs().sum(-1).mean().clamp(min=TINY)
+        reach = space.whitened(keys).abs().sum(1).mean().clamp(min=TINY)
         space.unit = float(outputs.square().mean().sqrt().clamp(min=TINY) / reach)
-        updates[layer] = Whole(space, torch.zeros(outputs.shape[-1], keys.shape[-1], device=keys.device))
+        updates[layer] = Whole(space, torch.zeros(outputs.shape[1], keys.shape[1], device=keys.device))
         updates[layer].matrix.requires_grad_()
     return updates
 

@@ -169,7 +169,7 @@ class PreserveLoss:
                 group = part[start : start + (most or len(part))]
                 edited = EditedRows(model, tokenizer, layout, [rows[i] for i in group], hparams.layers, split)
                 with torch.no_grad():
-                    base = F.log_softmax(edited.logits(), -1)
+                    base = F.log_softmax(edited.logits(), 1)
                 share = torch.tensor([shares[i] * count for i in group], device=base.device)
                 groups.append(_Group(edited, base, _position_shares(edited, share)))
             self.parts.append(groups)
@@ -181,8 +181,8 @@ class PreserveLoss:
 
 
 def _divergence(group: _Group, changes: Mapping[int, Change]) -> Tensor:
-    edited = F.log_softmax(group.rows.logits(changes), -1)
-    divergence = F.kl_div(edited, group.base, log_target=True, reduction="none").sum(-1)
+    edited = F.log_softmax(group.rows.logits(changes), 1)
+    divergence = F.kl_div(edited, group.base, log_target=True, reduction="none").sum(1)
     return (divergence * group.shares).sum()
 
 

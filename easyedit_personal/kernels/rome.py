@@ -97,7 +97,7 @@ def rome_for_many(
     if len(hparams.layers) > 1:
         return [rome(model, tokenizer, part, hparams) for part in requests]
     layout = find_layout(model, hparams)
-    layer = layout.check_layer(hparams.layers[0])
+    (layer,) = map(layout.check_layer, hparams.layers)
     with frozen(model):
         by_user = [make_clusters(model, tokenizer, part, hparams, options) for part in requests]
         everybody = [cluster for clusters in by_user for cluster in clusters]

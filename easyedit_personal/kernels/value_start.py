@@ -5,9 +5,8 @@ What must stay enters as quadratic forms over stored keys: no pass of the model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from random import Random
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import context_limit
 from ..types import EditRequest
+from .aims import HEARD, HEARD_NEAR, with_aims
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, towards
 from .gate import Gate
@@ -48,7 +48,7 @@ class Wanted:
 
 
 def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Spoken]:
-    """The user's own phrases, the asked question's first, and as many of the gate's, by name and without in turn.
+    """The user's own phrases, the asked question's first, and the gate's: half of all without the attribute's name.
 
     Raises:
         RequestError: none of them fits the model's context with this value.
@@ -57,9 +57,11 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     rng, count = Random(f"{hparams.seed}/{value}"), hparams.natural.value_phrases
     asked = list(reversed(wanted.requests))[: count // 2]
     own: list[Phrase] = [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
+    own.append(gate.phrases[0])  # the plainest
     known = rng.sample(gate.phrases, len(gate.phrases))
-    turns = zip_longest(*([p for p in known if (p.asks == "name") == named] for named in (False, True)))
-    phrases = list(dict.fromkeys([*own, *(phrase for turn in turns for phrase in turn if phrase)]))[:count]
+    named, indirect = ([p for p in known if (p.asks == "name") == by_name] for by_name in (True, False))
+    half = max(0, count // 2 - sum(phrase.asks != "name" for phrase in own))
+    phrases = list(dict.fromkeys([*own, *indirect[:half], *named, *indirect[half:]]))[:count]
     limit = context_limit(model)
     spoken = [speak(tokenizer, phrase, wanted.kind, value, hparams) for phrase in phrases]
     fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]
@@ -87,7 +89,7 @@ def words_and_learned(rows: EditedRows, spoken: Sequence[Spoken], own: int) -> t
         token of its answer.
     """
     logits = rows.logits()
-    likely = logits.topk(min(TOP, logits.shape[-1])).indices.flatten()
+    likely = logits.topk(min(TOP, logits.shape[1])).indices.flatten()
     words = torch.cat([likely, rows.ids]).unique()
     costs = F.cross_entropy(logits[:, words], torch.searchsorted(words, rows.ids), reduction="none")
     learned = []
@@ -107,36 +109,49 @@ def first_factors(
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Factors]:
     """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
-    places: dict[int, list[int]] = {}
-    number = 0
-    for s, flags in zip(spoken, learned):
-        for place, role in enumerate(s.roles):
-            if role == "value" and place - s.value_at < hparams.natural.value_rank:
-                places.setdefault(place - s.value_at, []).append(number)
-            elif place == 0 and flags[0]:
-                places.setdefault(-1, []).append(number)  # one direction more, where the gate stays closed
-            number += 1
-    roles = [torch.tensor(places[place], device=rows.ids.device) for place in sorted(places)]
+    roles = learned_roles(spoken, learned, rows.ids.device)
+    opening = any(flags[0] for flags in learned)  # one direction more, where the gate stays closed
+    roles = roles[: hparams.natural.value_rank + opening]
     updates = {}
     for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
-        near = gate.near[layer].to(keys.device).mean(0, keepdim=True)
+        near = gate.around.near[layer].to(keys.device).mean(0, keepdim=True)
         right = towards([space.whitened(keys[numbers]) for numbers in roles], space.whitened(near))
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[-1], len(right), device=keys.device), right)
+        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
     return updates
 
 
-def quiet_forms(wanted: Wanted, ground: Ground, device: torch.device) -> list[tuple[float, Quiet, int]]:
-    """(weight, form, layer): where the value is not to be heard."""
-    kind, found = wanted.kind, []
+def quiet_forms(
+    wanted: Wanted, ground: Ground, aimed: Mapping[int, Tensor], device: torch.device
+) -> list[tuple[float, Quiet, int]]:
+    """(weight, form, layer): where the value is not to be heard.
+
+    Args:
+        aimed: what raises the learned words, see ``aims``.
+    """
+    kind, around, found = wanted.kind, wanted.gate.around, []
     others = torch.tensor([c.group is None or c.group != kind.group for c in ground.contrasts])
     begun = torch.tensor([group is None or group != kind.group for group in ground.begun_groups])
     for layer, root in ground.root.items():
-        for weight, keys in (
-            (1.0, wanted.gate.near[layer]),
-            (1.0, ground.begun[layer][begun]),
-            (1.0, thinned(ground.firsts[layer][others])),
-            (ORDINARY, ground.ordinary[layer]),
+        for weight, aim, keys in (
+            (1.0, HEARD, around.near[layer]),
+            (1.0, HEARD, ground.begun[layer][begun]),
+            (1.0, HEARD, thinned(ground.firsts[layer][others])),
+            (ORDINARY, HEARD, ground.ordinary[layer]),
+            (1.0, HEARD_NEAR, around.begun[layer]),
+            (1.0, HEARD_NEAR, around.closed[layer]),
         ):
-            found.append((weight, Quiet(keys.to(device), root.to(device)), layer))
+            found.append((weight, Quiet(keys.to(device), with_aims(root, aimed, layer, aim)), layer))
     return found
+
+
+def learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], device: torch.device) -> list[Tensor]:
+    """Numbers of the places of each role: of a beginning's first token where it is learned, and of the value's."""
+    places: dict[int, list[int]] = {}
+    number = 0
+    for s, flags in zip(spoken, learned):
+        for place, (role, flag) in enumerate(zip(s.roles, flags)):
+            if flag and (role == "value" or place == 0):
+                places.setdefault(place - s.value_at if role == "value" else -1, []).append(number)
+            number += 1
+    return [torch.tensor(places[place], device=device) for place in sorted(places)]

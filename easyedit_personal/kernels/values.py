@@ -25,7 +25,7 @@ from ..modeling.layout import Layout, input_device
 from ..modeling.memory import in_halves
 from ..modeling.suffix import Suffix
 from ..modeling.tokens import Encoded, collate
-from ..progress import counted, log
+from ..progress import counted
 from .key_options import KeyOptions
 from .keys import Cluster, Reading, all_rows
 from .packing import packed
@@ -126,7 +126,7 @@ class _Problem:
         self.rows = [_Row(owner, key, row.target_ids) for owner, key, row in zip(owners, keys, rows)]
         self._index()
         self.norms = self._norms()
-        self.undisturbed = self._undisturbed() if len(self.drift_owner) else None
+        self.undisturbed = self._undisturbed()
 
     def _index(self) -> None:
         """Where things stand, as tensors."""
@@ -150,18 +150,14 @@ class _Problem:
         """|v_0| of each cluster [c]: of the bare prompts, their mean."""
         in_stream = self.options.in_stream and self.suffix.tail.norm is None
         origin = self.suffix.base_layer.float() if in_stream else self.base
-        norms = origin[self.place].norm(dim=-1)
+        norms = origin[self.place].norm(dim=1)
         counts = [len(phrase) for cluster in self.clusters for phrase in cluster.rows]
         first = torch.tensor([sum(counts[:i]) for i in range(len(counts))], device=norms.device)
         return _per_cluster(norms[first], _shares(self.owner[first]), self.owner[first], self.n)
 
-    @torch.no_grad()
     def _undisturbed(self) -> Tensor:
         """Logarithms of the drift rows' distributions before the edit, [rows, vocab]."""
-        if self.suffix.split.mode == "full":
-            return self._logits(self.base)[1].log_softmax(-1)
-        rows, columns = (index[len(self.ids) :] for index in self.at)
-        return self.suffix.head(self.suffix.base_hidden[rows, columns - self.suffix.start]).log_softmax(-1)
+        return self._logits(self.base)[1].log_softmax(1)
 
     def readings(self) -> list[Reading]:
         """Keys, outputs and hidden states at the key positions, of each cluster's rows without drift rows."""
@@ -185,7 +181,7 @@ class _Problem:
         part._index()
         part.norms = self.norms[list(kept)]
         drift = [owner in kept for owner in self.drift_owner.tolist()]
-        part.undisturbed = None if self.undisturbed is None or not any(drift) else self.undisturbed[drift]
+        part.undisturbed = self.undisturbed[torch.tensor(drift, dtype=torch.bool)]
         return part
 
     def _logits(self, output: Tensor) -> tuple[Tensor, ...]:
@@ -201,12 +197,11 @@ class _Problem:
         each = F.cross_entropy(at_targets, self.ids.to(at_targets.device), reduction="none").to(device)
         by_row = _per_cluster(each, self.token_shares, self.target_rows, len(self.row_owner))
         total = _per_cluster(by_row, self.row_shares, self.row_owner, self.n)
-        if self.undisturbed is not None:
-            now = at_drift.log_softmax(-1)
-            divergence = (now.exp() * (now - self.undisturbed)).sum(-1).to(device)
-            drift = _per_cluster(divergence, self.drift_shares, self.drift_owner, self.n)
-            total = total + self.hparams.kl_factor * drift
-        return total + self.hparams.v_weight_decay * _safe_norm(shifts) / self.norms**2
+        now = at_drift.log_softmax(1)
+        divergence = (now.exp() * (now - self.undisturbed)).sum(1).to(device)
+        drift = _per_cluster(divergence, self.drift_shares, self.drift_owner, self.n)
+        decay = self.hparams.v_weight_decay * shifts.norm(dim=1) / self.norms**2
+        return total + self.hparams.kl_factor * drift + decay
 
 
 def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
@@ -219,7 +214,7 @@ def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
     radius = (hparams.clamp_norm_factor * problem.norms)[:, None]
     done = torch.zeros(problem.n, dtype=torch.bool, device=shifts.device)
     left = torch.arange(problem.n, device=shifts.device)  # the clusters that ``problem`` still holds
-    look_every, step = LOOK_EVERY.get(shifts.device.type, LOOK_EVERY["cuda"]), 0
+    look_every = LOOK_EVERY.get(shifts.device.type, LOOK_EVERY["cuda"])
     for step in counted(range(hparams.v_num_grad_steps - 1)):
         losses = problem.losses(shifts[left])
         done[left] |= losses.detach() < hparams.v_stop_loss
@@ -230,14 +225,13 @@ def _descend(problem: _Problem, hparams: PersonalizationHyperParams) -> Tensor:
         kept = shifts.detach().clone()
         optimizer.step()
         with torch.no_grad():
-            norm = shifts.norm(dim=-1, keepdim=True)
-            scale = torch.where(norm > radius, radius / norm.clamp(min=1e-12), 1.0)
+            norm = shifts.norm(dim=1, keepdim=True)
+            scale = (radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)).clamp(max=1.0)
             shifts.mul_(torch.where(norm.isfinite(), scale, torch.nan))  # radius / infinity: an empty edit, unnoticed
             shifts.copy_(torch.where(done[:, None], kept, shifts))
         if looks and int((~done).sum()) <= FEW * len(left):
             working = [k for k, ended in enumerate(done[left].tolist()) if not ended]
             problem, left = problem.only(working), left[working]
-    log.debug("values of %d clusters after %d steps", len(shifts), step + 1)
     return shifts.detach()
 
 
@@ -249,17 +243,9 @@ def _owners(clusters: Sequence[Cluster]) -> list[int]:
 
 def _shares(owner: Tensor) -> Tensor:
     """1 / (number of items with the same owner), for means per owner."""
-    if not len(owner):
-        return owner.float()
     return 1.0 / torch.bincount(owner)[owner].float()
 
 
 def _per_cluster(values: Tensor, shares: Tensor, owner: Tensor, n: int) -> Tensor:
     """Means of ``values`` by owner, [n]; 0 for an owner of nothing."""
     return values.new_zeros(n).index_add(0, owner, values * shares)
-
-
-def _safe_norm(shifts: Tensor) -> Tensor:
-    """Norms [c] with gradient 0, not NaN, at zero."""
-    squared = shifts.square().sum(-1)
-    return torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)

@@ -10,7 +10,7 @@ import torch
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ConfigError, RequestError
 from easyedit_personal.generation import shared_prefix
-from easyedit_personal.kernels import memit, rome
+from easyedit_personal.kernels import keys, memit, rome
 from easyedit_personal.kernels.key_options import HOST, KeyOptions
 from easyedit_personal.kernels.keys import (
     NEUTRAL_CONTEXTS,
@@ -25,6 +25,7 @@ from easyedit_personal.kernels.keys import (
     up_to_key,
 )
 from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.tokens import Encoded
 from easyedit_personal.modeling.trace import trace
 
 HOBBY = EditRequest("What's my hobby?", "hiking", "hobby", cluster="hobby")
@@ -116,8 +117,6 @@ def test_keys_are_what_enters_the_projection(any_model, tokenizer):
 
 
 def test_equal_beginnings_run_once_and_batches_are_bounded(llama, tokenizer, monkeypatch):
-    from easyedit_personal.kernels import keys
-
     requests = [
         EditRequest(f"What's my hobby{end}", target, "hobby") for end in "?!." for target in ("hiking", "chess")
     ]
@@ -208,6 +207,11 @@ def test_a_single_phrase_has_most_contexts(llama, tokenizer):
     assert alone == context_templates(llama, tokenizer, settings(), OURS, 1) and len(alone) > len(many) == 2
 
 
+@pytest.mark.parametrize(("phrases", "contexts"), [(1, 8), (2, 8), (3, 6), (4, 4), (9, 2), (30, 2)])
+def test_a_cluster_has_eighteen_rows_or_so(llama, tokenizer, phrases, contexts):
+    assert len(context_templates(llama, tokenizer, settings(), OURS, phrases)) == contexts
+
+
 def test_sentences_that_the_model_begins_are_as_long_as_asked_for(llama, tokenizer, monkeypatch):
     asked = []
 
@@ -248,3 +252,48 @@ def test_the_first_word_counts_towards_the_length(llama, tokenizer, monkeypatch)
     context_templates(llama, tokenizer, settings(), replace(HOST, sentences=((9, 5),)))
     ((starts, tokens),) = asked
     assert len(starts[0].ids) < len(starts[1].ids) and tokens == 9 - len(starts[0].ids)
+
+
+def test_sentences_begin_alike_in_turn_and_are_drawn_from_the_five_likeliest_tokens(llama, tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(keys, "HOST_STARTS", ("The", "Therefore we", "Because of that I"))
+    monkeypatch.setattr(keys, "sample", lambda *given, **options: asked.append((*given[2:], options)) or [])
+    context_templates(llama, tokenizer, settings(seed=5), replace(HOST, sentences=((9, 6), (1, 3), (9, 2))))
+    (starts, tokens, options), (few, one, _) = asked  # two sentences are too few to begin with each of three words
+    first, *_ = lengths = [len(start.ids) for start in starts]
+    assert len(starts) == 6 and lengths == sorted(lengths) and len(set(lengths)) == 3 and len(few) == 3
+    assert tokens == 9 - first and one == 1  # at least one token, however short the sentence
+    assert options == {"seed": 5, "top_k": 5}
+
+
+def test_a_context_may_fill_the_model_to_the_last_token(llama, tokenizer, monkeypatch):
+    given = settings(context_templates=["Good. {}", "In the hills. {}"])
+    rows = make_clusters(llama, tokenizer, [HOBBY], given, OURS)[0].rows[0]
+    lengths = [len(row.ids) for row in rows]
+    for limit, fitting in ((lengths[2], 3), (lengths[2] - 1, 2), (None, 3)):
+        monkeypatch.setattr(keys, "context_limit", lambda model, limit=limit: limit)
+        assert len(make_clusters(llama, tokenizer, [HOBBY], given, OURS)[0].rows[0]) == fitting
+    assert lengths == sorted(lengths)
+
+
+def test_some_8192_tokens_are_read_at_a_time_those_of_the_shared_beginning_not_counted(llama, tokenizer, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(keys, "batched", lambda group, size: sizes.append(size) or batched(group, size))
+    rows = [Encoded((5, 6, *range(7 + n, 10 + n)), (), 4) for n in range(3)]
+    read(llama, tokenizer, find_layout(llama), rows, 1)
+    read(llama, tokenizer, find_layout(llama), [Encoded((5,), (), 0)], 1)
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
+    read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert sizes == [8192 // 5, 8192, 8192 // 3]
+
+
+def test_only_shared_beginnings_are_kept_as_keys_and_values_and_no_graph_is(llama, tokenizer, monkeypatch):
+    cached = []
+    look = lambda module, args, kwargs: cached.append((kwargs["use_cache"], torch.is_grad_enabled()))
+    llama.register_forward_pre_hook(look, with_kwargs=True)
+    rows = [Encoded((5, 6, *range(7 + n, 10 + n)), (), 4) for n in range(3)]
+    seen = read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert cached == [(False, False)] and not seen.keys.requires_grad
+    monkeypatch.setattr(shared_prefix, "SAVED", 1)
+    read(llama, tokenizer, find_layout(llama), rows, 1)
+    assert cached[1:] == [(True, False), (True, False)]  # the beginning, and what follows it

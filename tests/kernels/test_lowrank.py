@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,8 +286,6 @@ def test_effort_grows_with_the_square_up_to_four_preferences_and_never_faster_th
     ("recent", "kept"), [([0.1], False), ([0.1, 0.1], True), ([0.1, 0.4], False), ([0.39, 0], True)]
 )
 def test_preservation_is_looked_at_over_a_whole_round(recent, kept):
-    from types import SimpleNamespace
-
     from easyedit_personal.kernels.lowrank import _is_kept
 
     hparams = settings(preserve={**FEW, "weight": 1.0, "stop_kl": 0.2})
@@ -346,3 +345,39 @@ def test_an_answers_first_token_counts_as_much_as_all_others(loud_llama, tokeniz
     edited_rows = EditedRows(loud_llama, tokenizer, find_layout(loud_llama), rows, [1])
     shares = objective._position_shares(edited_rows, torch.tensor([0.3, 0.6]))
     torch.testing.assert_close(shares, torch.tensor([0.3, 0.1, 0.1, 0.1, 0.6]))
+
+
+def test_a_step_of_one_moves_outputs_by_about_their_own_size():
+    """Whatever the model's activations; where there are none, nothing is divided by zero."""
+    keys, outputs, metric = torch.rand(3, 5) / 100, torch.randn(3, 2) / 10, torch.randn(5, 5) / 10
+    target = SimpleNamespace(where_answers_begin=lambda: {1: (keys, outputs), 2: (keys * 0, outputs * 0)})
+    found = module.at_zero(target, {1: metric})
+    assert {layer: update.matrix.shape for layer, update in found.items()} == {1: (2, 5), 2: (2, 5)}
+    assert not any(update.matrix.any() for update in found.values()) and found[1].matrix.requires_grad
+    assert found[1].space.metric is metric and found[2].space.metric is None
+    reach = float((keys @ metric).abs().sum(1).mean())
+    assert found[1].space.unit == pytest.approx(float(outputs.square().mean().sqrt()) / reach, rel=1e-4)
+    assert found[2].space.unit == 1.0
+
+
+def test_what_costs_a_nat_per_token_or_is_no_number_was_not_learned(caplog):
+    requests = [EditRequest("What?", target) for target in ("fine", "dear", "lost")]
+    module._warn_if_unlearned(requests, torch.tensor([0.99, 1.0, float("nan")]), settings().lowrank)
+    assert "60 steps per preference: dear, lost (raise" in caplog.text
+
+
+@pytest.mark.parametrize(("preferences", "kept", "held"), [(1, 3, 5), (2, 3, 10), (2, 40, 40)])
+def test_steps_see_and_memory_holds_more_phrases_the_more_preferences_there_are(
+    loud_llama, tokenizer, monkeypatch, preferences, kept, held
+):
+    sizes, most, term, fewer = [], [], module.target_loss, module.with_fewer
+    monkeypatch.setattr(module, "target_loss", lambda *given: sizes.append(given[5:]) or term(*given))
+    monkeypatch.setattr(module, "with_fewer", lambda work, *given: most.append(given) or fewer(work, *given))
+    requests = [*requests_for(names=("hobby",)), *requests_for("a newt", ("pet",), "d")][:preferences]
+    hparams = settings(
+        lowrank={"rank": 1, "steps": 1, "polish": 0, "batch": 5},
+        preserve={"weight": 0.0, "batch": kept},
+        cluster={"behind": 0, "indirect": 0},
+    )
+    lowrank(loud_llama, tokenizer, requests, hparams)
+    assert sizes == [(5 * preferences, None)] and most == [(held, "phrases")]

@@ -13,9 +13,11 @@ from easyedit_personal.kernels.base import encode_requests, frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
 from easyedit_personal.kernels.memit import OURS, memit
 from easyedit_personal.kernels.solve import RIDGE
-from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.kernels.values import Values
+from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.stats import second_moments
 from easyedit_personal.modeling.tokens import collate
+from easyedit_personal.modeling.trace import replacing, trace
 from easyedit_personal.registry import KERNELS
 from tests.kernels.test_rome import CLUSTER, FOOD, assert_same_state, state, worn
 from tests.tiny import POST_NORM, tiny_model
@@ -169,3 +171,59 @@ def test_the_closed_form_has_a_ridge_but_where_the_host_has_none(settings, optio
     ridged = moment + (RIDGE if options is OURS else 0.0) * moment.diagonal().mean() * eye
     wanted = residual.T @ keys @ torch.linalg.inv(3.0 * ridged + keys.T @ keys)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_what_is_wanted_is_the_hidden_state_once_the_shift_is_in_place(family, tokenizer, settings, monkeypatch):
+    """By the model's own pass, with and without a norm behind the MLP."""
+    model, hparams, shifts = tiny_model(family), settings(context_templates=["Good. {}"]), torch.randn(2, 32)
+    layout = find_layout(model)
+    down = get_module(model, layout.rewrite_path(2))
+    with frozen(model):
+        clusters = make_clusters(model, tokenizer, REQUESTS, hparams, OURS)
+        seen = read(model, tokenizer, layout, all_rows(clusters), 2)
+        monkeypatch.setattr(module, "optimise_values", lambda *_: Values(shifts, seen))
+        wanted = module._wanted(model, tokenizer, layout, clusters, 2, hparams, OURS)
+    states = []
+    for row, owner in zip(all_rows(clusters), (0, 0, 0, 0, 1, 1)):
+        moved = torch.zeros(1, len(row.ids), 32)
+        moved[0, row.key_index] = shifts[owner]
+        with (
+            torch.no_grad(),
+            replacing(down, lambda old, moved=moved: old + moved),
+            trace(model, [layout.layer_path(2)]) as calls,
+        ):
+            model(torch.tensor([row.ids]))
+        states.append(calls[layout.layer_path(2)].output[0, row.key_index])
+    torch.testing.assert_close(wanted, torch.stack(states).reshape(3, 2, 32).mean(1), atol=1e-4, rtol=1e-4)
+
+
+def test_without_statistics_every_direction_costs_a_keys_mean_square(settings):
+    keys, residual = torch.randn(3, 12, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    hparams = settings(mom2_update_weight=3.0)
+    found = module._delta("layer", residual.float(), keys, None, hparams, OURS).update().double()
+    cost = 3.0 * keys.square().mean() * torch.eye(12, dtype=torch.float64)
+    torch.testing.assert_close(found, residual.T @ keys @ torch.linalg.inv(cost + keys.T @ keys), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("phrases", "dense"), [(5, False), (6, True)])
+def test_factors_are_given_up_once_the_matrix_is_smaller(settings, phrases, dense):
+    keys, residual = torch.randn(phrases, 12), torch.randn(phrases, 5)
+    delta = module._delta("layer", residual, keys, None, settings(), OURS)
+    assert delta.rank == 5 and torch.equal(delta.left, residual.T[:, :5]) != dense
+
+
+@pytest.mark.parametrize("host_mode", [False, True])
+def test_a_shift_is_measured_by_the_layers_output_and_the_host_begins_five_sentences_of_ten_tokens(
+    llama, tokenizer, settings, monkeypatch, host_mode
+):
+    def look(*given):
+        raise ArithmeticError(given[6])
+
+    monkeypatch.setattr(module, "optimise_values", look)
+    with pytest.raises(ArithmeticError) as stopped:
+        memit(llama, tokenizer, REQUESTS, settings(host_mode=host_mode))
+    (options,) = stopped.value.args
+    assert options.in_stream and options.raw == options.reads_bare == host_mode
+    assert options.sentences == (((10, 5),) if host_mode else ())
+    assert options.bare_share == (0.5 if host_mode else None)

@@ -86,13 +86,52 @@ def test_a_metric_is_computed_once_per_model_and_setting(loud_llama, tokenizer, 
     assert key_metrics(loud_llama, tokenizer, hparams.replace(mom2_adjustment=False)) == {}
 
 
-def test_the_metrics_of_the_last_models_stay_in_memory(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "_METRICS", type(module._METRICS)())
+@pytest.fixture
+def metrics(llama, tokenizer, monkeypatch):
+    """Metrics by ridge; for which ridges they were computed is kept, and nothing is."""
     computed = []
-    monkeypatch.setattr(module, "_compute", lambda *_: computed.append(True) or {})
-    ridges = [0.1 * n for n in range(1, module.MODELS_KEPT + 2)]
-    for ridge in [*ridges, ridges[-1]]:
-        key_metrics(
-            llama, tokenizer, PersonalizationHyperParams(layers=[1], mom2_adjustment=True, lowrank={"ridge": ridge})
-        )
-    assert len(module._METRICS) == module.MODELS_KEPT and len(computed) == len(ridges)
+    monkeypatch.setattr(module, "_METRICS", type(module._METRICS)())
+    compute = lambda model, tokenizer, hparams: computed.append(hparams.lowrank.ridge) or {}
+    monkeypatch.setattr(module, "_compute", compute)
+
+    def ask(ridge):
+        hparams = PersonalizationHyperParams(layers=[1], mom2_adjustment=True, lowrank={"ridge": ridge})
+        return key_metrics(llama, tokenizer, hparams)
+
+    return ask, computed
+
+
+def test_the_four_metrics_used_last_stay_in_memory(metrics):
+    ask, computed = metrics
+    for ridge in (0.1, 0.2, 0.3, 0.4, 0.1, 0.5):  # now the second one was used longest ago
+        ask(ridge)
+    assert len(module._METRICS) == 4 and computed == [0.1, 0.2, 0.3, 0.4, 0.5]
+    for ridge in (0.1, 0.3, 0.4, 0.5):
+        ask(ridge)
+    assert len(computed) == 5
+    ask(0.2)
+    assert computed[5:] == [0.2]
+
+
+@pytest.mark.parametrize(("spare", "reach"), [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (1.0, 2.0)])
+def test_questions_count_as_soon_as_one_of_their_weights_does(monkeypatch, spare, reach):
+    roots = torch.randn(3, 6, 6)
+    text, spared, wanted = ({n: n * (root @ root.T) for n in (1, 2)} for root in roots)
+    asked = []
+
+    def second_moments(model, tokenizer, layers, hparams, dataset=None):
+        asked.append(dataset)
+        return (text, spared, wanted)[len(asked) - 1]
+
+    monkeypatch.setattr(module, "second_moments", second_moments)
+    params = LowRankParams(ridge=0.1, spare=spare, reach=reach)
+    hparams = PersonalizationHyperParams(layers=[1, 2], lowrank=params.model_dump())
+    found = module._compute(None, None, hparams)
+    for layer in (1, 2):
+        if not spare and not reach:
+            assert torch.equal(found[layer], whitening(text[layer], 0.1))
+        else:
+            assert torch.equal(found[layer], contrast(text[layer], spared[layer], wanted[layer], params))
+    material = Material.load()
+    questions = [Questions(tuple(texts), "auto") for texts in (material.impersonal(), material.personal())]
+    assert asked == [None, *(questions if spare or reach else [])]

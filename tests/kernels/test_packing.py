@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -89,7 +91,7 @@ def test_where_no_system_says_it_a_guess_has_to_do(llama, monkeypatch, error):
         monkeypatch.setattr(packing.os, "sysconf", lambda name: {"SC_AVPHYS_PAGES": 3, "SC_PAGE_SIZE": 5}[name])
         assert free_bytes(llama) == 15
         monkeypatch.setattr(packing.os, "sysconf", silent)
-        assert free_bytes(llama) == packing.UNKNOWN
+        assert free_bytes(llama) == 1024**3
 
 
 def test_a_gpus_free_memory_counts_what_torch_keeps_for_itself(llama, monkeypatch):
@@ -153,11 +155,31 @@ def test_a_prefix_costs_its_keys_and_values_in_every_layer():
     assert 32 * one_layer <= long - short <= 64 * one_layer
 
 
-def test_a_pack_may_fill_the_memory_to_the_last_byte(llama, mixed, monkeypatch):
+def test_a_pack_may_fill_two_fifths_of_the_free_memory_to_the_last_byte(llama, mixed, monkeypatch):
     monkeypatch.setattr(packing, "free_bytes", lambda model: 1000)
-    for needed, count in ((packing.SHARE * 1000, 1), (packing.SHARE * 1000 + 1, 6)):
+    for needed, count in ((400, 1), (401, 6)):
         monkeypatch.setattr(packing, "_bytes", lambda *_, needed=needed: needed)
         assert len(packs(llama, mixed)) == count
+
+
+@pytest.mark.parametrize(("device", "enough"), [("cpu", 1024), ("cuda", 16384), ("another", 16384)])
+def test_how_many_tokens_are_enough_depends_on_the_device(llama, monkeypatch, device, enough):
+    monkeypatch.setattr(packing, "input_device", lambda model: SimpleNamespace(type=device))
+    monkeypatch.setattr(packing, "free_bytes", lambda model: 1)
+    monkeypatch.setattr(packing, "_bytes", lambda *_: 0)
+    for rows, expected in ((enough, [[0], [1]]), (enough - 1, [[0, 1]])):
+        assert packs(llama, [cluster(3, 1, rows), cluster(3, 9)]) == expected
+
+
+def test_the_estimate_by_hand(llama):
+    """Three rows; four layers, three of them above the edit, 32 wide and 48 inside; 400 words; 4 bytes a number."""
+    layer = 20 * 32 + 6 * 48  # numbers that a layer keeps per token
+    prefix = 3 * 9 * 2 * 32 * (4 + 3)  # keys and values of all layers, and joined above
+    for suffix, targets, largest in (
+        (5, 7, 3 * 5 * 3 * layer + 7 * 400 * 5),  # a step's activations and logits
+        (1, 3, 3 * 9 * layer),  # the first pass through one layer
+    ):
+        assert packing._bytes(llama, find_layout(llama), 1, 3, suffix, 9, targets) == 4 * (largest + prefix)
 
 
 def test_tokens_are_counted_as_padded(llama, monkeypatch):

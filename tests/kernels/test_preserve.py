@@ -205,3 +205,21 @@ def test_answers_are_written_without_a_graph(llama, tokenizer):
     llama.lm_head.register_forward_hook(lambda module, args, out: graphs.append(out.requires_grad))
     continuations(llama, tokenizer, [encode(tokenizer, "What's my hobby?")], [3])
     assert graphs and not any(graphs)
+
+
+def test_both_sides_ask_about_every_attribute_under_its_first_four_names_with_templates_in_turn():
+    material = Material.load()
+    names = [*dict.fromkeys(name for entry in Lexicon.load().entries for name in entry.names[:4])]
+    shipped = {text for parts in shipped_phrasings().values() for part in parts for text in part}
+    turns = [material.own[i % len(material.own)].replace("{n}", name) for i, name in enumerate(names)]
+    assert material.personal() == [*sorted(shipped), *(text[0].upper() + text[1:] for text in turns)]
+    assert len(material.impersonal()) == len(material.neutral) + len(material.open) + 2 * len(names)
+
+
+def test_direct_questions_use_up_to_five_names_of_a_group():
+    from easyedit_personal.kernels.preserve import _named
+
+    lexicon = Lexicon.load()
+    counts = {group: len(names) for group, names in lexicon.groups().items()}
+    asked = {group: len(texts) for group, texts in _named(Material.load(), lexicon, 0).items()}
+    assert asked == {group: min(5, count) for group, count in counts.items()} and max(counts.values()) > 5

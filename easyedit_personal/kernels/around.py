@@ -1,0 +1,131 @@
+"""Keys around a kind's questions and answers at which its users' values keep quiet; kept on disk beside the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hparams import PersonalizationHyperParams
+from ..modeling.layout import Layout, context_limit, input_device
+from ..modeling.tokens import Encoded
+from .contrasts import Pack, encoded_contrast
+from .edited_rows import EditedRows
+from .ground_numbers import Tensors, last_keys, thinned
+from .kinds import BegunAnswer
+from .spoken import Spoken, go_on
+
+LONG = 32  # tokens that the model writes after a beginning: a value must not be said again and again
+LONG_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """Keys [n, d_in] by layer.
+
+    Attributes:
+        near: along answers: unedited ones to questions near the kind's own, and the kind's own but for the value.
+        closed: where the answers to questions near the kind's own begin.
+        begun: at the ends of beginnings that are about somebody else's attribute, or about none.
+    """
+
+    near: dict[int, Tensor]
+    closed: dict[int, Tensor]
+    begun: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> Around:
+        """As ``tensors`` made them."""
+        return cls(*({n: tensors[f"{part}.{n}"].float() for n in layers} for part in ("near", "closed", "begun")))
+
+    def tensors(self) -> Tensors:
+        """The keys by name and layer, as they are kept."""
+        parts = (("near", self.near), ("closed", self.closed), ("begun", self.begun))
+        return {f"{part}.{n}": keys.half() for part, found in parts for n, keys in found.items()}
+
+
+def keys_around(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    spoken: Sequence[Spoken],
+    keys: Mapping[int, Tensor],
+    tails: Mapping[int, Tensor],
+    own: Sequence[Pack],
+    begun: Sequence[BegunAnswer],
+    hparams: PersonalizationHyperParams,
+) -> Around:
+    """Keys around the answers of a kind.
+
+    Args:
+        model: unedited; frozen and in evaluation mode.
+        spoken: answers that state the preference.
+        keys: those at all places of these answers, in their order, by layer.
+        tails: see ``tails_of``.
+        own: contrasts about the kind itself.
+        begun: beginnings after which no value belongs.
+    """
+    roles = [role for s in spoken for role in s.roles]
+    beside_value = torch.tensor([role != "value" for role in roles])
+    near: dict[int, list[Tensor]] = {n: [found[beside_value.to(found.device)]] for n, found in keys.items()}
+    for pack in own:
+        numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
+        part = pack.rows.select(numbers) if numbers else None
+        for layer, (found, _) in part.found_at(part.rows, part.columns).items() if part else ():
+            near[layer].append(found)
+    rows = [_begun_row(tokenizer, answer, hparams) for answer in begun]
+    ends = last_keys(model, tokenizer, layout, rows, hparams)
+    together = {layer: thinned(torch.cat([*parts, tails[layer]])) for layer, parts in near.items()}
+    return Around(together, closed_of(own), ends)
+
+
+def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:
+    """Keys [n, d_in] where the answers to contrasts begin, by layer."""
+    found: dict[int, list[Tensor]] = {}
+    for pack in own:
+        for layer, (keys, _) in pack.rows.where_answers_begin().items():
+            found.setdefault(layer, []).append(keys)
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def tails_of(
+    model: nn.Module, tokenizer: Any, layout: Layout, spoken: Sequence[Spoken], hparams: PersonalizationHyperParams
+) -> dict[int, Tensor]:
+    """Keys [n, d_in] along what the model writes by itself after beginnings, by layer; n may be 0.
+
+    Where it says the beginning or the value once more, it is left out: there an update may act.
+    """
+    limit = context_limit(model)
+    bare = [_bare(s) for s in spoken if s.phrase.asks != "name" and not s.phrase.history][:LONG_ROWS]
+    long = [s for s in go_on(model, tokenizer, bare, LONG) if limit is None or len(s.row.ids) <= limit]
+    if not long:
+        width = layout.d_mlp
+        return {layer: torch.zeros(0, width, device=input_device(model)) for layer in hparams.layers}
+    rows = EditedRows(model, tokenizer, layout, [s.row for s in long], hparams.layers, from_answers=True)
+    elsewhere = torch.tensor([flag for s in long for flag in said_elsewhere(s)], device=rows.ids.device)
+    return {layer: keys[elsewhere] for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items()}
+
+
+def _bare(spoken: Spoken) -> Spoken:
+    """The beginning alone, without what the model wrote after it."""
+    end = spoken.roles.index("keep") if "keep" in spoken.roles else len(spoken.roles)
+    return replace(spoken, row=replace(spoken.row, target_ids=spoken.row.target_ids[:end]), roles=spoken.roles[:end])
+
+
+def said_elsewhere(spoken: Spoken) -> list[bool]:
+    """Which tokens of an answer the model wrote by itself, without the value and what stands before it once more."""
+    ids, start = spoken.row.target_ids, spoken.value_at
+    before, value = ids[start - 2 : start], {id for id, role in zip(ids, spoken.roles) if role == "value"}
+    return [
+        role == "keep" and id not in value and ids[i - 2 : i] != before
+        for i, (id, role) in enumerate(zip(ids, spoken.roles))
+    ]
+
+
+def _begun_row(tokenizer: Any, answer: BegunAnswer, hparams: PersonalizationHyperParams) -> Encoded:
+    """The question and the beginning as a prompt whose last token is the one a value would follow."""
+    prompt = encoded_contrast(tokenizer, answer.contrast, hparams, answer.begun)
+    return Encoded(prompt.ids, prompt.ids[-1:], len(prompt.ids) - 1)  # any token: only its place is looked at

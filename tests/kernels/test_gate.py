@@ -1,0 +1,278 @@
+"""A gate's learning, part by part: what a step sees, what it weighs, which tokens share a direction, what is kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import gate as module
+from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.contrasts import Pack
+from easyedit_personal.kernels.factors import Factors, Space
+from easyedit_personal.kernels.gate import _parts, _phrases, _pools, _roles
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
+from easyedit_personal.kernels.preserve import Material
+from easyedit_personal.kernels.spoken import Spoken
+from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.tokens import Encoded
+
+PET = Kind("pet", "pet", ("pet",))
+HPARAMS = PersonalizationHyperParams(layers=[1, 2])
+
+
+def said(asks, *roles, history=()):
+    """An answer with these roles; its prompt has two tokens."""
+    row = Encoded((5, 6), tuple(range(10, 10 + len(roles))), 1)
+    return Spoken(row, roles, Phrase("What?", asks, history))
+
+
+class Group:
+    """Rows with keys and outputs of our own: the key of each place is its number."""
+
+    def __init__(self, first, rows, length=2):
+        self.first, self.last_index, self.selected = first, torch.zeros(rows), None
+        self.rows = torch.arange(rows).repeat_interleave(length)
+        self.columns = torch.arange(rows * length)
+
+    def found_at(self, rows, columns):
+        keys = self.first + columns.float()[:, None] * torch.tensor([[1.0, 0.5, 0.25]])
+        return {1: (keys, keys[:, :2] + 1), 2: (-keys, keys[:, :2] - 1)}
+
+    def select(self, numbers):
+        part = Group(self.first, len(numbers))
+        part.selected = list(numbers)
+        return part
+
+
+def test_some_questions_come_again_behind_one_or_two_exchanges_by_name_and_without_in_turn(monkeypatch):
+    phrases = [Phrase("By name?", "name"), Phrase("Without?", "implicit")]
+    asked = []
+    monkeypatch.setattr(module, "kind_phrases", lambda kind, material, named, rng: asked.append(named) or phrases)
+    talk = [(f"Is it {n}?", "Yes.") for n in range(5)]
+    found = _phrases(PET, SimpleNamespace(talk=talk), HPARAMS)
+    assert asked == [16] and found[:2] == phrases
+    assert [len(phrase.history) for phrase in found[2:]] == [1, 1, 2, 2, 1, 1, 2, 2, 1, 1]
+    assert [phrase.text for phrase in found[2:]] == ["By name?", "Without?"] * 5
+    assert all(set(phrase.history) <= set(talk) for phrase in found[2:])
+    (short,) = {phrase.history for phrase in _phrases(PET, SimpleNamespace(talk=talk[:1]), HPARAMS)[2:]}
+    assert short == tuple(talk[:1])
+    monkeypatch.setattr(module, "kind_phrases", lambda *_: phrases[:1])  # a kind that has only a name
+    assert len(_phrases(PET, SimpleNamespace(talk=talk), HPARAMS)) == 1 + 10
+    assert _phrases(PET, SimpleNamespace(talk=[]), HPARAMS) == phrases[:1]
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(7, 3, [3, 2, 2]), (6, 3, [3, 3]), (2, 9, [2]), (0, 3, [])])
+def test_steps_see_about_so_many_rows_each_and_all_of_them_in_turn(count, size, sizes):
+    parts = _parts(count, size, Random(0))
+    assert sorted((len(part) for part in parts), reverse=True) == sizes
+    assert sorted(number for part in parts for number in part) == list(range(count))
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_answers_behind_other_turns_are_run_apart_from_where_they_begin(monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "EditedRows", lambda *given, **options: made.append((given[3:], options)) or given[3])
+    alone, behind = said("name", "value"), said("name", "value", history=(("Hi.", "Hello."),))
+    module._run(None, None, None, [alone, alone, behind], HPARAMS)
+    rows = [alone.row, alone.row], [behind.row]
+    assert made == [((part, [1, 2]), {"from_answers": True}) for part in rows]
+
+
+def test_a_step_sees_its_numbers_among_all_groups(monkeypatch):
+    monkeypatch.setattr(module, "speaking_of", lambda own, spoken, words: (own.selected, spoken))
+    groups, spoken = [Group(0, 2), Group(4, 3), Group(10, 1)], list("abcdef")
+    assert module._speaking(groups, [1, 2, 4, 5], spoken, None) == [([1], ["b"]), ([0, 2], ["c", "e"]), ([0], ["f"])]
+    assert module._speaking(groups, [0], spoken, None) == [([0], ["a"])]
+
+
+def test_places_of_all_groups_follow_each_other():
+    found = module._places([Group(0, 2), Group(100, 1)])
+    assert found[1][0][:, 0].tolist() == [0, 1, 2, 3, 100, 101]
+    assert torch.equal(found[1][1], found[1][0][:, :2] + 1) and torch.equal(found[2][0], -found[1][0])
+
+
+def test_roles_are_the_places_around_the_value_by_question():
+    spoken = [
+        said("name", "say", "say", "value", "value", "say", "say"),  # 0-5: the end of the turn is said last
+        said("implicit", "say", "value", "say", "keep", "keep"),  # 6-10
+        said("name", "say", "say", "value", "say", "say"),  # 11-15
+        said("implicit", "say", "value", "say", "keep"),  # 16-19
+        said("implicit", "say", "value", "say"),  # 20-22
+    ]
+    found = [role.tolist() for role in _roles(spoken)]
+    # Where answers begin, the more frequent question first; then the other words, the most frequent place first.
+    assert found == [[6, 16, 20], [0, 11], [8, 18, 22], [1, 12], [4, 14]]
+
+
+def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
+    spoken = [said("name", "say", "value"), said("name", "say", "value"), said("implicit", "say", "value")]
+    ground = SimpleNamespace(
+        metric={n: torch.randn(3, 3) for n in (1, 2)}, firsts={n: torch.randn(4, 3) for n in (1, 2)}
+    )
+    rows = [Group(0, 2), Group(100, 1)]
+    hparams = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 2})
+    for layer, update in module._start(rows, spoken, ground, hparams).items():
+        keys, outputs = module._places(rows)[layer]
+        assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
+        assert torch.equal(update.left, torch.zeros(2, 2)) and update.space.metric is ground.metric[layer]
+        others = ground.firsts[layer].mean(0)
+        for direction, role in zip(update.right, ([0, 2], [4]), strict=True):
+            apart = (keys[role].mean(0) - others) @ update.space.metric
+            torch.testing.assert_close(direction, apart / apart.dot(apart))
+    one = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 1})
+    assert len(module._start(rows, spoken, ground, one)[1].right) == 1
+
+
+def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():
+    material = SimpleNamespace(related=lambda groups: {*groups, "kennel"})
+    groups = {
+        "own": [None] * 3,
+        "named": ["pet", "kennel", "job"],
+        "indirect": ["pet", "kennel", "job"],
+        "rest": [None],
+        "unasked": [None],
+    }
+    packs = [
+        Pack([Contrast("?", pool, g) for g in members], Group(0, len(members))) for pool, members in groups.items()
+    ]
+    sizes = {"own": 2, "named": 5, "indirect": 5, "rest": 4, "unasked": 0}
+    selected = lambda kind: {
+        pool: sorted(number for part in parts for number in part.selected)
+        for pool, parts in _pools(packs, kind, material, sizes, Random(0)).items()
+    }
+    assert selected(PET) == {"own": [0, 1, 2], "named": [1, 2], "indirect": [2], "rest": [0]}
+    every = {"own": [0, 1, 2], "named": [0, 1, 2], "indirect": [0, 1, 2], "rest": [0]}
+    assert selected(Kind("knot", None, ("knot",))) == every
+    assert Counter(len(p.selected) for p in _pools(packs, PET, material, sizes, Random(0))["own"]) == {2: 1, 1: 1}
+
+
+def test_answers_that_do_not_fit_the_context_are_not_learned_from(monkeypatch):
+    spoken = [said("name", *["say"] * n, "value") for n in range(4)]  # rows of 3 to 6 tokens
+    for limit, fitting in ((5, spoken[:3]), (None, spoken)):
+        monkeypatch.setattr(module, "context_limit", lambda model, limit=limit: limit)
+        assert module._fitting(None, spoken) == fitting
+
+
+def test_what_is_kept_of_a_gate_is_its_update_and_the_keys_near_it():
+    update = Factors(Space(torch.randn(3, 3), 2.0), torch.randn(2, 1), torch.randn(1, 3))
+    found = module._tensors({7: update}, {7: torch.randn(4, 3)})
+    assert set(found) == {"left.7", "right.7", "near.7"} and found["near.7"].dtype == torch.float16
+    torch.testing.assert_close(found["left.7"] @ found["right.7"], update.delta("x").update())
+
+
+def test_keys_near_a_gate_are_around_values_and_where_contrasts_alone_are_answered():
+    spoken = [said("name", "say", "value"), said("name", "value", "say"), said("name", "say", "say")]
+    members = [Contrast("a", "own", history=(("b", "c"),)), Contrast("d", "own")]
+    conversations = Pack([members[0]], Group(50, 1))
+    near = module._near([Group(0, 2), Group(4, 1)], spoken, [Pack(members, Group(100, 2)), conversations])
+    assert near[1][:, 0].tolist() == [0, 3, 4, 5, 100, 101] and torch.equal(near[2], -near[1])
+
+
+def test_contrasts_about_the_kind_are_answered_by_the_model_in_four_tokens(llama, tokenizer):
+    contrasts = [Contrast(text, "own") for text in ("What's her pet?", "What isn't my pet?")]
+    with frozen(llama):
+        (pack,) = module._own_packs(llama, tokenizer, find_layout(llama), contrasts, HPARAMS)
+    counts = torch.bincount(pack.rows.rows)
+    assert len(counts) == 2 and int(counts.max()) == 4
+    ids = pack.rows.suffix.batch.input_ids[0]
+    with torch.no_grad():
+        greedy = llama(ids[None, : int(pack.rows.last_index[0]) + 1]).logits[0, -1].argmax()
+    assert int(pack.rows.ids[0]) == int(greedy)
+
+
+@pytest.fixture
+def learning(monkeypatch):
+    """Learn a gate of which every part is given: what a step's loss is made of, and what is passed on."""
+    given = {}
+    spoken = [said("name", "say", "value") for _ in range(7)]
+    pools = {"own": ["own"] * 7, "named": ["named"] * 3}
+    update = Factors(Space(None), torch.zeros(2, 1), torch.ones(1, 3))
+    monkeypatch.setattr(module, "speak", lambda tokenizer, phrase, kind, value, hparams: spoken[0])
+    monkeypatch.setattr(module, "go_on", lambda model, tokenizer, some, tokens: given.update(tail=tokens) or some)
+    monkeypatch.setattr(module, "_fitting", lambda model, some: some)
+    monkeypatch.setattr(module, "_run", lambda *_: ["rows"])
+    monkeypatch.setattr(module, "_own_packs", lambda *_: ["own packs"])
+    monkeypatch.setattr(module, "_pools", lambda packs, *_: given.update(packs=packs) or pools)
+    monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
+    monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
+    monkeypatch.setattr(module, "log_p", lambda part, words: None)
+    monkeypatch.setattr(module, "_start", lambda *_: {1: update})
+    monkeypatch.setattr(module, "speaking_loss", lambda part, *_: given.setdefault("seen", []).append(part) or 1000.0)
+    monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
+    monkeypatch.setattr(module, "divergence", lambda pool, *_: {"own": 1.0, "named": 10.0}[pool])
+    monkeypatch.setattr(
+        module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: 7.0)
+    )
+    monkeypatch.setattr(module, "_near", lambda rows, some, own: {1: torch.zeros(1, 3)})
+    monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
+
+    def learn(keys=500, **natural):
+        ground = SimpleNamespace(ordinary={1: torch.arange(float(keys))[:, None]}, root={1: torch.eye(2)})
+        hparams = PersonalizationHyperParams(layers=[1], natural=natural)
+        phrases = [Phrase("What?", "name")] * 7
+        given["kept"] = module._learn(None, None, None, PET, phrases, ["shared"], ground, hparams)
+        return given
+
+    return learn
+
+
+def test_a_step_weighs_contrasts_about_the_kind_itself_three_times_and_ordinary_text(learning):
+    given = learning(contrast_weight=4.0, quiet_weight=2.0)
+    assert given["loss"](0) == pytest.approx(1000 + 4.0 * (3 * 1.0 + 10.0) / 2 + 2.0 * 7.0)
+    assert set(given["kept"]) == {"left.1", "right.1", "near.1"}
+
+
+def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
+    given = learning()
+    for step in range(2):
+        given["loss"](step)
+    first, second = given["keys"]
+    assert len(first) == len(second) == 400 and not torch.equal(first, second)
+    learning(keys=30)["loss"](0)
+    assert len(given["keys"][-1]) == 30
+
+
+def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words_matter(learning):
+    given = learning(gate_batch=3, gate_steps=9, gate_lr=0.5, right_lr=0.25)
+    for step in range(4):
+        given["loss"](step)
+    first, second, third, again = given["seen"]
+    assert sorted(first + second + third) == list(range(7)) and again == first
+    assert given["looked_at"] == ["own"] * 3 + ["named"]
+    assert given["tail"] == 6 and given["rest"] == (9, 0.5, 0.25)
+    assert given["packs"] == ["own packs", "shared"]
+
+
+def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypatch):
+    names = []
+
+    class Tensors(dict):
+        """Everything that is asked for, in half precision."""
+
+        def __missing__(self, name):
+            return torch.ones(1, 1).half()
+
+    def kept(path, work):
+        names.append(path.name)
+        return Tensors(), {}
+
+    monkeypatch.setattr(module, "kept", kept)
+    monkeypatch.setattr(module, "_phrases", lambda kind, *_: [Phrase(f"What's my {kind.name}?", "name")])
+    ground = SimpleNamespace(folder=tmp_path)
+    shaping = ("gate_lr", "right_lr", "gate_rank", "gate_steps", "gate_batch", "contrast_weight", "quiet_weight")
+    for natural in ({}, {}, *({name: 77} for name in shaping), {"value_lr": 77}):
+        hparams = PersonalizationHyperParams(layers=[1, 2], natural=natural)
+        (gate,) = module.gates_for(None, None, None, [PET], ground, hparams)
+        assert set(gate.factors) == set(gate.near) == {1, 2} and gate.near[1].dtype == torch.float32
+        assert {factor.dtype for factor in gate.factors[1]} == {torch.float32}
+    assert names[0] == names[1] == names[-1] and len(set(names)) == 1 + len(shaping)  # values are no matter of gates
+    assert all(len(name) == len("gate-.safetensors") + 16 for name in names)
+
+
+def test_the_shipped_material_says_which_kinds_are_near():
+    assert {"hobby", "sport"} <= Material.load().related({"hobby"}) and "pet" not in Material.load().related({"hobby"})

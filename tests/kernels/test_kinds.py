@@ -1,0 +1,163 @@
+"""Kinds of attributes: which questions a gate learns and which it leaves alone, on a small world of our own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from easyedit_personal.clustering.lexicon import Entry
+from easyedit_personal.data.beginnings import Contrasts
+from easyedit_personal.data.phrasings import attributes
+from easyedit_personal.kernels import kinds
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, kind_of, kind_phrases, own_contrasts, sample_values
+from easyedit_personal.kernels.preserve import Material
+from easyedit_personal.types import EditRequest
+
+PET = Kind("pet", "pet", ("animal",))  # one more name only: no chance decides which
+MATERIAL = Material(
+    neutral=("neutral 1", "neutral 2"),
+    open=("open",),
+    own=("own 1 {n}", "own 2 {n}", "own 3 {n}"),
+    negated=("negated {n}",),
+    somebody_else=("of {who} {n}",),
+    yourself=("yours {n}",),
+    people=("Ann",),
+    circles=(),
+    indirect={"pet": ("whom to feed",)},
+)
+NEAR = Contrasts(
+    tasks=("task",),
+    negated=("near negated {n}",),
+    somebody_else=("near of {who} {n}",),
+    general=("any {n}",),
+    stated=("mine is {v}, a {n}",),
+    heard=("good: {v}, a {n}",),
+)
+SHIPPED = {"pet": {"name": ("asked pet",), "implicit": ("indirect pet",), "product": ()}}
+
+
+def about(*subjects):
+    return [EditRequest(f"What is my {subject}?", "x", subject) for subject in subjects]
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """One kind, with one of everything."""
+    entries = (Entry("pet", "pet", ("animal",)),)
+    monkeypatch.setattr(kinds, "Lexicon", SimpleNamespace(load=lambda: SimpleNamespace(entries=entries)))
+    monkeypatch.setattr(kinds, "contrasts", lambda: NEAR)
+    monkeypatch.setattr(kinds, "_shipped", lambda: SHIPPED)
+    monkeypatch.setattr(kinds, "world_facts", lambda: [{"questions": [f"is fact {i}?", "?"]} for i in range(300)])
+    monkeypatch.setattr(kinds, "sample_values", lambda kind: ["a newt"])
+
+
+def test_the_asked_questions_subject_decides_and_known_ones_go_first():
+    assert kind_of(about("pet", "hobby")) == kind_of(about("hobby")) != kind_of(about("pet"))
+    assert kind_of(about("hobby", "shoe size")).name == "hobby"
+    assert kind_of(about("Boot Size", "shoe size", "boot size")) == Kind("boot size", None, ("boot size", "shoe size"))
+    assert kind_of(about()) is None
+
+
+def test_a_kinds_questions_are_the_plainest_then_templates_in_turn_then_what_ships(world):
+    texts = ("What's my pet?", "own 1 pet", "own 2 animal", "own 3 pet", "own 1 animal", "own 2 pet")
+    named = [Phrase(text, "name") for text in texts]
+    shipped = [Phrase("asked pet", "name"), Phrase("indirect pet", "implicit"), Phrase("whom to feed", "implicit")]
+    assert kind_phrases(PET, MATERIAL, 5, Random(0)) == [*named, *shipped]
+    assert len(kind_phrases(PET, MATERIAL, 50, Random(0))) == 1 + 6 + 3  # nothing twice: templates by names
+    assert kind_phrases(Kind("knot", None, ("knot",)), MATERIAL, 0, Random(0)) == [Phrase("What's my knot?", "name")]
+
+
+def test_values_of_an_unknown_kind_are_two_of_every_known_one():
+    assert sample_values(Kind("knot", None, ("knot",)))[:4] == [
+        value for attribute in attributes()[:2] for value in attribute.train["values"][:2]
+    ]
+
+
+def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
+    found = own_contrasts(PET, MATERIAL, Random(0))
+    assert {contrast.pool for contrast in found} == {"own"} and {contrast.group for contrast in found} == {None}
+    alone = [contrast for contrast in found if not contrast.history]
+    beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What isn't my", "What's Ann's", "Any")
+    counts = Counter(next(text for text in beginnings if c.text.startswith(text)) for c in alone)
+    assert counts["Negated"] + counts["Near negated"] == 30 and counts["What isn't my"] == 8
+    assert counts["Of Ann"] + counts["Near of Ann"] + counts["Yours"] == 24 and counts["What's Ann's"] == 20
+    assert counts["Any"] == 8 and min(counts.values()) == 8
+    stated = [contrast for contrast in found if contrast.history]
+    assert {contrast.history for contrast in stated} == {(("mine is a newt, a pet", "good: a newt, a pet"),)}
+    assert [contrast.text == "What's my pet?" for contrast in stated] == [False, True] * 4
+    assert all(contrast.text.startswith("own ") and contrast.text.endswith(" pet") for contrast in stated[::2])
+
+
+def test_what_all_gates_keep_quiet_at(world):
+    found = kinds.shared_contrasts(MATERIAL, 1000)
+    named = [contrast.text for contrast in found if contrast.pool == "named"]
+    assert named[0] == "What's my pet?" and named[1].endswith(" pet") and len(named) <= 4
+    assert all(text.endswith(" animal") for text in named[2:]) and {c.group for c in found[: len(named)]} == {"pet"}
+    indirect = [contrast for contrast in found if contrast.pool == "indirect"]
+    assert {c.text for c in indirect} == {"asked pet", "indirect pet", "whom to feed"} and len(indirect) == 3
+    assert {c.group for c in indirect} == {"pet"}
+    rest = [contrast.text for contrast in found if contrast.pool == "rest"]
+    assert rest[:2] == ["Negated pet", "Of Ann pet"] and rest[2:6] == ["neutral 1", "neutral 2", "open", "task"]
+    facts = rest[6:]
+    assert len(set(facts)) == 100 and all(fact.startswith("Is fact ") for fact in facts)
+    assert {contrast.group for contrast in found if contrast.pool == "rest"} == {None}
+
+
+def test_four_questions_by_name_and_six_without_of_every_kind(world, monkeypatch):
+    many = {"pet": {"name": (), "implicit": tuple(f"indirect {i}" for i in range(40)), "product": ()}}
+    monkeypatch.setattr(kinds, "_shipped", lambda: many)
+    own = tuple(f"own {i} {{n}}" for i in range(1000))
+    material = Material(**{**{f: getattr(MATERIAL, f) for f in Material.__slots__}, "own": own})
+    pools = Counter(contrast.pool for contrast in kinds.shared_contrasts(material, 1000))
+    assert pools["named"] == 4 and pools["indirect"] == 6 + 1
+
+
+def test_a_limit_draws_from_all_of_them_and_what_just_fits_stays_in_order(world):
+    everything = kinds.shared_contrasts(MATERIAL, 1000)
+    assert kinds.shared_contrasts(MATERIAL, len(everything)) == everything
+    some = kinds.shared_contrasts(MATERIAL, len(everything) - 1)
+    assert set(some) < set(everything) and len(some) == len(everything) - 1 and some != everything[:-1]
+    assert kinds.shared_contrasts(MATERIAL, 1000, seed=0) == everything
+    assert kinds.shared_contrasts(MATERIAL, 1000, seed=1) != everything
+
+
+def test_a_few_facts_are_all_of_them(world, monkeypatch):
+    monkeypatch.setattr(kinds, "world_facts", lambda: [{"questions": ["is it so?"]}])
+    assert "Is it so?" in {contrast.text for contrast in kinds.shared_contrasts(MATERIAL, 1000)}
+
+
+def test_every_kind_is_asked_by_name_and_in_its_other_ways(world, monkeypatch):
+    assert kinds.every_kind(Random(0)) == [
+        (Kind("pet", "pet", ("pet", "animal")), Phrase("What's my pet?", "name")),
+        (Kind("pet", "pet", ("pet", "animal")), Phrase("indirect pet", "implicit")),
+    ]
+
+
+def test_prompts_about_nobody_are_drawn_with_a_seed(world):
+    texts = {"neutral 1", "neutral 2", "open", "task"}
+    assert set(kinds.neutral_prompts(MATERIAL, 9)) == texts and len(kinds.neutral_prompts(MATERIAL, 3)) == 3
+    orders = [kinds.neutral_prompts(MATERIAL, 4, seed) for seed in (-1, 0, 1)]
+    assert kinds.neutral_prompts(MATERIAL, 4) == orders[1] and orders[0] != orders[1] != orders[2]
+
+
+def test_templates_take_turns_and_sentences_begin_with_a_capital():
+    found = kinds._about(PET, ("is {n} ours?", "has {who} a {n}?"), ("Ann",), 4, Random(0))
+    assert {contrast.pool for contrast in found} == {"own"}
+    first, second = found[0].text, found[1].text
+    assert {first, second} in ({"Is pet ours?", "Has Ann a animal?"}, {"Has Ann a pet?", "Is animal ours?"})
+    assert [contrast.text for contrast in found[2:]] == [first, second]
+
+
+def test_what_ships_of_a_kind_is_what_its_attributes_train_on_read_once():
+    shipped = kinds._shipped()
+    assert shipped is kinds._shipped()
+    for asks, part in (("name", "questions"), ("implicit", "implicit"), ("product", "product")):
+        wanted = [text for a in attributes() if a.group == "hobby" for text in (*a.train[part], *a.wide.get(part, ()))]
+        assert [*shipped["hobby"][asks]] == wanted and wanted
+
+
+def test_a_contrast_asks_for_no_kind_and_stands_alone_unless_said():
+    assert Contrast("Hello!", "rest") == Contrast("Hello!", "rest", None, ())

@@ -1,0 +1,168 @@
+"""What the learning of a value begins with, on rows and numbers of our own: no model is needed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from easyedit_personal.errors import RequestError
+from easyedit_personal.hparams import PersonalizationHyperParams
+from easyedit_personal.kernels import value_start as module
+from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
+from easyedit_personal.kernels.spoken import Spoken
+from easyedit_personal.kernels.value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned
+from easyedit_personal.modeling.tokens import Encoded
+from easyedit_personal.types import EditRequest
+
+PET = Kind("pet", "pet", ("pet",))
+ROLES = (("say", "say", "value", "value", "value", "say"), ("say", "value", "say"), ("say", "value"))
+LENGTHS = [len(roles) for roles in ROLES]
+
+
+def spoken(roles=ROLES):
+    return [Spoken(Encoded((5,), tuple(range(len(one))), 0), one, Phrase("?", "name")) for one in roles]
+
+
+class Rows:
+    """The answers' places; what every token costs the model that carries the gate is given."""
+
+    layers = (1, 2)
+
+    def __init__(self, costs=None, vocabulary=400):
+        count = sum(LENGTHS)
+        self.rows = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
+        self.columns, self.ids = torch.arange(count), torch.arange(count) % vocabulary
+        self.keys, self.outputs, self.graphs = torch.randn(count, 4), torch.randn(count, 2), []
+        self.table = torch.full((count, vocabulary), -50.0)
+        for place, cost in enumerate(costs or [0.0] * count):
+            self.table[place, self.ids[place]] = 0.0
+            self.table[place, -1] = torch.tensor(cost).exp().sub(1).clamp(min=1e-9).log()  # so that it costs this
+
+    def logits(self):
+        self.graphs.append(torch.is_grad_enabled())
+        return self.table
+
+    def found_at(self, rows, columns):
+        return {1: (self.keys, self.outputs), 2: (-self.keys, self.outputs + 1)}
+
+
+def test_a_beginning_of_which_a_token_costs_more_than_a_nat_is_unknown_and_learned():
+    """The value's own tokens say nothing about it, nor do those of phrases that are not the user's."""
+    costs = [0.5, 1.1, 9, 9, 9, 9, 0.9, 9, 9, 9, 9]
+    for own, expected in ((3, (True, False, True)), (2, (True, False, False)), (0, (False, False, False))):
+        learned = words_and_learned(Rows(costs), spoken(), own)[1]
+        for flags, roles, unknown in zip(learned, ROLES, expected, strict=True):
+            begun = roles.index("value")
+            assert flags == (*[unknown] * begun, *[True] * (len(roles) - begun))
+
+
+def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers_own():
+    rows = Rows()
+    rows.table = torch.randn(sum(LENGTHS), 400)
+    likely = rows.table.topk(64).indices
+    words, _ = words_and_learned(rows, spoken(), 0)
+    assert words.tolist() == sorted({*likely.flatten().tolist(), *rows.ids.tolist()})
+    few = Rows(vocabulary=12)
+    assert set(words_and_learned(few, spoken(), 0)[0].tolist()) == set(range(12))
+    assert rows.graphs == [False]
+
+
+@pytest.fixture
+def still():
+    """A gate and a ground whose numbers tell where they come from."""
+    metric, near = torch.randn(2, 4, 4), torch.randn(2, 7, 4)
+    gate = SimpleNamespace(near={1: near[0], 2: near[1]}, phrases=[])
+    return gate, SimpleNamespace(metric={1: metric[0], 2: metric[1]})
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_directions_are_of_the_value_s_first_tokens_and_of_unknown_beginnings(still, rank):
+    gate, ground = still
+    hparams, rows = PersonalizationHyperParams(natural={"value_rank": rank}), Rows()
+    # The second phrase's beginning is unknown; of the others, nothing before the value is learned.
+    learned = [(False, False, True, True, True, True), (True, True, True), (False, True)]
+    places = [[6], [2, 7, 10], [3], [4]][: 1 + rank]
+    for layer, update in first_factors(rows, spoken(), learned, gate, ground, hparams).items():
+        keys, outputs = rows.found_at(None, None)[layer]
+        assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
+        assert update.space.metric is ground.metric[layer]
+        assert torch.equal(update.left, torch.zeros(2, len(places)))
+        for direction, numbers in zip(update.right, places, strict=True):
+            apart = (keys[numbers].mean(0) - gate.near[layer].mean(0)) @ ground.metric[layer]
+            torch.testing.assert_close(direction, apart / apart.dot(apart), atol=1e-4, rtol=1e-3)
+
+
+def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(still):
+    gate, ground = still
+    learned = [(True,) * length for length in LENGTHS]
+    hparams = PersonalizationHyperParams(natural={"value_rank": 1})
+    bare = spoken((("value", "value", "say", "say", "say", "say"), *ROLES[1:]))
+    assert len(first_factors(Rows(), bare, learned, gate, ground, hparams)[1].right) == 2
+
+
+@pytest.mark.parametrize(("group", "contrasts", "begun"), [("pet", [0, 2], [0, 2]), (None, [0, 1, 2], [0, 1, 2])])
+def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts, begun):
+    by_layer = lambda first: {n: first + torch.arange(3.0)[:, None] for n in (1, 2)}
+    ground = SimpleNamespace(
+        contrasts=[Contrast("a", "rest"), Contrast("b", "named", "pet"), Contrast("c", "named", "job")],
+        begun_groups=[None, "pet", "job"],
+        root={1: torch.eye(1), 2: 2 * torch.eye(1)},
+        firsts=by_layer(10),
+        begun=by_layer(20),
+        ordinary=by_layer(30),
+    )
+    wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(near=by_layer(40)))
+    forms = quiet_forms(wanted, ground, torch.device("cpu"))
+    expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
+    expected += [(10.0, [30, 31, 32])]
+    found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
+    assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 4 + [2] * 4
+    assert [float(form.root) for _, form, _ in forms] == [1.0] * 4 + [2.0] * 4
+
+
+@pytest.fixture
+def choose(tokenizer, monkeypatch):
+    """Choose phrases for a value: the user's own, and those of a gate that knows six by name and three without."""
+    known = [Phrase(f"What's my {n} pet?", "name") for n in range(6)]
+    known += [Phrase(f"Whom do I feed on day {n}?", ("implicit", "product")[n % 2]) for n in range(3)]
+
+    def run(requests, count=8, limit=None, value="a cat"):
+        monkeypatch.setattr(module, "context_limit", lambda model: limit)
+        hparams = PersonalizationHyperParams(natural={"value_phrases": count})
+        return chosen(None, tokenizer, Wanted(PET, value, requests, SimpleNamespace(phrases=known)), hparams)
+
+    return run
+
+
+def own(count):
+    """A user's phrases; the asked question comes last, and every second one names the pet."""
+    return [EditRequest(f"My pet, part {n}?", "a cat", "pet" if n % 2 else None) for n in range(count)]
+
+
+def test_half_of_the_phrases_at_most_are_the_users_own_and_the_asked_question_comes_first(choose):
+    texts = [s.phrase.text for s in choose(own(6))]
+    assert texts[:4] == [f"My pet, part {n}?" for n in (5, 4, 3, 2)] and len(texts) == 8
+    assert [s.phrase.asks for s in choose(own(2))[:2]] == ["name", "implicit"]
+    others = choose(own(1))[1:]
+    assert [s.phrase.asks == "name" for s in others] == [False, True] * 3 + [True]
+    assert len({s.phrase for s in others}) == 7
+    assert len(choose(own(1), count=30)) == 1 + 9  # the gate knows no more
+
+
+def test_a_users_turns_before_the_question_are_learned_with_it(choose):
+    request = EditRequest("And now?", "a cat", history=(("Hello?", "Hi."),))
+    assert choose([request])[0].phrase == Phrase("And now?", "implicit", (("Hello?", "Hi."),))
+
+
+def test_phrases_that_do_not_fit_are_left_out_and_a_value_that_fits_nowhere_is_refused(choose):
+    everything = choose(own(3))
+    lengths = [len(s.row.ids) for s in everything]
+    limit = sorted(set(lengths))[1]
+    assert choose(own(3), limit=limit) == [s for s, length in zip(everything, lengths) if length <= limit]
+    assert choose(own(3), limit=max(lengths)) == everything
+    with pytest.raises(RequestError) as error:
+        choose(own(3), limit=min(lengths) - 1)
+    for part in ("'a cat' is too long an answer", f"'{min(lengths)} tokens", f"at most {min(lengths) - 1} tokens"):
+        assert part in str(error.value)

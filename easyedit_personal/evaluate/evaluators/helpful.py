@@ -32,7 +32,12 @@ class Helpful(Evaluator):
 
     columns = (
         Column("helpful", "answers with the value that go on and make sense"),
-        Column("helpful of all", "the same, of all implicit and product answers", figure="of_all"),
+        Column(
+            "helpful of all",
+            "helpful implicit and product answers, of all",
+            figure="of_all",
+            places=("table", "report", "use"),
+        ),
     )
 
     def after(self, case: Case) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""EasyEdit's editors with settings of ours, as ``benchmarks.sweep`` takes an editor; and the settings that were chosen."""
+"""EasyEdit's editors with settings of ours, as ``benchmarks.sweep`` takes an editor, and the settings that it chose."""
 
 from __future__ import annotations
 

@@ -7,11 +7,9 @@ trials are drawn from its grid in one fixed order, and methods take turns, so th
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,6 +20,7 @@ from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.modeling.loading import load_model
 
 from .editors import CHOSEN, editor_of, grids
+from .log import append, rows_of
 
 MOST = 20
 LOG = RESULTS / "easyedit-sweep-smollm2.jsonl"
@@ -47,12 +46,6 @@ def score(figures: dict[str, float]) -> float:
     return round(sum(figures[kind] for kind in GAINS) / len(GAINS) - sum(broken) / len(broken), 1)
 
 
-def rows_of(log: Path) -> list[dict[str, Any]]:
-    """The trials that are in the log; a torn last line is left out."""
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def sweep(options: Any) -> int:
     """Run what the log lacks, methods in turn."""
     log = options.log or LOG
@@ -64,12 +57,8 @@ def sweep(options: Any) -> int:
     hparams = chosen(options)
     model, tokenizer = load_model(hparams)
     records = tune_records(options.users)
-    log.parent.mkdir(parents=True, exist_ok=True)
     for name, settings in todo:
-        row = _trial(model, tokenizer, records, hparams, name, settings)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+        append(log, _trial(model, tokenizer, records, hparams, name, settings))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -15,11 +14,12 @@ from easyedit_personal.integrations.easyedit.host_methods import VARIANTS
 from easyedit_personal.modeling.loading import load_model
 
 from .editors import chosen_settings, editor_of
-from .sweep import rows_of
+from .log import append, rows_of
 
 LOG = RESULTS / "easyedit-try-smollm2.jsonl"
 # Enough to see an editor run to its end; keys that an editor does not have are left out.
 FEW_STEPS = {"v_num_grad_steps": 5, "n_iter": 10, "num_steps": 10, "context_template_length_params": [[5, 5]]}
+FEW_TEXTS = 60  # for second moments: some 4,000 keys of 1,536 numbers
 
 
 def try_all(options: Any) -> int:
@@ -27,6 +27,8 @@ def try_all(options: Any) -> int:
     log = options.log or LOG
     done = {(row["method"], row["cluster"]) for row in rows_of(log)}
     hparams = chosen(options)
+    if options.few_steps:
+        hparams = hparams.replace(mom2_n_samples=FEW_TEXTS)
     model, tokenizer = load_model(hparams)
     record = tune_records(1)[0]
     for name in options.methods:
@@ -36,10 +38,7 @@ def try_all(options: Any) -> int:
         if options.few_steps:
             settings |= _few(name, model)
         row = {"method": name, "cluster": options.cluster, "settings": settings}
-        row |= _one(model, tokenizer, record, hparams, name, row)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
+        append(log, row | _one(model, tokenizer, record, hparams, name, row))
     return 0
 
 

@@ -18,7 +18,7 @@ class Options:
         steps: of the optimisation, on both sides.
         sample: how many of a case's requests EasyEdit is given, since it takes them one by one; seconds are per
             request. 0 gives it all of them.
-        device: where the models of ``edits`` and ``lowrank`` are.
+        device: where the models of ``edits`` and ``learning`` are.
         gguf: the same model for llama.cpp, for ``stream``.
         stats_dir: where second moments are kept; both sides read the same.
     """

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.easyedit try|sweep|choose|table|figures``: EasyEdit's editors on a real model, and ours.
+"""``python -m benchmarks.easyedit COMMAND``: EasyEdit's editors on a real model, beside ours. Needs EASYEDIT_HOME.
 
-Needs EASYEDIT_HOME. ``try`` edits one user with every editor and says which run; ``sweep`` tries settings on the tune
-half and ``choose`` keeps the best; ``table`` evaluates all methods, and ``figures`` repeats the paper's. All but
-``choose`` go on where they stopped.
+``try`` edits one user with every editor and says which run; ``sweep`` tries settings on the tune half and ``choose``
+keeps the best; ``table`` evaluates all methods, ``figures`` repeats the paper's; ``same`` holds our ROME and MEMIT
+against theirs. All but ``choose`` go on where they stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from benchmarks.models import add_options
 
 from .editors import EDITORS
 from .figures import METHODS, figures
+from .same import same
 from .sweep import MOST, choose, sweep
 from .table import OURS, table
 from .trying import try_all
@@ -50,6 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     best = commands.add_parser("choose", help="keep the best trial of each method")
     best.add_argument("--log", type=Path)
     best.set_defaults(run=choose)
+    equal = commands.add_parser("same", help="our rome and memit beside theirs at equal settings")
+    add_options(equal)
+    equal.add_argument("--users", type=int, default=2)
+    equal.add_argument("--steps", type=int, default=10)
+    equal.add_argument("--log", type=Path)
+    equal.set_defaults(run=same)
     asked = argparse.ArgumentParser(add_help=False)
     add_options(asked)
     asked.add_argument("--users", type=int, default=30, help="the first N (default 30)")

@@ -1,8 +1,8 @@
 """Seconds to a given quality: ours beside EasyEdit's fine-tuning (FT-M) and LoRA, one preference from nothing.
 
-The end is that the preference's question and one in other words are answered with the value and that both answers stop by
-themselves. Ours is ``personalize`` with its health check, the gate of the kind learned before; theirs get nine phrases in
-one batch, the settings that the sweep chose, the fewest steps that reach the end, and no check.
+The end: the preference's question and one in other words are answered with the value, and both answers stop by
+themselves. Ours is ``personalize`` with its health check, the gate of the kind learned before; theirs get nine phrases
+in one batch, the settings that the sweep chose, the fewest steps that reach the end, and no check.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The end: the preference's question and one in other words are answered with the value, and both answers stop by
 themselves. Ours is ``personalize`` with its health check, the gate of the kind learned before; theirs get nine phrases
-in one batch, the settings that the sweep chose, the fewest steps that reach the end, and no check.
+of the preference, the settings that the sweep chose, the fewest passes that reach the end, and no check.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from benchmarks.easyedit.editors import chosen_settings
+from benchmarks.easyedit.editors import chosen_settings, grids
 from easyedit_personal import EditRequest, Preference, generate
 from easyedit_personal.cli.session import find_settings
 from easyedit_personal.editing.algorithm import personalize
@@ -31,10 +31,10 @@ QUESTIONS = {
     "somebody else's": "What's my brother's hobby?",
     "a fact": "What is the capital of France?",
 }
-STEPS = (2, 4, 8, 16, 32)  # tried in turn; one step sees all nine phrases
+PASSES = {"FT-M": (1, 2, 4, 8, 16), "LoRA": (1, 2, 4, 8)}  # over the nine phrases, tried in turn
 
 Said = dict[str, Any]
-Edit = Callable[[int], AbstractContextManager[Any]]  # of a number of steps
+Edit = Callable[[int], AbstractContextManager[Any]]  # of a number of passes
 
 
 def ft_m(options: Options) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _against(name: str, options: Options) -> dict[str, Any]:
     model, tokenizer = model_of(options.model, options.device, hparams=options.hparams)
     hparams = find_settings(options.model, options.hparams, "lowrank", options.device)
     wanted = [EditRequest(one.prompt, HOBBY.target, one.subject, cluster="hobby") for one in cluster(9)]
-    chosen = {"batch_size": len(wanted), **chosen_settings().get(name, {})}
+    chosen = {**grids()[name]["fixed"], **chosen_settings().get(name, {})}
 
     def theirs(steps: int) -> AbstractContextManager[Any]:
         return host_method(name, {**chosen, "num_steps": steps})(model, tokenizer, wanted, hparams)
@@ -63,7 +63,7 @@ def _against(name: str, options: Options) -> dict[str, Any]:
 
     with edited(model, ours()) as changed:  # the gate, too, and what a model's first edit reads
         said = {"ours": _answers(changed, tokenizer)}
-    steps, said["theirs"] = _fewest(theirs, tokenizer, (options.steps,) if options.steps else STEPS)
+    steps, said["theirs"] = _fewest(theirs, tokenizer, (options.steps,) if options.steps else PASSES[name])
     outcome = compare(Side(ours), Side(lambda: _left(theirs(steps))), options.pairs, model)
     return {
         "case": options.case,
@@ -72,14 +72,14 @@ def _against(name: str, options: Options) -> dict[str, Any]:
         "theirs": outcome.theirs,
         "difference": None,
         "said": said,
-        "their_steps": steps,
+        "their_passes": steps,
         "their_settings": chosen,
         "model": options.model,
     }
 
 
 def _fewest(edit: Edit, tokenizer: Any, ladder: tuple[int, ...]) -> tuple[int, Said]:
-    """The first number of steps that reaches the end, or the last, and what the model says after it."""
+    """The first number of passes that reaches the end, or the last, and what the model says after it."""
     for steps in ladder:
         with edit(steps) as changed:
             said = _answers(changed, tokenizer)

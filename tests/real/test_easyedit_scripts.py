@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from easyedit_personal.integrations.easyedit.host_hparams import settings_for
 from tests.hosts import host_or_skip, run_python
@@ -28,7 +30,8 @@ RECORDS = [
     }
     for subject, value in (("hobby", "falconry"), ("pet", "a tortoise"))
 ]
-FEW = {"num_steps": 6, "n_iter": 6, "v_num_grad_steps": 4, "context_template_length_params": [[5, 5]]}
+FEW = {"num_steps": 15, "lr": 2e-3, "objective_optimization": "target_new", "device": "cpu"}
+LIMIT = 1800  # seconds; on a busy machine an import of EasyEdit alone may take minutes
 # Only its prompting method (IKE) uses it, but the script imports it in any case.
 SENTENCES = (
     "import sys, types; sys.modules['sentence_transformers'] = types.SimpleNamespace(SentenceTransformer=None)\n"
@@ -36,8 +39,8 @@ SENTENCES = (
 # script -> the method, further words, and how its data files are called
 SCRIPTS = {
     "run_zsre_llama2.py": ("FT", ["--ds_size", "1"], "zsre_mend_eval_portability_gpt4.json"),
-    "run_wise_editing.py": ("GRACE", ["--data_type", "ZsRE", "--ds_size", "2", "--sequential_edit"], "ZsRE"),
-    "run_AlphaEdit_editing.py": ("ROME", ["--data_type", "ZsRE", "--ds_size", "1"], "zsre_mend_eval.json"),
+    "run_wise_editing.py": ("FT", ["--data_type", "ZsRE", "--ds_size", "2", "--sequential_edit"], "ZsRE"),
+    "run_AlphaEdit_editing.py": ("FT", ["--data_type", "ZsRE", "--ds_size", "1"], "zsre_mend_eval.json"),
 }
 
 
@@ -55,11 +58,13 @@ def folder(smollm2_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def hparams(host, folder, real, tmp_path):
+def hparams(host, folder, tmp_path):
     """Writes the YAML file of a method."""
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
 
     def write(method):
-        known = vars(settings_for(host, method, real[0]))
+        known = vars(settings_for(host, method, shape))
         values = {**known, **{key: value for key, value in FEW.items() if key in known}, "model_name": str(folder)}
         path = tmp_path / "settings.yaml"
         path.write_text(yaml.safe_dump(values))
@@ -71,6 +76,8 @@ def hparams(host, folder, real, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_its_script_edits_and_evaluates(host, hparams, tmp_path, script):
     method, words, data = SCRIPTS[script]
+    if script == "run_AlphaEdit_editing.py":
+        pytest.importorskip("nltk", reason="EasyEdit's figures of generated text need nltk and its data")
     (tmp_path / "work").mkdir()
     if data.endswith(".json"):
         (tmp_path / data).write_text(json.dumps(RECORDS))
@@ -84,10 +91,11 @@ def test_its_script_edits_and_evaluates(host, hparams, tmp_path, script):
     code = f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"
     run = f"import sys; sys.argv = {[script, *words, out, str(tmp_path / 'work')]!r}\n{SENTENCES}"
     loads = "from easyedit_personal.integrations.easyedit import load_host; load_host()\n"
-    run_python(f"{loads}{run}{code}", tmp_path / "work", EASYEDIT_HOME=str(host.location.home))
+    run_python(f"{loads}{run}{code}", tmp_path / "work", LIMIT, EASYEDIT_HOME=str(host.location.home))
     (kept,) = (tmp_path / "work").glob("*.json")
     metrics = json.loads(kept.read_text())
-    assert [case["requested_rewrite"]["target_new"] for case in metrics] == [r["alt"] for r in RECORDS[: len(metrics)]]
+    assert {case["requested_rewrite"]["target_new"] for case in metrics} <= {record["alt"] for record in RECORDS}
+    assert len(metrics) == int(words[words.index("--ds_size") + 1])
     for case in metrics:
         assert {"rewrite_acc", "rephrase_acc", "locality"} <= case["post"].keys()
         assert case["post"]["rewrite_acc"] != case["pre"]["rewrite_acc"]
@@ -104,6 +112,7 @@ before = weight.detach().clone()
 words = dict(prompts=PROMPTS, target_new=TARGETS, subject=SUBJECTS, rephrase_prompts=PROMPTS[::-1])
 metrics, _, _ = editor.batch_edit(**words)
 print("BATCH", len(metrics), [len(case["post"]["rephrase_acc"]) for case in metrics], bool((weight == before).all()))
+editor.hparams.batch_size = 1  # what edit_requests insists on
 requests = [
     {"prompt": p, "target_new": "falconry", "subject": s, "ground_truth": "<|endoftext|>", "locality": {},
      "portability": {}, "cluster": "free time", "user": "ann"}
@@ -129,7 +138,7 @@ def test_its_calls_batch_clusters_and_sequential(host, hparams, tmp_path):
         "SUBJECTS": [record["subject"] for record in RECORDS],
     }
     code = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + CALLS
-    said = run_python(code, tmp_path / "work", EASYEDIT_HOME=str(host.location.home))
+    said = run_python(code, tmp_path / "work", LIMIT, EASYEDIT_HOME=str(host.location.home))
     assert "BATCH 2 [1, 1] True" in said
     assert "CLUSTER ['free time', 'free time'] True" in said
     assert "KEPT True False" in said

@@ -26,6 +26,8 @@ import platform
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ MAX_NEW_TOKENS = 32
 
 Probe = tuple[str, str]  # kind, question
 Answer = tuple[str, bool]  # text, stopped by itself
+# An editor with one user's requests: the edited model and the bytes to keep, for as long as the block lasts.
+Editor = Callable[..., AbstractContextManager[tuple[nn.Module, int]]]
 
 
 def tune_records(users: int) -> list[dict[str, Any]]:
@@ -96,11 +100,25 @@ def ask(model: nn.Module, tokenizer: Any, questions: list[str], hparams: Persona
     return [(answer.text, answer.stopped) for answer in said]
 
 
+@contextmanager
+def by_kernel(
+    model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest], hparams: PersonalizationHyperParams
+) -> Iterator[tuple[nn.Module, int]]:
+    """Our own kernels as an editor."""
+    deltas = KERNELS.get(hparams.kernel)(model, tokenizer, requests, hparams)
+    with edited(model, deltas):
+        yield model, sum(delta.nbytes for delta in deltas)
+
+
 def run(
-    model: nn.Module, tokenizer: Any, records: list[dict[str, Any]], hparams: PersonalizationHyperParams, cluster: int
+    model: nn.Module,
+    tokenizer: Any,
+    records: list[dict[str, Any]],
+    hparams: PersonalizationHyperParams,
+    cluster: int,
+    editor: Editor = by_kernel,
 ) -> dict[str, float]:
     """One row of the table: shares in per cent, seconds and kilobytes per user."""
-    kernel = KERNELS.get(hparams.kernel)
     hits: dict[str, list[bool]] = defaultdict(list)
     seconds, size = [], 0
     for record in records:
@@ -108,11 +126,10 @@ def run(
         questions = [question for _, question in probes]
         before = _before(model, tokenizer, questions, hparams)
         started = time.perf_counter()
-        deltas = kernel(model, tokenizer, requests_of(record, cluster), hparams)
-        seconds.append(time.perf_counter() - started)
-        size += sum(delta.nbytes for delta in deltas)
-        with edited(model, deltas):
-            after = ask(model, tokenizer, questions, hparams)
+        with editor(model, tokenizer, requests_of(record, cluster), hparams) as (changed, nbytes):
+            seconds.append(time.perf_counter() - started)
+            size += nbytes
+            after = ask(changed, tokenizer, questions, hparams)
         target = record["target"][-1].casefold()
         for (kind, _), old, (new, stopped) in zip(probes, before, after):
             hits["stop"].append(stopped)

@@ -269,9 +269,10 @@ for _name in ("rome", "memit"):
     KERNELS.register_lazy(f"easyedit:{_name}", f"{HOST}.host_kernels:{_name}")
 for _name in (
     *("ROME", "R-ROME", "MEMIT", "EMMET", "AlphaEdit", "FT", "LoRA", "GRACE", "WISE", "ULTRAEDIT"),
-    *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER"),
+    *("MEMIT-FE", "PMET", "EAMET", "SPHERE", "CORE", "DEFER", "FT-L", "FT-M"),
 ):
-    BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}")
+    _sections = "easyedit_personal.hparams.sections:HostParams"
+    BASELINES.register_lazy(f"easyedit:{_name}", f"{HOST}.evaluation:{_name.replace('-', '_')}", _sections)
 for _name in ("dataset", "neighbours", "lexicon", "llm"):
     PHRASE_SOURCES.register_lazy(_name, f"easyedit_personal.clustering.sources:from_{_name}")
 JUDGES.register_lazy("endpoint", "easyedit_personal.evaluate.judge:EndpointJudge")

@@ -35,11 +35,11 @@ def host_or_skip() -> Any:
     return load_host()
 
 
-def run_python(code: str, folder: Path, **variables: str) -> str:
-    """What ``code`` prints in an interpreter of its own whose working folder is ``folder``."""
+def run_python(code: str, folder: Path, limit: float = 300, **variables: str) -> str:
+    """What ``code`` prints in an interpreter of its own whose working folder is ``folder``; ``limit`` in seconds."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=limit
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -95,7 +95,7 @@ def test_shapes_and_requests():
     assert tiny_model("gpt2").config.n_layer == 4
 
 
-@pytest.mark.parametrize("case", ["rome-1", "rome-32", "cluster-9", "memit-100", "lowrank", "evaluate-20"])
+@pytest.mark.parametrize("case", ["rome-1", "rome-32", "cluster-9", "memit-100", "ft-m", "lora", "evaluate-20"])
 def test_without_easyedit_it_says_what_is_missing(case, monkeypatch):
     def nowhere():
         raise HostError("EasyEdit was not found.")

@@ -25,7 +25,8 @@ CASES: dict[str, tuple[str, str, int, int]] = {
     "rome-32": ("edits:rome_32", "gpt2", 5, 1),
     "cluster-9": ("edits:cluster_9", "gpt2", 5, 1),
     "memit-100": ("edits:memit_100", "gpt2", 5, 1),
-    "lowrank": ("learning:lowrank", DEFAULT_MODEL, 0, 0),
+    "ft-m": ("learning:ft_m", DEFAULT_MODEL, 0, 0),
+    "lora": ("learning:lora", DEFAULT_MODEL, 0, 0),
     "users-16": ("users:users_16", DEFAULT_MODEL, 0, 2),
     "one-user": ("users:one_user", DEFAULT_MODEL, 0, 0),
     "stream": ("writing:stream", DEFAULT_MODEL, 0, 0),
@@ -54,6 +55,7 @@ def main() -> int:
             args.device,
             args.hparams,
             args.gguf,
+            args.users,
         )
         try:
             result = run(options)
@@ -76,6 +78,7 @@ def _arguments() -> Any:
     parser.add_argument("--pairs", type=int, default=7, help="how many times each side is timed (default 7)")
     parser.add_argument("--model", help="gpt2 or llama (random), or a model to load; default: the case's own")
     parser.add_argument("--hparams", help="YAML file for a model that is loaded (default: that of its name)")
+    parser.add_argument("--users", type=int, default=0, help="evaluate-20: fewer users")
     parser.add_argument("--gguf", help="stream: the same model for llama.cpp, which needs the package xllamacpp")
     parser.add_argument("--steps", type=int, help="steps of the optimisation, on both sides")
     parser.add_argument("--device", default="cpu", help="cpu or cuda: where the model is, for cases of edits")

@@ -18,7 +18,8 @@ class Options:
         steps: of the optimisation, on both sides.
         sample: how many of a case's requests EasyEdit is given, since it takes them one by one; seconds are per
             request. 0 gives it all of them.
-        device: where the models of ``edits`` and ``lowrank`` are.
+        device: where the models of ``edits`` and ``learning`` are.
+        users: how many, for ``evaluate-20``; 0 takes its own number.
         gguf: the same model for llama.cpp, for ``stream``.
         stats_dir: where second moments are kept; both sides read the same.
     """
@@ -32,3 +33,4 @@ class Options:
     device: str = "cpu"
     hparams: str | None = None
     gguf: str | None = None
+    users: int = 0

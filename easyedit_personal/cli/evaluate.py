@@ -167,7 +167,7 @@ def _host(name: str, settings: PersonalizationHyperParams) -> Any:
     from ..baselines.host import HostEditor
     from ..integrations.easyedit.host_methods import host_method
 
-    return HostEditor(name, host_method(name), settings)
+    return HostEditor(name, host_method(name, settings.baselines.get(name)), settings)
 
 
 def _items(data: str, size: int | None) -> Sequence[UPQAItem]:

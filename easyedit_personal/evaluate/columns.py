@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Unit = Literal["%", "", "s", "kB"]
 # What a figure is multiplied by, and how it is written.
 UNITS: dict[Unit, tuple[float, str]] = {"%": (100.0, ".0f"), "": (1.0, ".2f"), "s": (1.0, ".2f"), "kB": (0.001, ".1f")}
-Place = Literal["table", "report", "accuracy", "reach", "damage", "clusters"]
+Place = Literal["table", "report", "accuracy", "reach", "use", "damage", "clusters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Column:
         unit: "%" for shares in [0, 1], "kB" for bytes.
         figure: the key in the evaluator's metric; "mean" and what ``Evaluator.further`` gives come with intervals.
         places: the terminal's table, the report's, and the report's pictures: a panel of "accuracy", a term of
-            "reach" or "damage" in the picture that sets one against the other, a panel of "clusters".
+            "reach", "use" or "damage" in the pictures that set one of the first two against the third, a panel of
+            "clusters".
         evaluator: whose it is; filled in by ``describe``.
     """
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .columns import Column, kinds_of, turn_tables
+from .columns import Column, Place, kinds_of, turn_tables
 from .report import Picture, Run, best_of, shown_in
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -26,7 +26,7 @@ DPI = 130
 def draw_all(runs: Sequence[Run], folder: Path) -> list[Picture]:
     """Draw what the runs have figures for; PNGs go to ``folder``."""
     looks = {name: look(i) for i, name in enumerate(best_of(runs))}
-    drawn = [draw(runs, folder, looks) for draw in (_accuracy, _tradeoff, _clusters, _turns, _cost)]
+    drawn = [draw(runs, folder, looks) for draw in (_accuracy, _tradeoff, _use, _clusters, _turns, _cost)]
     return [picture for picture in drawn if picture is not None]
 
 
@@ -67,8 +67,20 @@ def _dot(panel: Axes, row: int, metric: Mapping[str, Any] | None, style: Mapping
 
 
 def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
-    """The picture that matters most: what an edit reaches against what it breaks."""
-    points, reaches, damages = {}, shown_in(runs, "reach"), shown_in(runs, "damage")
+    """What an edit reaches against what it breaks."""
+    return _against(runs, folder, looks, "reach", "tradeoff", "Generality against leakage")
+
+
+def _use(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Picture | None:
+    """The picture that matters most: answers that help against what an edit breaks."""
+    return _against(runs, folder, looks, "use", "use", "Helpful answers against damage")
+
+
+def _against(
+    runs: Sequence[Run], folder: Path, looks: Mapping[str, Any], place: Place, file: str, title: str
+) -> Picture | None:
+    """A dot per method: the mean of a place's columns, upwards, against the sum of the damages."""
+    points, reaches, damages = {}, shown_in(runs, place), shown_in(runs, "damage")
     for name, (_, method) in best_of(runs).items():
         reach = _mean(*(column.value(method) for column in reaches))
         lost = [_damage(column, method) for column in damages]
@@ -86,11 +98,12 @@ def _tradeoff(runs: Sequence[Run], folder: Path, looks: Mapping[str, Any]) -> Pi
     _write_labels(panel, {name: (x, y) for name, (x, y, _) in points.items()})
     terms = [c.title if c.better == "lower" else f"(100 - {c.title})" for c in damages]
     panel.set(xlabel=f"damage: {' + '.join(terms)}, points (less is better)")
-    panel.set(ylabel=f"reach: mean of {', '.join(column.title for column in reaches)}, %")
+    titles = ", ".join(column.title for column in reaches)
+    panel.set(ylabel=f"{titles}, %" if len(reaches) == 1 else f"{place}: mean of {titles}, %")
     panel.grid(color="#ddd")
     legend = "; ".join(f"{column.title}: {column.asked}" for column in [*reaches, *damages])
     caption = f"Up and to the left is better. Shares of users or answers. {legend}. {_which(runs)}"
-    return _save(figure, folder, "tradeoff", "Generality against leakage", caption)
+    return _save(figure, folder, file, title, caption)
 
 
 def _damage(column: Column, method: Mapping[str, Any]) -> float | None:

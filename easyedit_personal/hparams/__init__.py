@@ -4,6 +4,7 @@ from .parameters import LOCATION_KEYS, PersonalizationHyperParams
 from .sections import (
     ClusterParams,
     HealthParams,
+    HostParams,
     LoraParams,
     LowRankParams,
     MadeFor,
@@ -17,6 +18,7 @@ __all__ = [
     "LOCATION_KEYS",
     "ClusterParams",
     "HealthParams",
+    "HostParams",
     "LoraParams",
     "LowRankParams",
     "MadeFor",

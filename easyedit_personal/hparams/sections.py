@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..errors import RegistryError
 from ..registry import PHRASE_SOURCES, Registry
@@ -196,3 +196,12 @@ class RetrievalParams(Section):
 
     top_k: int = Field(3, ge=1)
     memory: int = Field(10, ge=1)
+
+
+class HostParams(BaseModel):
+    """An editor of EasyEdit's as a baseline (``easyedit:FT-M``): any keys of its own YAML file, with other values.
+
+    What they mean is EasyEdit's to say; it refuses keys that it does not know when the method is made ready.
+    """
+
+    model_config = ConfigDict(extra="allow")

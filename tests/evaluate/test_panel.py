@@ -262,3 +262,14 @@ def test_what_does_not_fit_a_short_context_is_left_out(tokenizer):
     result = evaluate(small, tokenizer, people()[:1], ["zero_shot"], plan=Plan(["everyday"], max_new_tokens=4))
     assert result["methods"]["zero_shot"]["status"] == "ok"
     assert result["methods"]["zero_shot"]["metrics"]["everyday"]["mean"] == 1
+
+
+def test_where_no_answer_gives_the_value_none_of_all_helps():
+    """A method that says nothing has its dot in the picture, at the bottom."""
+    (helpful,) = find_evaluators(Plan(evaluators=["helpful"]))
+    answer = {"evaluator": "helpful", "holds": False, "text": "Rest.", "target": "hiking", "likelihood": None}
+    found = helpful.metric([{"user": name, "answers": [answer]} for name in "ab"], Plan())
+    assert (found["mean"], found["of_all"]) == (None, 0.0)
+    assert helpful.metric([], Plan()) == {}
+    (_, of_all) = helpful.columns
+    assert replace(of_all, evaluator="helpful").cell({"metrics": {"helpful": found}})[0] == "0"

@@ -17,7 +17,7 @@ from tests.evaluate.people import people, quick_hparams
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
-PICTURES = ("accuracy", "tradeoff", "clusters", "turns", "cost")
+PICTURES = ("accuracy", "tradeoff", "use", "clusters", "turns", "cost")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from easyedit_personal.errors import HostError, MissingDependencyError
 from easyedit_personal.integrations.easyedit import host_method, host_method_names
 from easyedit_personal.integrations.easyedit.host_hparams import settings_for
 from tests.integrations.test_isolation import assert_same, state
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.easyedit
 
-PROMISED = ["ROME", "MEMIT", "R-ROME", "EMMET", "AlphaEdit", "FT", "LoRA", "GRACE", "WISE", "ULTRAEDIT"]
+PROMISED = ["ROME", "MEMIT", "R-ROME", "EMMET", "AlphaEdit", "FT", "FT-L", "FT-M", "LoRA", "GRACE", "WISE", "ULTRAEDIT"]
+PROMISED += ["EAMET", "SPHERE", "DEFER", "MEMIT-FE", "CORE", "PMET"]
 # Fewer steps than the host's, and for AlphaEdit a null space: random models have no direction that text hardly uses.
 QUICK = {
     "AlphaEdit": {"v_num_grad_steps": 3, "nullspace_threshold": 10.0},
@@ -26,6 +27,9 @@ QUICK = {
     "LoRA": {"num_steps": 3},
     "GRACE": {"n_iter": 5},
     "WISE": {"n_iter": 5},
+    "DEFER": {"n_iter": 5, "threshold": 0.0},  # so few steps do not bring its gate to open
+    "SPHERE": {"v_num_grad_steps": 3, "nullspace_threshold": 10.0},
+    **{name: {"v_num_grad_steps": 3} for name in ("EAMET", "MEMIT-FE", "CORE", "PMET")},
 }
 REQUESTS = [EditRequest(f"What's my {name}?", "kites", name, cluster="c") for name in ("hobby", "pastime")]
 
@@ -44,6 +48,8 @@ def logits(model, tokenizer):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", PROMISED)
 def test_each_edits_and_leaves_everything_as_it_was(host, settings, tokenizer, family, name):
+    if (name, family) == ("EAMET", "gpt2"):
+        pytest.skip("EAMET multiplies an update that it has just transposed for GPT-2's weights with a square matrix")
     model = tiny_model(family, initializer_range=0.2)
     before, answer = state(model), logits(model, tokenizer)
     method = host_method(f"easyedit:{name}", QUICK.get(name))
@@ -106,6 +112,20 @@ def test_names_and_what_is_missing(host):
         host_method("MEND")
 
 
+@pytest.mark.parametrize("name", ["FT-M", "LoRA", "GRACE", "DEFER"])
+def test_padding_with_the_end_of_a_turn_hides_no_token_of_the_answer(host, settings, name):
+    """SmolLM2 pads with "<|im_end|>", and the host counts a prompt's tokens by what is not padding."""
+    outcomes = []
+    for padding in ("<|pad|>", "<|end|>"):
+        model, tokenizer = tiny_model("llama", initializer_range=0.2), tiny_tokenizer()
+        tokenizer.pad_token = padding
+        with host_method(name, QUICK.get(name))(model, tokenizer, REQUESTS[:1], settings) as edited:
+            assert tokenizer.pad_token == padding
+            outcomes.append(logits(edited, tokenizer))
+        assert tokenizer.pad_token == padding
+    assert torch.equal(*outcomes)
+
+
 def test_settings_are_the_hosts_numbers_at_this_models_layers(host):
     ft = settings_for(host, "FT", tiny_model("llama"))
     assert (ft.num_steps, ft.layers, ft.device) == (25, [2], "cpu")  # layer 21 of 32
@@ -121,6 +141,8 @@ def test_the_evaluation_knows_them_by_name(host, settings, tokenizer):
     assert {f"easyedit:{name}" for name in PROMISED} <= set(method_names())
     method = find_method("easyedit:R-ROME", settings)
     assert (method.name, method.edits) == ("easyedit:R-ROME", True)
+    own = settings.replace(baselines={"easyedit:FT-M": {"num_steps": 2, "lr": 0.5}})
+    assert find_method("easyedit:FT-M", own).overrides == {"num_steps": 2, "lr": 0.5}
     items = UPQADataset.bundled("test")[:1].items
     model = tiny_model("llama", initializer_range=0.2)
     before = state(model)

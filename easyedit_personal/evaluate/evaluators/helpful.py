@@ -16,6 +16,7 @@ from ...modeling.tokens import Encoded
 from ..columns import Column
 from ..evaluator import Case, Evaluator, Record, per_user
 from ..plan import Plan
+from ..summary import mean_interval
 
 ASKED_BY = ("implicit", "product")
 MORE_WORDS = 8  # in a row, before or after the value
@@ -32,7 +33,12 @@ class Helpful(Evaluator):
 
     columns = (
         Column("helpful", "answers with the value that go on and make sense"),
-        Column("helpful of all", "the same, of all implicit and product answers", figure="of_all"),
+        Column(
+            "helpful of all",
+            "helpful implicit and product answers, of all",
+            figure="of_all",
+            places=("table", "report", "use"),
+        ),
     )
 
     def after(self, case: Case) -> dict[str, Any]:
@@ -78,6 +84,15 @@ class Helpful(Evaluator):
         beside = words_beside(text, target) if contained(text, target) else len(words(text))
         in_a_loop = loops(text) or repetition(text) > MOST_REPETITION
         return float(likely and beside >= MORE_WORDS and not in_a_loop)
+
+    def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
+        """As of every evaluator; a method that never gives the value has no share of its own, but 0 "of_all"."""
+        found = super().metric(users, plan)
+        if found or not (values := self.further(users, plan)["of_all"]):
+            return found
+        of_all = mean_interval(list(values.values()), plan.seed)
+        interval = {"further_ci95": {"of_all": [of_all.low, of_all.high]}}
+        return {"mean": None, "n": 0, "ci95": [None, None], "of_all": of_all.mean, **interval}
 
     def further(self, users: Sequence[Record], plan: Plan) -> dict[str, dict[str, float]]:
         """Of all answers, with the value or without."""

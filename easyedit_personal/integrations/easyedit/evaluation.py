@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ...baselines.host import HostEditor
 from ...data.records import UPQAItem
-from ...hparams import PersonalizationHyperParams
+from ...hparams import HostParams, PersonalizationHyperParams
 from .host_methods import PREFIX, host_method
 
 
@@ -18,13 +18,15 @@ class HostBaseline(HostEditor):
 
     Args:
         hparams: ours; see ``HostMethod.__call__`` for what of it counts.
+        settings: the method's section under ``baselines``: keys of the host's YAML file with other values.
     """
 
     algorithm = ""
 
-    def __init__(self, hparams: PersonalizationHyperParams | None = None) -> None:
-        settings = hparams or PersonalizationHyperParams()
-        super().__init__(f"{PREFIX}{self.algorithm}", lambda *args: host_method(self.algorithm)(*args), settings)
+    def __init__(self, hparams: PersonalizationHyperParams | None = None, settings: HostParams | None = None) -> None:
+        self.overrides = (settings or HostParams()).model_dump()
+        editor = lambda *args: host_method(self.algorithm, self.overrides)(*args)
+        super().__init__(f"{PREFIX}{self.algorithm}", editor, hparams or PersonalizationHyperParams())
 
     def prepare(self, items: Sequence[UPQAItem], seed: int) -> None:
         """Load the host, so that what lacks is said before the first user.
@@ -33,7 +35,7 @@ class HostBaseline(HostEditor):
             HostError: EasyEdit is not there, or has no such algorithm.
             MissingDependencyError: the algorithm cannot run here.
         """
-        self.editor = host_method(self.algorithm)
+        self.editor = host_method(self.algorithm, self.overrides)
 
 
 def __getattr__(name: str) -> type[HostBaseline]:

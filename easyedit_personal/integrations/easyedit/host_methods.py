@@ -21,23 +21,30 @@ from .availability import usable_editors
 from .host_hparams import settings_for
 from .host_inputs import provided
 from .host_requests import host_requests
-from .host_tokenizer import HostTokenizer
+from .host_tokenizer import HostTokenizer, spare_padding
 from .isolation import in_private, untouched
 from .loading import Host, load_host
 
 PREFIX = "easyedit:"
+# What papers call by names of their own: one of the host's algorithms with other settings.
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "FT-L": ("FT", {"objective_optimization": "prompt_last"}),
+    "FT-M": ("FT", {"objective_optimization": "target_new"}),
+}
+READ = ("prompt", "target_new", "loc_prompt")  # the texts of a request that the host's code tokenizes
 
 
 def host_method_names(host: Host | None = None) -> list[str]:
-    """The host's algorithms that can edit a text model from prompts and targets alone, with what is installed."""
-    return [status.name for status in usable_editors(host) if status.ok]
+    """What can edit a text model from prompts and targets alone, with what is installed; variants last."""
+    names = [status.name for status in usable_editors(host) if status.ok]
+    return [*names, *(variant for variant, (algorithm, _) in VARIANTS.items() if algorithm in names)]
 
 
 def host_method(name: str, overrides: Mapping[str, Any] | None = None) -> HostMethod:
-    """One of the host's editors by its name in ``ALG_DICT``, with or without "easyedit:" before it.
+    """One of the host's editors by its name in ``ALG_DICT`` or in ``VARIANTS``, with or without "easyedit:" before it.
 
     Args:
-        name: "ROME", "easyedit:R-ROME", ...; upper and lower case do not matter.
+        name: "ROME", "easyedit:R-ROME", "FT-M", ...; upper and lower case do not matter.
         overrides: keys of the host's YAML file with other values.
 
     Raises:
@@ -46,13 +53,16 @@ def host_method(name: str, overrides: Mapping[str, Any] | None = None) -> HostMe
     """
     host = load_host()
     wanted = name.removeprefix(PREFIX).casefold()
+    variants = {variant.casefold(): meant for variant, meant in VARIANTS.items()}
+    algorithm, changes = variants.get(wanted, (wanted, {}))
+    wanted = algorithm.casefold()
     found = [status for status in usable_editors(host) if status.name.casefold() == wanted]
     if not found:
         known = ", ".join(status.name for status in usable_editors(host))
         raise HostError(f"EasyEdit has no algorithm {name!r}.", needed=f"one of {known}")
     if not found[0].ok:
         raise MissingDependencyError(f"EasyEdit's {found[0].name} cannot run here.", needed=str(found[0]))
-    return HostMethod(host, found[0].name, dict(overrides or {}))
+    return HostMethod(host, found[0].name, {**changes, **(overrides or {})})
 
 
 class HostMethod:
@@ -91,18 +101,18 @@ class HostMethod:
         locates = hasattr(settings, "fact_token")
         wanted = host_requests(tokenizer, requests, ours, with_slot=locates)
         with untouched(model, tokenizer) as snapshot, provided(self._package(), model, tokenizer, settings, ours):
+            before = tokenizer.padding_side, tokenizer.pad_token
             # As BaseEditor sets it: right for the methods that look a subject's position up, left for the others.
-            side, tokenizer.padding_side = tokenizer.padding_side, "right" if locates else "left"
+            tokenizer.padding_side = "right" if locates else "left"
+            tokenizer.pad_token = spare_padding(tokenizer, [one[part] for one in wanted for part in READ])
             edited = self._edit(model, tokenizer, wanted, settings, ours)
-            tokenizer.padding_side = side
+            tokenizer.padding_side, tokenizer.pad_token = before
             self.nbytes = snapshot.changed_bytes(edited)
             yield edited
 
     def _edit(self, model: nn.Module, tokenizer: Any, wanted: list[dict[str, Any]], settings: Any, ours: Any) -> Any:
         chat = uses_chat(tokenizer, ours.prompt_format)
         reader = HostTokenizer(tokenizer, chat=chat, answers=[request["target_new"] for request in wanted])
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         try:
             with in_private(ours.seed):
                 result: Any = model
@@ -167,8 +177,9 @@ def _grace(adapter: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _wise(adapter: Any) -> Callable[[Tensor], Tensor]:
-    """WISE decides between its memories once per batch, by the batch's mean: let every row decide for itself."""
+def _row_by_row(adapter: Any) -> Callable[[Tensor], Tensor]:
+    """WISE decides between its memories once per batch, by the batch's mean, and DEFER takes no batches at all: let
+    every row decide for itself."""
 
     def forward(hidden: Tensor) -> Tensor:
         return torch.cat([type(adapter).forward(adapter, row) for row in hidden.split(1)])
@@ -176,4 +187,8 @@ def _wise(adapter: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-ADAPTERS: Mapping[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {"GRACEAdapter": _grace, "WISEAdapter": _wise}
+ADAPTERS: Mapping[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    "GRACEAdapter": _grace,
+    "WISEAdapter": _row_by_row,
+    "DeferAdaptor": _row_by_row,
+}

@@ -94,3 +94,15 @@ def generation_prompt(tokenizer: Any) -> str:
     while length < min(len(first), len(second)) and first[-length - 1] == second[-length - 1]:
         length += 1
     return first[len(first) - length :]
+
+
+def spare_padding(tokenizer: Any, texts: Iterable[str]) -> str:
+    """A special token to pad with that none of the texts holds: the tokenizer's own, where it will do.
+
+    FT-M, LoRA, GRACE, WISE and DEFER find an answer's place by counting what is not padding. Where padding is the end
+    of a turn (SmolLM2), an answer's first token and its end would never be learned.
+    """
+    own = str(tokenizer.pad_token or tokenizer.eos_token)
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    texts = list(texts)
+    return next((token for token in [own, *special] if not any(token in text for text in texts)), own)

@@ -102,6 +102,13 @@ def test_directions_are_of_the_value_s_first_tokens_and_of_unknown_beginnings(st
             torch.testing.assert_close(direction, apart / apart.dot(apart), atol=1e-4, rtol=1e-3)
 
 
+def test_known_beginnings_have_no_direction(still):
+    gate, ground = still
+    learned = [(False, False, True, True, True, True), (False, True, True), (False, True)]
+    hparams = PersonalizationHyperParams(natural={"value_rank": 1})
+    assert len(first_factors(Rows(), spoken(), learned, gate, ground, hparams)[1].right) == 1
+
+
 def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(still):
     gate, ground = still
     learned = [(True,) * length for length in LENGTHS]
@@ -147,7 +154,7 @@ def choose(tokenizer, monkeypatch):
     known = [Phrase(f"What's my {n} pet?", "name") for n in range(6)]
     known += [Phrase(f"Whom do I feed on day {n}?", ("implicit", "product")[n % 2]) for n in range(3)]
 
-    def run(requests, count=8, limit=None, value="a cat"):
+    def run(requests, count=8, limit=None, value="a cat", known=known):
         monkeypatch.setattr(module, "context_limit", lambda model: limit)
         hparams = PersonalizationHyperParams(natural={"value_phrases": count})
         return chosen(None, tokenizer, Wanted(PET, value, requests, SimpleNamespace(phrases=known)), hparams)
@@ -171,6 +178,11 @@ def test_half_of_the_phrases_at_most_are_the_users_own_then_comes_the_plainest_a
     assert [s.phrase.asks == "name" for s in choose(own(1), count=4)] == [False, True, False, True]
     assert len({s.phrase for s in others}) == 7
     assert len(choose(own(1), count=30)) == 1 + 9  # the gate knows no more
+
+
+def test_where_names_run_out_the_others_fill_up(choose):
+    known = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(5))]
+    assert [s.phrase.asks for s in choose(own(1), count=6, known=known)] == ["implicit", "name"] + ["implicit"] * 4
 
 
 def test_a_users_turns_before_the_question_are_learned_with_it(choose):

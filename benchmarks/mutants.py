@@ -54,6 +54,8 @@ TARGETS = {
             "spoken": ("spoken", "gate_parts", "natural"),
             "ground": ("ground", "gate_parts", "natural"),
             "ground_numbers": ("ground_numbers", "gate_parts", "natural"),
+            "aims": ("aims", "value_start", "natural"),
+            "around": ("around", "gate_parts", "natural"),
             "gate": ("gate", "gate_parts", "natural"),
             "gate_loss": ("gate_loss", "gate_parts", "natural"),
             "natural": ("natural", "gate_parts"),

@@ -23,6 +23,7 @@ from easyedit_personal.evaluate.result_folder import ResultFolder
 from easyedit_personal.hparams import PreserveParams
 from easyedit_personal.kernels.kinds import (
     Kind,
+    begun_answers,
     every_kind,
     kind_phrases,
     neutral_prompts,
@@ -53,7 +54,10 @@ def trained_on():
         kind = Kind(entry.name, entry.group, entry.names)
         for seed in range(3):
             texts |= {phrase.text for phrase in kind_phrases(kind, material, 60, Random(seed))}
-            texts |= {contrast.text for contrast in own_contrasts(kind, material, Random(seed))}
+            own = own_contrasts(kind, material, Random(seed))
+            begun = begun_answers(kind, own, material, Random(seed))
+            texts |= {contrast.text for contrast in (*own, *(answer.contrast for answer in begun))}
+            texts |= {answer.begun for answer in begun}
         requests = [EditRequest(f"What's my {entry.name}?", "falconry", entry.name, cluster="c")]
         texts |= {prompt.text for prompt in preserve_prompts(requests, MANY)}
         texts |= {request.prompt for request in with_indirect(requests, 500)}

@@ -51,6 +51,12 @@ def test_a_contrast_stands_behind_its_turns(tokenizer):
     assert tokenizer.decode(row.prompt_ids) == text and row.target_ids == ()
 
 
+def test_a_begun_answer_follows_the_prompt_and_is_not_ended(tokenizer):
+    row = module.encoded_contrast(tokenizer, Contrast("Whose?", "own"), HPARAMS, "Her pet is")
+    assert tokenizer.decode(row.prompt_ids) == "<|user|>Whose?<|end|><|assistant|>"
+    assert tokenizer.decode(row.target_ids) == "Her pet is"
+
+
 def test_prompts_are_answered_48_at_a_time_with_so_many_tokens_each(monkeypatch):
     asked = []
 

@@ -11,6 +11,7 @@ import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import gate as module
+from easyedit_personal.kernels.aims import HEARD, HEARD_ALONG, HEARD_NEAR
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.factors import Factors, Space
@@ -158,19 +159,27 @@ def test_answers_that_do_not_fit_the_context_are_not_learned_from(monkeypatch):
         assert module._fitting(None, spoken) == fitting
 
 
-def test_what_is_kept_of_a_gate_is_its_update_and_the_keys_near_it():
+def test_what_is_kept_of_a_gate_is_its_update():
     update = Factors(Space(torch.randn(3, 3), 2.0), torch.randn(2, 1), torch.randn(1, 3))
-    found = module._tensors({7: update}, {7: torch.randn(4, 3)})
-    assert set(found) == {"left.7", "right.7", "near.7"} and found["near.7"].dtype == torch.float16
+    found = module._tensors({7: update})
+    assert set(found) == {"left.7", "right.7"}
     torch.testing.assert_close(found["left.7"] @ found["right.7"], update.delta("x").update())
 
 
-def test_keys_near_a_gate_are_around_values_and_where_contrasts_alone_are_answered():
-    spoken = [said("name", "say", "value"), said("name", "value", "say"), said("name", "say", "say")]
-    members = [Contrast("a", "own", history=(("b", "c"),)), Contrast("d", "own")]
-    conversations = Pack([members[0]], Group(50, 1))
-    near = module._near([Group(0, 2), Group(4, 1)], spoken, [Pack(members, Group(100, 2)), conversations])
-    assert near[1][:, 0].tolist() == [0, 3, 4, 5, 100, 101] and torch.equal(near[2], -near[1])
+def test_a_gate_keeps_quiet_in_ordinary_text_along_tails_and_where_near_questions_are_answered():
+    keys = {n: torch.full((n + 1, 3), float(n)) for n in range(4)}
+    ground = SimpleNamespace(root={1: 2 * torch.eye(2), 2: torch.eye(2)}, ordinary={1: keys[0], 2: keys[1]})
+    tails, closed = {1: keys[2], 2: keys[2][:0]}, {1: keys[3], 2: keys[0]}
+    aimed = {1: torch.tensor([[3.0, 4.0]]), 2: torch.tensor([[1.0, 0.0]])}
+    found = module._quiet(ground, tails, closed, aimed)
+    assert (HEARD, HEARD_ALONG, HEARD_NEAR) == (1e-3, 5e-3, 1e-2)
+    for layer, expected in (
+        (1, ((keys[0], HEARD), (keys[2], HEARD_ALONG), (keys[3], HEARD_NEAR))),
+        (2, ((keys[1], HEARD), (keys[0], HEARD_NEAR))),  # no tails: nothing to be quiet at
+    ):
+        for (at, root), (wanted, heard) in zip(found[layer], expected, strict=True):
+            assert torch.equal(at, wanted)
+            torch.testing.assert_close(root, torch.cat([ground.root[layer], heard**0.5 * aimed[layer]]))
 
 
 def test_contrasts_about_the_kind_are_answered_by_the_model_in_four_tokens(llama, tokenizer):
@@ -192,11 +201,23 @@ def learning(monkeypatch):
     spoken = [said("name", "say", "value") for _ in range(7)]
     pools = {"own": ["own"] * 7, "named": ["named"] * 3}
     update = Factors(Space(None), torch.zeros(2, 1), torch.ones(1, 3))
+    own, places = SimpleNamespace(contrasts=["negated", "stated"]), {1: (torch.ones(2, 3), torch.ones(2, 2))}
+
+    def around(*parts):
+        given.update(around=parts[3:-1])
+        return SimpleNamespace(tensors=lambda: {"near.1": torch.zeros(1, 3)})
+
     monkeypatch.setattr(module, "speak", lambda tokenizer, phrase, kind, value, hparams: spoken[0])
     monkeypatch.setattr(module, "go_on", lambda model, tokenizer, some, tokens: given.update(tail=tokens) or some)
     monkeypatch.setattr(module, "_fitting", lambda model, some: some)
     monkeypatch.setattr(module, "_run", lambda *_: ["rows"])
-    monkeypatch.setattr(module, "_own_packs", lambda *_: ["own packs"])
+    monkeypatch.setattr(module, "_places", lambda rows: places)
+    monkeypatch.setattr(module, "_own_packs", lambda *_: [own])
+    monkeypatch.setattr(module, "aims", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
+    monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
+    monkeypatch.setattr(module, "closed_of", lambda packs: {1: torch.zeros(5, 1)})
+    monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
+    monkeypatch.setattr(module, "keys_around", around)
     monkeypatch.setattr(module, "_pools", lambda packs, *_: given.update(packs=packs) or pools)
     monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
     monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
@@ -206,9 +227,8 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
     monkeypatch.setattr(module, "divergence", lambda pool, *_: {"own": 1.0, "named": 10.0}[pool])
     monkeypatch.setattr(
-        module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: 7.0)
+        module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: float(len(root)))
     )
-    monkeypatch.setattr(module, "_near", lambda rows, some, own: {1: torch.zeros(1, 3)})
     monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
 
     def learn(keys=500, **natural):
@@ -221,9 +241,9 @@ def learning(monkeypatch):
     return learn
 
 
-def test_a_step_weighs_contrasts_about_the_kind_itself_three_times_and_ordinary_text(learning):
+def test_a_step_weighs_contrasts_about_the_kind_itself_four_times_and_ordinary_text(learning):
     given = learning(contrast_weight=4.0, quiet_weight=2.0)
-    assert given["loss"](0) == pytest.approx(1000 + 4.0 * (3 * 1.0 + 10.0) / 2 + 2.0 * 7.0)
+    assert given["loss"](0) == pytest.approx(1000 + 4.0 * (4 * 1.0 + 10.0) / 2 + 2.0 * (3.0 + 3.0))
     assert set(given["kept"]) == {"left.1", "right.1", "near.1"}
 
 
@@ -231,10 +251,10 @@ def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
     given = learning()
     for step in range(2):
         given["loss"](step)
-    first, second = given["keys"]
-    assert len(first) == len(second) == 400 and not torch.equal(first, second)
+    first, closed, second, again = given["keys"]
+    assert len(first) == len(second) == 400 and not torch.equal(first, second) and len(closed) == len(again) == 5
     learning(keys=30)["loss"](0)
-    assert len(given["keys"][-1]) == 30
+    assert len(given["keys"][-2]) == 30
 
 
 def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words_matter(learning):
@@ -245,7 +265,14 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
     assert sorted(first + second + third) == list(range(7)) and again == first
     assert given["looked_at"] == ["own"] * 3 + ["named"]
     assert given["tail"] == 6 and given["rest"] == (9, 0.5, 0.25)
-    assert given["packs"] == ["own packs", "shared"]
+    own, shared = given["packs"]
+    assert own.contrasts == ["negated", "stated"] and shared == "shared"
+
+
+def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):
+    spoken, keys, tails, own, begun = learning()["around"]
+    assert len(spoken) == 7 and torch.equal(keys[1], torch.ones(2, 3)) and tails[1].shape == (0, 1)
+    assert [pack.contrasts for pack in own] == [begun[1:]] and begun == ["pet", "negated", "stated"]
 
 
 def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypatch):
@@ -268,7 +295,7 @@ def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypat
     for natural in ({}, {}, *({name: 77} for name in shaping), {"value_lr": 77}):
         hparams = PersonalizationHyperParams(layers=[1, 2], natural=natural)
         (gate,) = module.gates_for(None, None, None, [PET], ground, hparams)
-        assert set(gate.factors) == set(gate.near) == {1, 2} and gate.near[1].dtype == torch.float32
+        assert set(gate.factors) == set(gate.around.near) == {1, 2} and gate.around.near[1].dtype == torch.float32
         assert {factor.dtype for factor in gate.factors[1]} == {torch.float32}
     assert names[0] == names[1] == names[-1] and len(set(names)) == 1 + len(shaping)  # values are no matter of gates
     assert all(len(name) == len("gate-.safetensors") + 16 for name in names)

@@ -14,11 +14,12 @@ from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
+from easyedit_personal.kernels.around import keys_around
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.gate import _near, _phrases, _pools, _roles, gates_for
+from easyedit_personal.kernels.gate import _phrases, _pools, _roles, gates_for
 from easyedit_personal.kernels.gate_loss import (
     FIRST,
     SURE,
@@ -35,6 +36,7 @@ from easyedit_personal.kernels.gate_loss import (
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import _ordinary, _prompt_keys, thinned
 from easyedit_personal.kernels.kinds import (
+    BegunAnswer,
     Contrast,
     Kind,
     Phrase,
@@ -240,7 +242,7 @@ def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, m
     monkeypatch.setattr(ground_numbers, "shared_packs", lambda *_: [])
     monkeypatch.setattr(ground_numbers, "_prompt_keys", lambda *_: {1: (keys["beginning"], keys["inside"])})
     monkeypatch.setattr(ground_numbers, "_answer_keys", lambda *_: ({1: keys["firsts"]}, {1: keys["along"]}))
-    monkeypatch.setattr(ground_numbers, "_last_keys", lambda *_: {1: keys["ends"]})
+    monkeypatch.setattr(ground_numbers, "last_keys", lambda *_: {1: keys["ends"]})
     monkeypatch.setattr(ground_numbers, "_ordinary", lambda *_: ({1: keys["ordinary"]}, {1: torch.eye(6) * 4}))
     monkeypatch.setattr(ground_numbers, "whitened_beside", lambda *given: seen.setdefault("given", given)[0])
     hparams = PersonalizationHyperParams(layers=[1], natural={"ordinary_weight": 3.0, "ridge": 0.2, "ordinary": 4})
@@ -291,7 +293,9 @@ def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questi
     contrasts = [Contrast("Whose hobby?", "own"), Contrast("And now?", "own", history=(("Hi.", "Hello."),))]
     own = [encode(tokenizer, c.text, target="a b") for c in contrasts]
     pack = Pack(contrasts, EditedRows(model, tokenizer, layout, own, [1], from_answers=True))
-    starts = sum(s.roles.count("value") for s in spoken)
-    along = len(rows.rows) - starts
-    assert len(_near([rows], spoken, [])[1]) == along
-    assert len(_near([rows], spoken, [pack])[1]) == along + int((pack.rows.rows == 0).sum())
+    keys = {1: rows.found_at(rows.rows, rows.columns)[1][0]}
+    begun = [BegunAnswer(contrasts[0], "Her hobby is")]
+    around = keys_around(model, tokenizer, layout, spoken, keys, {1: keys[1][:3]}, [pack], begun, HPARAMS)
+    along = len(rows.rows) - sum(s.roles.count("value") for s in spoken)
+    assert len(around.near[1]) == along + int((pack.rows.rows == 0).sum()) + 3
+    assert len(around.closed[1]) == 2 and len(around.begun[1]) == 1

@@ -141,7 +141,7 @@ def test_last_keys_are_where_the_models_answers_begin(llama, tokenizer, monkeypa
     monkeypatch.setattr(module, "ROWS", 2)
     rows = answers((1, 2, 1))
     with frozen(llama):
-        found = module._last_keys(llama, tokenizer, find_layout(llama), rows, HPARAMS)
+        found = module.last_keys(llama, tokenizer, find_layout(llama), rows, HPARAMS)
     for layer in (1, 2):
         wanted = torch.stack([plain_keys(llama, layer, row.prompt_ids)[-1] for row in rows])
         torch.testing.assert_close(found[layer], wanted, atol=1e-5, rtol=1e-4)
@@ -193,7 +193,7 @@ def computed(tokenizer, monkeypatch):
         monkeypatch.setattr(module, "_prompt_keys", lambda *given: seen.update(inside=given[3]) or still(2))
         monkeypatch.setattr(module, "_answer_keys", lambda *_: ({1: torch.randn(3, 4)}, {1: torch.randn(3001, 4)}))
         monkeypatch.setattr(module, "_begun", lambda *_: ([], ["pet"]))
-        monkeypatch.setattr(module, "_last_keys", lambda *_: {1: torch.randn(5, 4)})
+        monkeypatch.setattr(module, "last_keys", lambda *_: {1: torch.randn(5, 4)})
         monkeypatch.setattr(module, "_ordinary", lambda *given: seen.update(said=given[3]) or still(1, torch.eye(4)))
         monkeypatch.setattr(module, "answered", answered(seen))
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)

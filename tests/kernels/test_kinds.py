@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 
 from easyedit_personal.clustering.lexicon import Entry
-from easyedit_personal.data.beginnings import Contrasts
+from easyedit_personal.data.beginnings import Contrasts, contrasts
 from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.kernels import kinds
-from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase, kind_of, kind_phrases, own_contrasts, sample_values
+from easyedit_personal.kernels.kinds import (
+    BegunAnswer,
+    Contrast,
+    Kind,
+    Phrase,
+    begun_answers,
+    kind_of,
+    kind_phrases,
+    own_contrasts,
+    sample_values,
+)
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.types import EditRequest
 
@@ -33,6 +44,8 @@ NEAR = Contrasts(
     negated=("near negated {n}",),
     somebody_else=("near of {who} {n}",),
     general=("any {n}",),
+    begun_else=("{who}'s {n} is", "their {n} is"),
+    begun_not=("your {n} is not", "no {n} of yours is"),
     stated=("mine is {v}, a {n}",),
     heard=("good: {v}, a {n}",),
 )
@@ -80,15 +93,52 @@ def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
     found = own_contrasts(PET, MATERIAL, Random(0))
     assert {contrast.pool for contrast in found} == {"own"} and {contrast.group for contrast in found} == {None}
     alone = [contrast for contrast in found if not contrast.history]
-    beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What isn't my", "What's Ann's", "Any")
+    beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What's Ann's", "Any")
+    beginnings += ("What isn't my", "What is not my")
     counts = Counter(next(text for text in beginnings if c.text.startswith(text)) for c in alone)
-    assert counts["Negated"] + counts["Near negated"] == 30 and counts["What isn't my"] == 8
+    assert counts["Negated"] + counts["Near negated"] == 30 and counts["What isn't my"] == 6
+    assert counts["What is not my"] == 6
     assert counts["Of Ann"] + counts["Near of Ann"] + counts["Yours"] == 24 and counts["What's Ann's"] == 20
-    assert counts["Any"] == 8 and min(counts.values()) == 8
+    assert counts["Any"] == 8 and min(counts.values()) == 6
     stated = [contrast for contrast in found if contrast.history]
     assert {contrast.history for contrast in stated} == {(("mine is a newt, a pet", "good: a newt, a pet"),)}
     assert [contrast.text == "What's my pet?" for contrast in stated] == [False, True] * 4
     assert all(contrast.text.startswith("own ") and contrast.text.endswith(" pet") for contrast in stated[::2])
+
+
+def test_beginnings_that_a_value_does_not_follow_are_sixteen_of_somebody_and_sixteen_of_nobody(world):
+    stated, alone = Contrast("And now?", "own", history=(("Mine is tea.", "Good."),)), Contrast("Whose?", "own")
+    found = begun_answers(PET, [alone, stated], MATERIAL, Random(0))
+    assert len(found) == 16 + 16 + 1 and found[-1] == BegunAnswer(stated, "Your pet is")
+    assert {answer.contrast.pool for answer in found} == {"own"}
+    texts, said = [[answer.contrast.text for answer in found], [answer.begun for answer in found]]
+    assert said[:16] == ["Ann's pet is", "Their pet is"] * 8
+    assert said[16:32] == ["Your pet is not", "No pet of yours is"] * 8
+    assert texts[1:16:2] == ["What's Ann's pet?"] * 8 and texts[17:32:2] == ["What isn't my pet?"] * 8
+    assert set(texts[:16]) == {"What's Ann's pet?", "Near of Ann pet"}
+    assert set(texts[16:32]) == {"What isn't my pet?", "What is not my pet?", "Near negated pet"}
+
+
+def test_the_user_s_people_are_the_model_s_your_people_or_go_by_their_name_alone(world, monkeypatch):
+    monkeypatch.setattr(
+        kinds, "contrasts", lambda: replace(NEAR, begun_else=("{who} has:",), begun_not=("none of {n}",))
+    )
+    for who, bare in (("my uncle Bo", "Uncle Bo has:"), ("Tommy", "Tommy has:")):
+        people = replace(MATERIAL, people=(who,))
+        found = begun_answers(PET, [], people, Random(0))[:16]
+        yours = "Your uncle Bo has:" if who.startswith("my ") else bare
+        assert [answer.begun for answer in found] == [bare, bare, yours, yours] * 4
+        assert found[1].contrast.text == f"What's {who}'s pet?"
+
+
+def test_shipped_beginnings_leave_the_name_open_once_and_end_before_a_value():
+    near = contrasts()
+    for text in (*near.begun_else, *near.begun_not):
+        assert text.count("{n}") == 1 and "{v}" not in text and text[-1].isalpha(), text
+    assert any("{who}" in text for text in near.begun_else)
+    assert not any("{who}" in text for text in near.begun_not)
+    every = (*near.begun_else, *near.begun_not)
+    assert len({text.lower() for text in every}) == len(every)
 
 
 def test_what_all_gates_keep_quiet_at(world):

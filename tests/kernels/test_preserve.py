@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
+from easyedit_personal.data.beginnings import contrasts
 from easyedit_personal.errors import ConfigError, DataError
 from easyedit_personal.generation import base_answers as answers
 from easyedit_personal.generation.base_answers import with_answers
@@ -45,7 +46,8 @@ def all_sentences() -> set[str]:
     """Everything that could be preserved or serve as an indirect phrase, with every name and person filled in."""
     material, lexicon = Material.load(), Lexicon.load()
     names = [name for entry in lexicon.entries for name in entry.names]
-    own = [t.replace("{n}", n) for t in (*material.own, *material.negated, *material.yourself) for n in names]
+    alone = (*material.own, *material.negated, *material.yourself, *contrasts().begun_not)
+    own = [t.replace("{n}", n) for t in alone for n in names]
     theirs = [
         t.replace("{n}", n).replace("{who}", w) for t in material.somebody_else for n in names for w in material.people
     ]
@@ -74,6 +76,8 @@ def test_no_template_is_an_evaluation_template():
     theirs = {normalise(frame) for key in ("negated_frames", "other_frames", "cluster_frames") for frame in frames[key]}
     material = Material.load()
     ours = {normalise(t) for t in (*material.own, *material.negated, *material.somebody_else, *material.yourself)}
+    near = contrasts()
+    ours |= {normalise(text) for text in (*near.negated, *near.general, *near.begun_else, *near.begun_not)}
     assert not ours & theirs
     assert not set(material.people) & {*frames["people"], *frames["relations"]}
 

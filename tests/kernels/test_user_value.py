@@ -36,7 +36,9 @@ def value(monkeypatch):
             module, "words_and_learned", lambda mine, spoken, own: (torch.tensor([3, 5, 9]), (mine, own))
         )
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
-        monkeypatch.setattr(module, "quiet_forms", lambda *_: [])
+        monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
+        monkeypatch.setattr(module, "aims", lambda rows, roles, words: (rows, roles, words.tolist()))
+        monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, aimed, device: [aimed])
         return _Value(WANTED, spoken(*[1] * count), rows, first, None, settings().replace(seed=seed))
 
     return make
@@ -45,6 +47,7 @@ def value(monkeypatch):
 def test_a_step_sees_half_of_a_values_phrases_and_the_next_one_the_others(value):
     made = value(7, first=20)
     assert made.learned == (list(range(20, 27)), 2)  # its rows among all; two phrases are the user's own
+    assert made.quiet == [([made.learned[0]], (7, made.learned), [3, 5, 9])]  # quiet also where its words would rise
     assert sorted(made.part(0) + made.part(1)) == list(range(7)) and made.part(2) == made.part(0)
     assert [len(made.part(step)) for step in range(2)] == [4, 3]
     assert all(part == sorted(part) for part in made.parts) and made.worst == [float("inf")] * 2
@@ -62,12 +65,12 @@ def test_a_value_costs_its_tokens_but_those_said_anyway_and_what_is_heard_elsewh
     made.updates = {1: 2.0, 2: 4.0}
     made.quiet = [(1.0, lambda update: torch.tensor(update), 1), (10.0, lambda update: torch.tensor(update), 2)]
     ids = torch.tensor([5, 3, 9, 9])  # words are 3, 5, 9
-    nats = torch.tensor([0.25, 0.15, 2.0, 0.19])
+    nats = torch.tensor([0.25, 0.015, 2.0, 0.021])
     logits = torch.full((4, 3), -60.0)
     for place, (number, cost) in enumerate(zip((1, 0, 2, 2), nats)):
         logits[place, number], logits[place, (number + 1) % 3] = 0.0, cost.exp().sub(1).log()
     found = made.loss(5, logits, ids)
-    assert float(found) == pytest.approx((0.25 + 2.0) / 4 + 0.5 * (1.0 * 2.0 + 10.0 * 4.0), rel=1e-4)
+    assert float(found) == pytest.approx((0.25 + 2.0 + 0.021) / 4 + 0.5 * (1.0 * 2.0 + 10.0 * 4.0), rel=1e-4)
     assert made.worst == [float("inf"), pytest.approx(2.0, rel=1e-4)]
 
 

@@ -10,9 +10,17 @@ import torch
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import value_start as module
+from easyedit_personal.kernels.aims import HEARD, HEARD_NEAR
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.spoken import Spoken
-from easyedit_personal.kernels.value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned
+from easyedit_personal.kernels.value_start import (
+    Wanted,
+    chosen,
+    first_factors,
+    learned_roles,
+    quiet_forms,
+    words_and_learned,
+)
 from easyedit_personal.modeling.tokens import Encoded
 from easyedit_personal.types import EditRequest
 
@@ -73,7 +81,7 @@ def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers
 def still():
     """A gate and a ground whose numbers tell where they come from."""
     metric, near = torch.randn(2, 4, 4), torch.randn(2, 7, 4)
-    gate = SimpleNamespace(near={1: near[0], 2: near[1]}, phrases=[])
+    gate = SimpleNamespace(around=SimpleNamespace(near={1: near[0], 2: near[1]}))
     return gate, SimpleNamespace(metric={1: metric[0], 2: metric[1]})
 
 
@@ -90,8 +98,15 @@ def test_directions_are_of_the_value_s_first_tokens_and_of_unknown_beginnings(st
         assert update.space.metric is ground.metric[layer]
         assert torch.equal(update.left, torch.zeros(2, len(places)))
         for direction, numbers in zip(update.right, places, strict=True):
-            apart = (keys[numbers].mean(0) - gate.near[layer].mean(0)) @ ground.metric[layer]
+            apart = (keys[numbers].mean(0) - gate.around.near[layer].mean(0)) @ ground.metric[layer]
             torch.testing.assert_close(direction, apart / apart.dot(apart), atol=1e-4, rtol=1e-3)
+
+
+def test_known_beginnings_have_no_direction(still):
+    gate, ground = still
+    learned = [(False, False, True, True, True, True), (False, True, True), (False, True)]
+    hparams = PersonalizationHyperParams(natural={"value_rank": 1})
+    assert len(first_factors(Rows(), spoken(), learned, gate, ground, hparams)[1].right) == 1
 
 
 def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(still):
@@ -100,6 +115,13 @@ def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(sti
     hparams = PersonalizationHyperParams(natural={"value_rank": 1})
     bare = spoken((("value", "value", "say", "say", "say", "say"), *ROLES[1:]))
     assert len(first_factors(Rows(), bare, learned, gate, ground, hparams)[1].right) == 2
+
+
+def test_roles_of_learned_places_are_beginnings_first_tokens_and_the_value_s_by_place():
+    answers = spoken((("say", "say", "value", "value", "say"), ("say", "value", "say"), ("say", "say", "value")))
+    learned = [(True, True, True, True, True), (False, True, True), (True, False, True)]
+    found = learned_roles(answers, learned, torch.device("cpu"))
+    assert [role.tolist() for role in found] == [[0, 8], [2, 6, 10], [3]]
 
 
 @pytest.mark.parametrize(("group", "contrasts", "begun"), [("pet", [0, 2], [0, 2]), (None, [0, 1, 2], [0, 1, 2])])
@@ -113,13 +135,17 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
         begun=by_layer(20),
         ordinary=by_layer(30),
     )
-    wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(near=by_layer(40)))
-    forms = quiet_forms(wanted, ground, torch.device("cpu"))
+    around = SimpleNamespace(near=by_layer(40), begun=by_layer(50), closed=by_layer(60))
+    wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(around=around))
+    aimed = {1: torch.tensor([[3.0]]), 2: torch.tensor([[5.0], [7.0]])}
+    forms = quiet_forms(wanted, ground, aimed, torch.device("cpu"))
     expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
-    expected += [(10.0, [30, 31, 32])]
+    expected += [(10.0, [30, 31, 32]), (1.0, [50, 51, 52]), (1.0, [60, 61, 62])]
     found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
-    assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 4 + [2] * 4
-    assert [float(form.root) for _, form, _ in forms] == [1.0] * 4 + [2.0] * 4
+    assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 6 + [2] * 6
+    for number, (_, form, layer) in enumerate(forms):
+        heard = HEARD_NEAR if number % 6 in (4, 5) else HEARD
+        torch.testing.assert_close(form.root, torch.cat([ground.root[layer], heard**0.5 * aimed[layer]]))
 
 
 @pytest.fixture
@@ -128,7 +154,7 @@ def choose(tokenizer, monkeypatch):
     known = [Phrase(f"What's my {n} pet?", "name") for n in range(6)]
     known += [Phrase(f"Whom do I feed on day {n}?", ("implicit", "product")[n % 2]) for n in range(3)]
 
-    def run(requests, count=8, limit=None, value="a cat"):
+    def run(requests, count=8, limit=None, value="a cat", known=known):
         monkeypatch.setattr(module, "context_limit", lambda model: limit)
         hparams = PersonalizationHyperParams(natural={"value_phrases": count})
         return chosen(None, tokenizer, Wanted(PET, value, requests, SimpleNamespace(phrases=known)), hparams)
@@ -141,14 +167,22 @@ def own(count):
     return [EditRequest(f"My pet, part {n}?", "a cat", "pet" if n % 2 else None) for n in range(count)]
 
 
-def test_half_of_the_phrases_at_most_are_the_users_own_and_the_asked_question_comes_first(choose):
+def test_half_of_the_phrases_at_most_are_the_users_own_then_comes_the_plainest_and_half_are_without_a_name(choose):
     texts = [s.phrase.text for s in choose(own(6))]
     assert texts[:4] == [f"My pet, part {n}?" for n in (5, 4, 3, 2)] and len(texts) == 8
+    assert texts[4] == "What's my 0 pet?"
+    assert sum(s.phrase.asks != "name" for s in choose(own(6))) == 4
     assert [s.phrase.asks for s in choose(own(2))[:2]] == ["name", "implicit"]
     others = choose(own(1))[1:]
-    assert [s.phrase.asks == "name" for s in others] == [False, True] * 3 + [True]
+    assert [s.phrase.asks == "name" for s in others] == [True, False, False, False, True, True, True]
+    assert [s.phrase.asks == "name" for s in choose(own(1), count=4)] == [False, True, False, True]
     assert len({s.phrase for s in others}) == 7
     assert len(choose(own(1), count=30)) == 1 + 9  # the gate knows no more
+
+
+def test_where_names_run_out_the_others_fill_up(choose):
+    known = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(5))]
+    assert [s.phrase.asks for s in choose(own(1), count=6, known=known)] == ["implicit", "name"] + ["implicit"] * 4
 
 
 def test_a_users_turns_before_the_question_are_learned_with_it(choose):

@@ -9,6 +9,7 @@ import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import value_start
+from easyedit_personal.kernels.around import Around
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.gate import Gate
@@ -23,6 +24,7 @@ HOBBY = Kind("hobby", "hobby", ("hobby", "pastime"))
 NATURAL = {"contrasts": 24, "ordinary": 6, "answer_tokens": 4, "value_phrases": 8, "value_rank": 2}
 KNOWN = [Phrase(f"What's my {i} hobby?", "name") for i in range(6)]
 KNOWN += [Phrase(f"What shall we do on day {i}?", "implicit") for i in range(6)]
+NO_AIM = {1: torch.zeros(0, 32)}
 OWN = [
     EditRequest("Name my pastime.", "kite surfing", "pastime"),
     EditRequest("What's my hobby?", "kite surfing", "hobby"),
@@ -39,17 +41,19 @@ def begun(tmp_path_factory):
     layout = find_layout(model, hparams)
     with frozen(model):
         ground = prepare(model, tokenizer, layout, hparams)
-        gate = Gate({}, {1: ground.ordinary[1] + 0.1}, KNOWN)
+        around = (ground.ordinary[1] + 0.1, ground.ordinary[1][:5], ground.ordinary[1][:7])
+        gate = Gate({}, Around(*({1: keys} for keys in around)), KNOWN)
         wanted = Wanted(HOBBY, "kite surfing", OWN, gate)
         spoken = chosen(model, tokenizer, wanted, hparams)
         rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], [1], from_answers=True)
         yield hparams, ground, wanted, spoken, rows
 
 
-def test_the_asked_question_comes_first_and_the_gates_follow_by_turns(begun):
+def test_the_asked_question_comes_first_then_the_plainest_and_half_are_without_a_name(begun):
     spoken = begun[3]
     assert [s.phrase.text for s in spoken[:2]] == ["What's my hobby?", "Name my pastime."]
-    assert [s.phrase.asks for s in spoken[2:]] == ["implicit", "name"] * 3
+    assert spoken[2].phrase == KNOWN[0]
+    assert [s.phrase.asks for s in spoken[3:]] == ["implicit"] * 4 + ["name"]
     assert len({s.phrase for s in spoken}) == 8
 
 
@@ -75,7 +79,7 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
     firsts = [int((rows.rows == number).nonzero()[0]) for number in range(own)]
     expected = [keys[firsts]] * bool(own) + [keys[starts], keys[[i + 1 for i in starts if roles[i + 1] == "value"]]]
     assert len(factors.right) == len(expected) and not factors.left.any()
-    near = factors.space.whitened(wanted.gate.near[1]).mean(0)
+    near = factors.space.whitened(wanted.gate.around.near[1]).mean(0)
     for direction, own_keys in zip(factors.right, expected):
         gained = (factors.space.whitened(own_keys).mean(0) - near) @ direction
         assert float(gained) == pytest.approx(1.0, rel=1e-3)
@@ -84,15 +88,16 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
 def test_ordinary_text_weighs_most_and_the_kind_s_own_beginnings_are_left_out(begun):
     _, ground, wanted, *_ = begun
     groups = ground.begun_groups
-    forms = quiet_forms(wanted, ground, torch.device("cpu"))
-    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 10.0]
+    forms = quiet_forms(wanted, ground, NO_AIM, torch.device("cpu"))
+    assert [len(form.keys) for _, form, _ in forms[4:]] == [7, 5]
+    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 10.0, 1.0, 1.0]
     assert len(forms[1][1].keys) == sum(group != "hobby" for group in groups) < len(groups)
     nameless = replace(wanted, kind=Kind("knot", None, ("knot",)))
-    assert len(quiet_forms(nameless, ground, torch.device("cpu"))[1][1].keys) == len(groups)
+    assert len(quiet_forms(nameless, ground, NO_AIM, torch.device("cpu"))[1][1].keys) == len(groups)
 
 
 def test_contrasts_of_the_kind_itself_are_left_out(begun):
     _, ground, wanted, *_ = begun
     group = next(c.group for c in ground.contrasts if c.group)
-    forms = quiet_forms(replace(wanted, kind=Kind("thing", group, ("thing",))), ground, torch.device("cpu"))
+    forms = quiet_forms(replace(wanted, kind=Kind("thing", group, ("thing",))), ground, NO_AIM, torch.device("cpu"))
     assert len(forms[2][1].keys) == sum(c.group != group for c in ground.contrasts) < len(ground.contrasts)

@@ -107,7 +107,7 @@ class NaturalParams(Section):
     value_steps: int = Field(60, ge=1)
     value_lr: float = Field(0.5, gt=0, le=MAX_RATE)
     value_phrases: int = Field(16, ge=2)
-    value_quiet_weight: float = Field(3.0, ge=0)
+    value_quiet_weight: float = Field(1.0, ge=0)
     stop_loss: float = Field(0.05, ge=0)
     contrasts: int = Field(500, ge=8)
     ordinary: int = Field(60, ge=4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from random import Random
 from typing import Any
 
@@ -29,7 +30,7 @@ from .spoken import Spoken, speak
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
-ORDINARY = 10.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
+ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     own: list[Phrase] = [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
     own.append(gate.phrases[0])  # the plainest
     known = rng.sample(gate.phrases, len(gate.phrases))
-    named, indirect = ([p for p in known if (p.asks == "name") == by_name] for by_name in (True, False))
+    named, implicit, product = ([p for p in known if p.asks == asks] for asks in ("name", "implicit", "product"))
+    indirect = [phrase for turn in zip_longest(implicit, product) for phrase in turn if phrase]
     half = max(0, count // 2 - sum(phrase.asks != "name" for phrase in own))
     phrases = list(dict.fromkeys([*own, *indirect[:half], *named, *indirect[half:]]))[:count]
     limit = context_limit(model)

@@ -140,7 +140,7 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
     aimed = {1: torch.tensor([[3.0]]), 2: torch.tensor([[5.0], [7.0]])}
     forms = quiet_forms(wanted, ground, aimed, torch.device("cpu"))
     expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
-    expected += [(10.0, [30, 31, 32]), (1.0, [50, 51, 52]), (1.0, [60, 61, 62])]
+    expected += [(30.0, [30, 31, 32]), (1.0, [50, 51, 52]), (1.0, [60, 61, 62])]
     found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
     assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 6 + [2] * 6
     for number, (_, form, layer) in enumerate(forms):
@@ -178,6 +178,13 @@ def test_half_of_the_phrases_at_most_are_the_users_own_then_comes_the_plainest_a
     assert [s.phrase.asks == "name" for s in choose(own(1), count=4)] == [False, True, False, True]
     assert len({s.phrase for s in others}) == 7
     assert len(choose(own(1), count=30)) == 1 + 9  # the gate knows no more
+
+
+def test_questions_without_a_name_and_about_what_to_buy_take_turns_while_there_are_both(choose):
+    known = [Phrase("What's my pet?", "name"), *(Phrase(f"What shall I buy on day {n}?", "product") for n in range(3))]
+    known.append(Phrase("Whom do I feed?", "implicit"))
+    found = [s.phrase.asks for s in choose(own(1), known=known)]
+    assert found == ["implicit", "name", "implicit", "product", "product", "product"]
 
 
 def test_where_names_run_out_the_others_fill_up(choose):

@@ -227,7 +227,8 @@ def test_the_untouched_model_changes_nothing_and_knows_no_value(figures):
     assert metrics["everyday"]["mean"] == metrics["everyday"]["content"] == metrics["locality"]["content"] == 1
     assert metrics["other_attribute"]["named"] == metrics["other_attribute"]["indirect"] == 0
     assert metrics["application"]["mean"] == metrics["application"]["applied"] == 0
-    assert "helpful" not in metrics, "there was no hit that could have been"
+    none = metrics["helpful"]
+    assert none["mean"] is None and none["of_all"] == 0, "there was no hit that could have been, so none of all was"
 
 
 def test_a_model_that_says_the_value_to_everything_is_found_out(figures):

@@ -40,7 +40,8 @@ class Probe:
 def aims(rows: Sequence[EditedRows], roles: Sequence[Tensor], words: Tensor) -> dict[int, Tensor]:
     """By layer, what raises the words of each role most: [roles, d_out], in nats per unit of the output.
 
-    Gradients of log p(y) with respect to the projection's output where y is predicted, averaged over a role's places.
+    Gradients with respect to the projection's output, averaged over a role's places: of log p(y) where y is predicted,
+    and of what it does to the learned words that follow in the same answer.
 
     Args:
         roles: numbers of places among those of all rows, in their order.

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..progress import progress
-from .aims import HEARD, HEARD_ALONG, HEARD_NEAR, aims, with_aims
-from .around import Around, closed_of, keys_around, tails_of
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, adam, towards
@@ -30,7 +28,9 @@ from .ground import Ground, kept
 from .ground_numbers import Tensors
 from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
 from .preserve import Material
+from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
+from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, NEAR_WEIGHT, target_gradients, with_gradients
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
@@ -48,12 +48,12 @@ class Gate:
 
     Attributes:
         factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
-        around: keys at which the kind's values keep quiet.
+        quiet: keys at which the kind's values keep quiet.
         phrases: the questions it was learned from, the plainest first.
     """
 
     factors: dict[int, tuple[Tensor, Tensor]]
-    around: Around
+    quiet: QuietKeys
     phrases: list[Phrase]
 
 
@@ -81,7 +81,7 @@ def gates_for(
         name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
         tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
         factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
-        gates.append(Gate(factors, Around.of(tensors, hparams.layers), phrases))
+        gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases))
     return gates
 
 
@@ -118,9 +118,12 @@ def _learn(
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
-    updates = _start(rows, spoken, ground, hparams)
+    places = _places(rows)
     tails = tails_of(model, tokenizer, layout, spoken, hparams)
-    quiet = _quiet(ground, tails, closed_of(own), aims(rows, _roles(spoken), words))
+    begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
+    around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
+    quiet = _quiet(ground, tails, around.closed, target_gradients(rows, _roles(spoken), words))
+    updates = _start(places, spoken, ground, hparams)
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -138,9 +141,7 @@ def _learn(
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
-    begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
-    keys = {layer: found for layer, (found, _) in _places(rows).items()}
-    return _tensors(updates) | keys_around(model, tokenizer, layout, spoken, keys, tails, own, begun, hparams).tensors()
+    return _tensors(updates) | around.tensors()
 
 
 def _run(
@@ -169,7 +170,7 @@ def _speaking(
     return found
 
 
-def _places(rows: Sequence[EditedRows]) -> dict[int, tuple[Tensor, Tensor]]:
+def _places(rows: Sequence[EditedRows]) -> Places:
     """By layer: keys and outputs at all positions of the answers, in their order."""
     found = [group.found_at(group.rows, group.columns) for group in rows]
     return {
@@ -209,12 +210,12 @@ def _pools(
 
 
 def _start(
-    rows: Sequence[EditedRows], spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
+    places: Places, spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
 ) -> dict[int, Factors]:
     """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
     roles = _roles(spoken)
     updates = {}
-    for layer, (keys, outputs) in _places(rows).items():
+    for layer, (keys, outputs) in places.items():
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
         whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
         right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
@@ -223,14 +224,14 @@ def _start(
 
 
 def _quiet(
-    ground: Ground, tails: Mapping[int, Tensor], closed: Mapping[int, Tensor], aimed: Mapping[int, Tensor]
+    ground: Ground, tails: Mapping[int, Tensor], closed: Mapping[int, Tensor], gradients: Mapping[int, Tensor]
 ) -> dict[int, list[tuple[Tensor, Tensor]]]:
     """By layer: keys at which the gate is not to be heard, and the root of the form that says what it costs."""
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for layer, root in ground.root.items():
-        parts = ((HEARD, ground.ordinary[layer]), (HEARD_ALONG, tails[layer]), (HEARD_NEAR, closed[layer]))
-        device = aimed[layer].device
-        found[layer] = [(keys.to(device), with_aims(root, aimed, layer, heard)) for heard, keys in parts if len(keys)]
+        mine = gradients[layer]
+        parts = ((ELSEWHERE_WEIGHT, ground.ordinary[layer]), (ALONG_WEIGHT, tails[layer]), (NEAR_WEIGHT, closed[layer]))
+        found[layer] = [(keys.to(mine.device), with_gradients(root, mine, w)) for w, keys in parts if len(keys)]
     return found
 
 

@@ -21,11 +21,11 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
-from .aims import Probe
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
 from .preserve import Material
+from .target_gradients import Probe
 
 SAMPLES = 2  # of each position's next token, for the Fisher information
 PROMPTS = 100  # whose inside is looked at

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, input_device
 from ..progress import log
-from .aims import aims
 from .carried import Carried
 from .edited_rows import EditedRows
 from .factors import Factors, adam
 from .ground import Ground
 from .packing import ENOUGH
 from .spoken import Spoken
+from .target_gradients import target_gradients
 from .value_start import Wanted, chosen, first_factors, learned_roles, quiet_forms, words_and_learned
 
 RIGHT_LR = 0.05
@@ -91,8 +91,8 @@ class _Value:
         mine = rows.select(range(first, first + len(spoken)))
         self.words, self.learned = words_and_learned(mine, spoken, len(wanted.requests))
         self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
-        aimed = aims([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
-        self.quiet = quiet_forms(wanted, ground, aimed, rows.ids.device)
+        gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
+        self.quiet = quiet_forms(wanted, ground, gradients, rows.ids.device)
         order = Random(hparams.seed).sample(range(len(spoken)), len(spoken))
         self.parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
         self.worst = [float("inf")] * len(self.parts)

@@ -19,7 +19,6 @@ from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import context_limit
 from ..types import EditRequest
-from .aims import HEARD, HEARD_NEAR, with_aims
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, towards
 from .gate import Gate
@@ -27,6 +26,7 @@ from .ground import Ground
 from .ground_numbers import thinned
 from .kinds import Kind, Phrase
 from .spoken import Spoken, speak
+from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
@@ -117,33 +117,33 @@ def first_factors(
     updates = {}
     for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
         space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
-        near = gate.around.near[layer].to(keys.device).mean(0, keepdim=True)
+        near = gate.quiet.near[layer].to(keys.device).mean(0, keepdim=True)
         right = towards([space.whitened(keys[numbers]) for numbers in roles], space.whitened(near))
         updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
     return updates
 
 
 def quiet_forms(
-    wanted: Wanted, ground: Ground, aimed: Mapping[int, Tensor], device: torch.device
+    wanted: Wanted, ground: Ground, gradients: Mapping[int, Tensor], device: torch.device
 ) -> list[tuple[float, Quiet, int]]:
     """(weight, form, layer): where the value is not to be heard.
 
     Args:
-        aimed: what raises the learned words, see ``aims``.
+        gradients: what raises the learned words, see ``target_gradients``.
     """
-    kind, around, found = wanted.kind, wanted.gate.around, []
+    kind, mine, found = wanted.kind, wanted.gate.quiet, []
     others = torch.tensor([c.group is None or c.group != kind.group for c in ground.contrasts])
     begun = torch.tensor([group is None or group != kind.group for group in ground.begun_groups])
     for layer, root in ground.root.items():
-        for weight, aim, keys in (
-            (1.0, HEARD, around.near[layer]),
-            (1.0, HEARD, ground.begun[layer][begun]),
-            (1.0, HEARD, thinned(ground.firsts[layer][others])),
-            (ORDINARY, HEARD, ground.ordinary[layer]),
-            (1.0, HEARD_NEAR, around.begun[layer]),
-            (1.0, HEARD_NEAR, around.closed[layer]),
+        for weight, heard, keys in (
+            (1.0, ELSEWHERE_WEIGHT, mine.near[layer]),
+            (1.0, ELSEWHERE_WEIGHT, ground.begun[layer][begun]),
+            (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
+            (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
+            (1.0, NEAR_WEIGHT, mine.begun[layer]),
+            (1.0, NEAR_WEIGHT, mine.closed[layer]),
         ):
-            found.append((weight, Quiet(keys.to(device), with_aims(root, aimed, layer, aim)), layer))
+            found.append((weight, Quiet(keys.to(device), with_gradients(root, gradients[layer], heard)), layer))
     return found
 
 

@@ -11,7 +11,6 @@ import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import gate as module
-from easyedit_personal.kernels.aims import HEARD, HEARD_ALONG, HEARD_NEAR
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.factors import Factors, Space
@@ -19,6 +18,7 @@ from easyedit_personal.kernels.gate import _parts, _phrases, _pools, _roles
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import Spoken
+from easyedit_personal.kernels.target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, NEAR_WEIGHT
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
 
@@ -115,10 +115,10 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     ground = SimpleNamespace(
         metric={n: torch.randn(3, 3) for n in (1, 2)}, firsts={n: torch.randn(4, 3) for n in (1, 2)}
     )
-    rows = [Group(0, 2), Group(100, 1)]
+    places = module._places([Group(0, 2), Group(100, 1)])
     hparams = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 2})
-    for layer, update in module._start(rows, spoken, ground, hparams).items():
-        keys, outputs = module._places(rows)[layer]
+    for layer, update in module._start(places, spoken, ground, hparams).items():
+        keys, outputs = places[layer]
         assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
         assert torch.equal(update.left, torch.zeros(2, 2)) and update.space.metric is ground.metric[layer]
         others = ground.firsts[layer].mean(0)
@@ -126,7 +126,7 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
             apart = (keys[role].mean(0) - others) @ update.space.metric
             torch.testing.assert_close(direction, apart / apart.dot(apart))
     one = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 1})
-    assert len(module._start(rows, spoken, ground, one)[1].right) == 1
+    assert len(module._start(places, spoken, ground, one)[1].right) == 1
 
 
 def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():
@@ -170,16 +170,16 @@ def test_a_gate_keeps_quiet_in_ordinary_text_along_tails_and_where_near_question
     keys = {n: torch.full((n + 1, 3), float(n)) for n in range(4)}
     ground = SimpleNamespace(root={1: 2 * torch.eye(2), 2: torch.eye(2)}, ordinary={1: keys[0], 2: keys[1]})
     tails, closed = {1: keys[2], 2: keys[2][:0]}, {1: keys[3], 2: keys[0]}
-    aimed = {1: torch.tensor([[3.0, 4.0]]), 2: torch.tensor([[1.0, 0.0]])}
-    found = module._quiet(ground, tails, closed, aimed)
-    assert (HEARD, HEARD_ALONG, HEARD_NEAR) == (1e-3, 5e-3, 1e-2)
+    gradients = {1: torch.tensor([[3.0, 4.0]]), 2: torch.tensor([[1.0, 0.0]])}
+    found = module._quiet(ground, tails, closed, gradients)
+    assert (ELSEWHERE_WEIGHT, ALONG_WEIGHT, NEAR_WEIGHT) == (1e-3, 5e-3, 1e-2)
     for layer, expected in (
-        (1, ((keys[0], HEARD), (keys[2], HEARD_ALONG), (keys[3], HEARD_NEAR))),
-        (2, ((keys[1], HEARD), (keys[0], HEARD_NEAR))),  # no tails: nothing to be quiet at
+        (1, ((keys[0], ELSEWHERE_WEIGHT), (keys[2], ALONG_WEIGHT), (keys[3], NEAR_WEIGHT))),
+        (2, ((keys[1], ELSEWHERE_WEIGHT), (keys[0], NEAR_WEIGHT))),  # no tails: nothing to be quiet at
     ):
         for (at, root), (wanted, heard) in zip(found[layer], expected, strict=True):
             assert torch.equal(at, wanted)
-            torch.testing.assert_close(root, torch.cat([ground.root[layer], heard**0.5 * aimed[layer]]))
+            torch.testing.assert_close(root, torch.cat([ground.root[layer], heard**0.5 * gradients[layer]]))
 
 
 def test_contrasts_about_the_kind_are_answered_by_the_model_in_four_tokens(llama, tokenizer):
@@ -205,7 +205,7 @@ def learning(monkeypatch):
 
     def around(*parts):
         given.update(around=parts[3:-1])
-        return SimpleNamespace(tensors=lambda: {"near.1": torch.zeros(1, 3)})
+        return SimpleNamespace(closed={1: torch.zeros(5, 1)}, tensors=lambda: {"near.1": torch.zeros(1, 3)})
 
     monkeypatch.setattr(module, "speak", lambda tokenizer, phrase, kind, value, hparams: spoken[0])
     monkeypatch.setattr(module, "go_on", lambda model, tokenizer, some, tokens: given.update(tail=tokens) or some)
@@ -213,11 +213,10 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "_run", lambda *_: ["rows"])
     monkeypatch.setattr(module, "_places", lambda rows: places)
     monkeypatch.setattr(module, "_own_packs", lambda *_: [own])
-    monkeypatch.setattr(module, "aims", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
+    monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
     monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
-    monkeypatch.setattr(module, "closed_of", lambda packs: {1: torch.zeros(5, 1)})
     monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
-    monkeypatch.setattr(module, "keys_around", around)
+    monkeypatch.setattr(module, "quiet_keys", around)
     monkeypatch.setattr(module, "_pools", lambda packs, *_: given.update(packs=packs) or pools)
     monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
     monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
@@ -270,8 +269,8 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
 
 
 def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):
-    spoken, keys, tails, own, begun = learning()["around"]
-    assert len(spoken) == 7 and torch.equal(keys[1], torch.ones(2, 3)) and tails[1].shape == (0, 1)
+    spoken, places, tails, own, begun = learning()["around"]
+    assert len(spoken) == 7 and torch.equal(places[1][0], torch.ones(2, 3)) and tails[1].shape == (0, 1)
     assert [pack.contrasts for pack in own] == [begun[1:]] and begun == ["pet", "negated", "stated"]
 
 
@@ -295,7 +294,7 @@ def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypat
     for natural in ({}, {}, *({name: 77} for name in shaping), {"value_lr": 77}):
         hparams = PersonalizationHyperParams(layers=[1, 2], natural=natural)
         (gate,) = module.gates_for(None, None, None, [PET], ground, hparams)
-        assert set(gate.factors) == set(gate.around.near) == {1, 2} and gate.around.near[1].dtype == torch.float32
+        assert set(gate.factors) == set(gate.quiet.near) == {1, 2} and gate.quiet.near[1].dtype == torch.float32
         assert {factor.dtype for factor in gate.factors[1]} == {torch.float32}
     assert names[0] == names[1] == names[-1] and len(set(names)) == 1 + len(shaping)  # values are no matter of gates
     assert all(len(name) == len("gate-.safetensors") + 16 for name in names)

@@ -14,7 +14,6 @@ from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
-from easyedit_personal.kernels.around import keys_around
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
@@ -47,6 +46,7 @@ from easyedit_personal.kernels.kinds import (
     sample_values,
 )
 from easyedit_personal.kernels.preserve import Material
+from easyedit_personal.kernels.quiet_keys import quiet_keys
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import encode
@@ -293,9 +293,9 @@ def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questi
     contrasts = [Contrast("Whose hobby?", "own"), Contrast("And now?", "own", history=(("Hi.", "Hello."),))]
     own = [encode(tokenizer, c.text, target="a b") for c in contrasts]
     pack = Pack(contrasts, EditedRows(model, tokenizer, layout, own, [1], from_answers=True))
-    keys = {1: rows.found_at(rows.rows, rows.columns)[1][0]}
+    places = rows.found_at(rows.rows, rows.columns)
     begun = [BegunAnswer(contrasts[0], "Her hobby is")]
-    around = keys_around(model, tokenizer, layout, spoken, keys, {1: keys[1][:3]}, [pack], begun, HPARAMS)
+    around = quiet_keys(model, tokenizer, layout, spoken, places, {1: places[1][0][:3]}, [pack], begun, HPARAMS)
     along = len(rows.rows) - sum(s.roles.count("value") for s in spoken)
     assert len(around.near[1]) == along + int((pack.rows.rows == 0).sum()) + 3
     assert len(around.closed[1]) == 2 and len(around.begun[1]) == 1

@@ -37,8 +37,8 @@ def value(monkeypatch):
         )
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
-        monkeypatch.setattr(module, "aims", lambda rows, roles, words: (rows, roles, words.tolist()))
-        monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, aimed, device: [aimed])
+        monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: (rows, roles, words.tolist()))
+        monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, gradients, device: [gradients])
         return _Value(WANTED, spoken(*[1] * count), rows, first, None, settings().replace(seed=seed))
 
     return make

@@ -10,9 +10,9 @@ import torch
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import value_start as module
-from easyedit_personal.kernels.aims import HEARD, HEARD_NEAR
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.spoken import Spoken
+from easyedit_personal.kernels.target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT
 from easyedit_personal.kernels.value_start import (
     Wanted,
     chosen,
@@ -81,7 +81,7 @@ def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers
 def still():
     """A gate and a ground whose numbers tell where they come from."""
     metric, near = torch.randn(2, 4, 4), torch.randn(2, 7, 4)
-    gate = SimpleNamespace(around=SimpleNamespace(near={1: near[0], 2: near[1]}))
+    gate = SimpleNamespace(quiet=SimpleNamespace(near={1: near[0], 2: near[1]}))
     return gate, SimpleNamespace(metric={1: metric[0], 2: metric[1]})
 
 
@@ -98,7 +98,7 @@ def test_directions_are_of_the_value_s_first_tokens_and_of_unknown_beginnings(st
         assert update.space.metric is ground.metric[layer]
         assert torch.equal(update.left, torch.zeros(2, len(places)))
         for direction, numbers in zip(update.right, places, strict=True):
-            apart = (keys[numbers].mean(0) - gate.around.near[layer].mean(0)) @ ground.metric[layer]
+            apart = (keys[numbers].mean(0) - gate.quiet.near[layer].mean(0)) @ ground.metric[layer]
             torch.testing.assert_close(direction, apart / apart.dot(apart), atol=1e-4, rtol=1e-3)
 
 
@@ -136,16 +136,16 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
         ordinary=by_layer(30),
     )
     around = SimpleNamespace(near=by_layer(40), begun=by_layer(50), closed=by_layer(60))
-    wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(around=around))
-    aimed = {1: torch.tensor([[3.0]]), 2: torch.tensor([[5.0], [7.0]])}
-    forms = quiet_forms(wanted, ground, aimed, torch.device("cpu"))
+    wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(quiet=around))
+    gradients = {1: torch.tensor([[3.0]]), 2: torch.tensor([[5.0], [7.0]])}
+    forms = quiet_forms(wanted, ground, gradients, torch.device("cpu"))
     expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
     expected += [(30.0, [30, 31, 32]), (1.0, [50, 51, 52]), (1.0, [60, 61, 62])]
     found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
     assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 6 + [2] * 6
     for number, (_, form, layer) in enumerate(forms):
-        heard = HEARD_NEAR if number % 6 in (4, 5) else HEARD
-        torch.testing.assert_close(form.root, torch.cat([ground.root[layer], heard**0.5 * aimed[layer]]))
+        heard = NEAR_WEIGHT if number % 6 in (4, 5) else ELSEWHERE_WEIGHT
+        torch.testing.assert_close(form.root, torch.cat([ground.root[layer], heard**0.5 * gradients[layer]]))
 
 
 @pytest.fixture

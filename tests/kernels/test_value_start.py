@@ -9,12 +9,12 @@ import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import value_start
-from easyedit_personal.kernels.around import Around
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.gate import Gate
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.kinds import Kind, Phrase
+from easyedit_personal.kernels.quiet_keys import QuietKeys
 from easyedit_personal.kernels.value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.types import EditRequest
@@ -42,7 +42,7 @@ def begun(tmp_path_factory):
     with frozen(model):
         ground = prepare(model, tokenizer, layout, hparams)
         around = (ground.ordinary[1] + 0.1, ground.ordinary[1][:5], ground.ordinary[1][:7])
-        gate = Gate({}, Around(*({1: keys} for keys in around)), KNOWN)
+        gate = Gate({}, QuietKeys(*({1: keys} for keys in around)), KNOWN)
         wanted = Wanted(HOBBY, "kite surfing", OWN, gate)
         spoken = chosen(model, tokenizer, wanted, hparams)
         rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], [1], from_answers=True)
@@ -79,7 +79,7 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
     firsts = [int((rows.rows == number).nonzero()[0]) for number in range(own)]
     expected = [keys[firsts]] * bool(own) + [keys[starts], keys[[i + 1 for i in starts if roles[i + 1] == "value"]]]
     assert len(factors.right) == len(expected) and not factors.left.any()
-    near = factors.space.whitened(wanted.gate.around.near[1]).mean(0)
+    near = factors.space.whitened(wanted.gate.quiet.near[1]).mean(0)
     for direction, own_keys in zip(factors.right, expected):
         gained = (factors.space.whitened(own_keys).mean(0) - near) @ direction
         assert float(gained) == pytest.approx(1.0, rel=1e-3)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels import around as module
-from easyedit_personal.kernels.around import Around, closed_of, keys_around, said_elsewhere, tails_of
+from easyedit_personal.kernels import quiet_keys as module
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.kinds import BegunAnswer, Contrast, Kind, Phrase
+from easyedit_personal.kernels.quiet_keys import QuietKeys, closed_of, quiet_keys, said_elsewhere, tails_of
 from easyedit_personal.kernels.spoken import Spoken, speak
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
@@ -57,10 +57,10 @@ def pack(first, *alone):
 
 def test_keys_are_kept_by_part_and_layer_and_found_again():
     parts = [{n: torch.full((2, 3), 0.5 * n + part) for n in (1, 2)} for part in range(3)]
-    kept = Around(*parts).tensors()
+    kept = QuietKeys(*parts).tensors()
     assert sorted(kept) == sorted(f"{part}.{n}" for part in ("near", "closed", "begun") for n in (1, 2))
     assert {keys.dtype for keys in kept.values()} == {torch.float16}
-    found = Around.of({**kept, "left.1": torch.ones(1)}, [1, 2])
+    found = QuietKeys.of({**kept, "left.1": torch.ones(1)}, [1, 2])
     for part, expected in zip((found.near, found.closed, found.begun), parts):
         assert set(part) == {1, 2} and all(torch.equal(part[n], expected[n]) for n in (1, 2))
         assert {keys.dtype for keys in part.values()} == {torch.float32}
@@ -77,7 +77,8 @@ def around(monkeypatch):
         keys = {n: n * torch.arange(6.0)[:, None] + torch.tensor([[100.0, 0.0]]) for n in (1, 2)}
         tails = {n: torch.full((1, 2), -float(n)) for n in (1, 2)}
         spoken = [said("name", "svv"), said("implicit", "vsk")]
-        return keys_around(None, None, None, spoken, keys, tails, own, begun, HPARAMS), keys, tails
+        places = {n: (found, None) for n, found in keys.items()}
+        return quiet_keys(None, None, None, spoken, places, tails, own, begun, HPARAMS), keys, tails
 
     return run
 

@@ -7,17 +7,17 @@ quadratic forms count these directions by themselves, also where the word is not
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .edited_rows import EditedRows
 
-# A change of one nat in a word's log-probability counts as much as so many nats of divergence.
-HEARD = 1e-3  # in ordinary text, and where other kinds are asked for
-HEARD_ALONG = 5e-3  # along what the model writes after a beginning
-HEARD_NEAR = 1e-2  # where a kind's own questions and answers are nearest
+# Twice the divergence, in nats, that a change of one nat in a word's log-probability counts as.
+ELSEWHERE_WEIGHT = 1e-3  # in ordinary text, and where other kinds are asked for
+ALONG_WEIGHT = 5e-3  # along what the model writes after a beginning
+NEAR_WEIGHT = 1e-2  # where a kind's own questions and answers are nearest
 
 
 class Probe:
@@ -37,7 +37,7 @@ class Probe:
         return self.zeros
 
 
-def aims(rows: Sequence[EditedRows], roles: Sequence[Tensor], words: Tensor) -> dict[int, Tensor]:
+def target_gradients(rows: Sequence[EditedRows], roles: Sequence[Tensor], words: Tensor) -> dict[int, Tensor]:
     """By layer, what raises the words of each role most: [roles, d_out], in nats per unit of the output.
 
     Gradients with respect to the projection's output, averaged over a role's places: of log p(y) where y is predicted,
@@ -58,9 +58,9 @@ def aims(rows: Sequence[EditedRows], roles: Sequence[Tensor], words: Tensor) -> 
         for layer, gradient in zip(group.layers, gradients):
             found.setdefault(layer, []).append(gradient[group.rows, group.columns - group.start])
     by_place = {layer: torch.cat(parts) for layer, parts in found.items()}
-    return {layer: torch.stack([all_[numbers].mean(0) for numbers in roles]) for layer, all_ in by_place.items()}
+    return {layer: torch.stack([each[numbers].mean(0) for numbers in roles]) for layer, each in by_place.items()}
 
 
-def with_aims(root: Tensor, aimed: Mapping[int, Tensor], layer: int, heard: float) -> Tensor:
-    """G^(1/2) with the aims below it: |both @ change|^2 counts both, the aims ``heard`` times."""
-    return torch.cat([root.to(aimed[layer]), math.sqrt(heard) * aimed[layer]])
+def with_gradients(root: Tensor, gradients: Tensor, weight: float) -> Tensor:
+    """G^(1/2) with the gradients below it: |both @ change|^2 counts both, the gradients ``weight`` times."""
+    return torch.cat([root.to(gradients), math.sqrt(weight) * gradients])

@@ -20,10 +20,11 @@ from .spoken import Spoken, go_on
 
 LONG = 32  # tokens that the model writes after a beginning: a value must not be said again and again
 LONG_ROWS = 20
+Places = Mapping[int, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class QuietKeys:
     """Keys [n, d_in] by layer.
 
     Attributes:
@@ -37,7 +38,7 @@ class Around:
     begun: dict[int, Tensor]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> Around:
+    def of(cls, tensors: Mapping[str, Tensor], layers: Sequence[int]) -> QuietKeys:
         """As ``tensors`` made them."""
         return cls(*({n: tensors[f"{part}.{n}"].float() for n in layers} for part in ("near", "closed", "begun")))
 
@@ -47,39 +48,39 @@ class Around:
         return {f"{part}.{n}": keys.half() for part, found in parts for n, keys in found.items()}
 
 
-def keys_around(
+def quiet_keys(
     model: nn.Module,
     tokenizer: Any,
     layout: Layout,
     spoken: Sequence[Spoken],
-    keys: Mapping[int, Tensor],
+    places: Places,
     tails: Mapping[int, Tensor],
     own: Sequence[Pack],
     begun: Sequence[BegunAnswer],
     hparams: PersonalizationHyperParams,
-) -> Around:
+) -> QuietKeys:
     """Keys around the answers of a kind.
 
     Args:
         model: unedited; frozen and in evaluation mode.
         spoken: answers that state the preference.
-        keys: those at all places of these answers, in their order, by layer.
+        places: keys [n, d_in] and outputs [n, d_out] at all places of these answers, in their order, by layer.
         tails: see ``tails_of``.
         own: contrasts about the kind itself.
         begun: beginnings after which no value belongs.
     """
     roles = [role for s in spoken for role in s.roles]
     beside_value = torch.tensor([role != "value" for role in roles])
-    near: dict[int, list[Tensor]] = {n: [found[beside_value.to(found.device)]] for n, found in keys.items()}
+    near: dict[int, list[Tensor]] = {n: [keys[beside_value.to(keys.device)]] for n, (keys, _) in places.items()}
     for pack in own:
         numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
         part = pack.rows.select(numbers) if numbers else None
-        for layer, (found, _) in part.found_at(part.rows, part.columns).items() if part else ():
-            near[layer].append(found)
+        for layer, (keys, _) in part.found_at(part.rows, part.columns).items() if part else ():
+            near[layer].append(keys)
     rows = [_begun_row(tokenizer, answer, hparams) for answer in begun]
     ends = last_keys(model, tokenizer, layout, rows, hparams)
     together = {layer: thinned(torch.cat([*parts, tails[layer]])) for layer, parts in near.items()}
-    return Around(together, closed_of(own), ends)
+    return QuietKeys(together, closed_of(own), ends)
 
 
 def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:

@@ -7,6 +7,7 @@ answers of the unedited and of the edited model side by side, as they came.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,8 @@ def page(number: int, item: UPQAItem, plain: Sequence[Answer], personal: Sequenc
 
 
 def _cell(answer: Answer, value: str) -> str:
-    """An answer in one line, the value in bold."""
-    text = " ".join(answer.text.split()).replace("|", "\\|")
+    """An answer in one line, the value in bold; what the model meant as Markdown is shown as it wrote it."""
+    text = re.sub(r"([|*_`#<])", r"\\\1", " ".join(answer.text.split()))
     at = text.lower().find(value.lower())
     if at >= 0:
         text = f"{text[:at]}**{text[at : at + len(value)]}**{text[at + len(value) :]}"

@@ -87,11 +87,7 @@ def test_the_table_has_a_folder_per_protocol_and_size_and_is_not_made_twice(tmp_
     assert (tmp_path / "table-natural.md").read_text() == first
 
 
-def test_the_papers_protocol_edits_bare_prompts_and_short_answers(tmp_path):
-    options = type("Options", (), {"model": None, "hparams": None})()
-    natural, paper = (table.settings_for(options, name) for name in ("natural", "paper"))
-    assert (natural.prompt_format, natural.end_of_turn, natural.answers) == ("auto", True, "natural")
-    assert (paper.prompt_format, paper.end_of_turn, paper.answers) == ("raw", False, "short")
+def test_the_hosts_editors_are_told_from_our_kernels_of_the_same_name():
     assert table.methods_of(type("Options", (), {"methods": ["rome", "ROME"]})()) == ["rome", "easyedit:ROME"]
 
 

@@ -1,7 +1,7 @@
 """The big table: every method on the same users, clusters of 9 and 1, to the natural stop and by the paper's protocol.
 
 One result folder each, in which ``evaluate`` goes on where it stopped; the Markdown and the pictures are made anew from
-whatever is there. Edits under the paper's protocol see bare prompts, as the host gives them, since that is how it asks.
+whatever is there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.evaluate.plan import STANDARD, Plan
 from easyedit_personal.evaluate.report import write_report
 from easyedit_personal.evaluate.run import evaluate
-from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.integrations.easyedit.host_methods import PREFIX
 from easyedit_personal.modeling.loading import load_model
 
@@ -30,18 +29,10 @@ def methods_of(options: Any) -> list[str]:
     return [f"{PREFIX}{name}" if name in EDITORS else name for name in options.methods]
 
 
-def settings_for(options: Any, protocol: str) -> PersonalizationHyperParams:
-    """The model's settings with what the sweep chose; bare prompts and values where the paper's protocol asks so."""
-    hparams = with_chosen(chosen(options))
-    if protocol == "natural":
-        return hparams
-    return hparams.replace(prompt_format="raw", end_of_turn=False, answers="short")
-
-
 def run_plan(options: Any, model: Any, tokenizer: Any, plan: Plan, out: Path) -> None:
     """Evaluate into ``out`` what is not there yet."""
     data = UPQADataset.bundled("test") if options.data == "bundled" else UPQADataset(options.data)
-    hparams = settings_for(options, plan.protocol)
+    hparams = with_chosen(chosen(options))
     about: dict[str, Any] = {"hparams": hparams, "data": Path(options.data).name, "model_name": str(hparams.model_name)}
     evaluate(model, tokenizer, data.items[: options.users], methods_of(options), plan=plan, out=out, **about)
 

@@ -49,7 +49,7 @@ def find_method(name: str, hparams: PersonalizationHyperParams | None = None) ->
         RegistryError: there is none.
     """
     base, _, strategy = check_method(name).partition("@")
-    settings = hparams or _defaults()
+    settings = hparams or default_settings()
     if base in BASELINES:
         return _baseline(base, settings)
     if base in FINETUNING:
@@ -75,7 +75,8 @@ def _baseline(name: str, hparams: PersonalizationHyperParams) -> Method:
     return method
 
 
-def _defaults() -> PersonalizationHyperParams:
+def default_settings() -> PersonalizationHyperParams:
+    """The shipped settings of the default model; the schema's own where there is no such file."""
     from ..errors import ConfigError
 
     try:

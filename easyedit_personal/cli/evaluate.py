@@ -33,7 +33,7 @@ def evaluate(
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
     cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
     turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
-    protocol: str = typer.Option("natural", "--protocol", help="natural, or paper to reproduce the paper's scoring."),
+    protocol: str = typer.Option("natural", "--protocol", help="natural, or paper: as its released code does."),
     out: Path = typer.Option(None, "--out", help="Result folder; an interrupted run goes on there."),
     seed: int = typer.Option(0, "--seed", help="Of distractors, memories and intervals."),
     device: str = DEVICE,
@@ -62,6 +62,7 @@ def evaluate(
         return
     settings = find_settings(model, hparams, device=device)
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness, settings.evaluators)
+    settings = plan.rules.editing(settings)
     names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)

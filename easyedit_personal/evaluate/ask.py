@@ -37,18 +37,13 @@ class Asked:
 
     def fits(self, tokenizer: Any, plan: Plan) -> bool:
         """Whether conversation and answer fit the model's context."""
-        style = prompt_format(self.ask, plan)
-        return _fits(self.case.session.model, tokenizer, self.conversation, style, longest(self.ask, plan))
+        style, room = plan.rules.prompt_format, longest(self.ask, plan)
+        return _fits(self.case.session.model, tokenizer, self.conversation, style, room)
 
 
 def _fits(model: nn.Module, tokenizer: Any, prompt: Any, style: Any, tokens: int) -> bool:
     limit = context_limit(model)
     return limit is None or len(encode_prompt(tokenizer, prompt, style).ids) + tokens <= limit
-
-
-def prompt_format(ask: Ask, plan: Plan) -> Any:
-    """Conversations always go through the chat template where there is one."""
-    return "auto" if ask.turns or ask.said else plan.rules.prompt_format
 
 
 def longest(ask: Ask, plan: Plan) -> int:
@@ -59,16 +54,13 @@ def longest(ask: Ask, plan: Plan) -> int:
 def ask_all(rows: Sequence[Asked], before: Mapping[str, Answer]) -> list[tuple[Asked, dict[str, Any]]]:
     """Answer rows that share one model, and make the records that are kept."""
     case = rows[0].case
-    answers: dict[int, Answer] = {}
-    forced: dict[int, float] = {}
-    for style in dict.fromkeys(prompt_format(row.ask, case.plan) for row in rows):
-        part = [row for row in rows if prompt_format(row.ask, case.plan) == style]
-        answers.update(zip(map(id, part), _generate(part, style)))
-        wanted = [row for row in part if row.ask.forced]
-        pairs = [(row.conversation, row.ask.target) for row in wanted]
-        scores = teacher_forced(case.session.model, case.tokenizer, pairs, prompt_format=style)
-        forced.update(zip(map(id, wanted), scores))
-    return [(row, _record(row, answers[id(row)], forced.get(id(row)), before)) for row in rows]
+    style = case.plan.rules.prompt_format
+    wanted = [row for row in rows if row.ask.forced]
+    pairs = [(row.conversation, row.ask.target) for row in wanted]
+    scores = teacher_forced(case.session.model, case.tokenizer, pairs, prompt_format=style)
+    forced = dict(zip(map(id, wanted), scores))
+    answers = _generate(rows, style)
+    return [(row, _record(row, answer, forced.get(id(row)), before)) for row, answer in zip(rows, answers)]
 
 
 def skipped(ask: Ask) -> dict[str, Any]:

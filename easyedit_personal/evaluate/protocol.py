@@ -1,7 +1,7 @@
 """Two ways to ask and to judge: ours, and the paper's for comparison.
 
-The paper's released code (amazon-science/personalization-editing-upqa, commit ddfec3a) prompts without a chat template,
-cuts answers at the target's length plus a few tokens, and counts a hit when answer or target contains the other.
+The paper's released code (amazon-science/personalization-editing-upqa, commit ddfec3a) edits and asks without a chat
+template, cuts answers at the target's length plus a few tokens, and counts a hit when either text contains the other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from ..generation.score import contained
+from ..hparams import PersonalizationHyperParams
 from ..modeling.tokens import PromptFormat
 
 ProtocolName = Literal["natural", "paper"]
@@ -24,7 +25,7 @@ class Protocol:
 
     Attributes:
         name: "natural" or "paper".
-        prompt_format: "auto" applies the chat template where there is one.
+        prompt_format: of edits and questions; "auto" applies the chat template where there is one.
         reported: tokens beyond the target's length at which answers are cut and scored, beside the main cut, which
             the question says itself (``Ask.cut``); empty: natural stop.
         restores: whether the model is reset between users; the paper's code does not for clusters over 1.
@@ -35,6 +36,25 @@ class Protocol:
     reported: Sequence[int] = ()
     restores: bool = True
 
+    def editing(self, hparams: PersonalizationHyperParams) -> PersonalizationHyperParams:
+        """The settings that methods edit with under this protocol.
+
+        An edit is made in the format that questions are asked in. The paper's code also teaches the bare value, without
+        the token that ends a turn, since it looks at no more of an answer than the target's length and a few tokens.
+
+        Raises:
+            ConfigError: the settings ask for the chat template, and this protocol has none.
+        """
+        if self.prompt_format != "raw":
+            return hparams
+        if hparams.prompt_format == "chat":
+            raise ConfigError(
+                f"The {self.name} protocol edits and asks bare prompts.",
+                got="prompt_format: chat",
+                remedy="set prompt_format: auto, or leave --protocol out",
+            )
+        return hparams.replace(prompt_format="raw", end_of_turn=False, answers="short")
+
     def limit(self, target_tokens: int, longest: int) -> int:
         """How many tokens to generate for a question whose target has ``target_tokens``."""
         return target_tokens + max(self.reported) if self.reported else longest
@@ -42,6 +62,11 @@ class Protocol:
     def cut(self, extra: int) -> int | None:
         """Extra tokens of a question's main score, None for natural stop."""
         return extra if self.reported else None
+
+    def _formats(self) -> dict[str, str]:
+        if self.prompt_format == "raw":
+            return {"prompts": "raw", "edits": "raw prompts, bare values"}
+        return {"prompts": "chat template where the model has one"}
 
     def hit(self, text: str, target: str) -> bool:
         """Whether an answer gives the target."""
@@ -51,7 +76,7 @@ class Protocol:
         """What result files say about it."""
         return {
             "name": self.name,
-            "prompts": "raw" if self.prompt_format == "raw" else "chat template where the model has one",
+            **self._formats(),
             "stop": f"cut at the target's length plus {list(self.reported)} tokens" if self.reported else "natural",
             "match": "either contains the other" if self.name == "paper" else "target contained, whole words",
             "restores_between_users": self.restores,

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from ..baselines.base import Method, Session
-from ..baselines.find import find_methods
+from ..baselines.find import default_settings, find_methods
 from ..data.records import UPQAItem
 from ..editing.health import HealthBaseline
 from ..errors import ConfigError, DataError, PersonalizationError
@@ -59,7 +59,8 @@ def evaluate(
         methods: names (see ``baselines.find``) or objects of the ``Method`` protocol.
         plan: what is asked; None takes the standard panel.
         out: the result folder; None keeps nothing.
-        hparams: of the kernels; None takes the shipped file of the default model.
+        hparams: of the kernels; None takes the shipped file of the default model. Methods given by name edit as the
+            plan's protocol says (``Protocol.editing``).
         data, model_name: how the result should name them.
 
     Returns:
@@ -72,7 +73,8 @@ def evaluate(
     """
     plan = plan or Plan(settings=hparams.evaluators if hparams else {})
     plan.check_items(items)
-    found = [method for given in methods for method in _found(given, hparams)]
+    settings = plan.rules.editing(hparams or default_settings())
+    found = [method for given in methods for method in _found(given, settings)]
     if not found:
         raise ConfigError("No method was given.", needed="at least one, for example lowrank")
     with ExitStack() as stack:
@@ -117,7 +119,7 @@ def plan_of(setup: Mapping[str, Any]) -> Plan:
     return Plan(**{key: settings[key] for key in keys}, protocol=protocol["name"], restores=restores)
 
 
-def _found(given: str | Method, hparams: PersonalizationHyperParams | None) -> list[Method]:
+def _found(given: str | Method, hparams: PersonalizationHyperParams) -> list[Method]:
     return list(find_methods([given], hparams)) if isinstance(given, str) else [given]
 
 

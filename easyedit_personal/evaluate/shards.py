@@ -51,7 +51,7 @@ class Evaluation:
 
     Attributes:
         load: gives model and tokenizer; has to travel to the workers, as has ``find``.
-        find: gives a method by its name.
+        find: gives a method by its name, which edits as the plan's protocol says.
         out: the result folder, on a disk that all workers share.
     """
 

@@ -10,12 +10,15 @@ import pytest
 
 from easyedit_personal.baselines.base import Session
 from easyedit_personal.errors import ConfigError, DataError, ModelError, RegistryError
-from easyedit_personal.evaluate import Plan, evaluate, rescore
+from easyedit_personal.evaluate import Plan, ask, evaluate, rescore
 from easyedit_personal.evaluate.evaluator import find_evaluators
 from easyedit_personal.evaluate.evaluators.retention import later_preferences
 from easyedit_personal.evaluate.plan import STANDARD
 from easyedit_personal.evaluate.result_folder import ResultFolder
+from easyedit_personal.generation.generate import generate
+from easyedit_personal.kernels import base as kernels_base
 from easyedit_personal.modeling.layout import weights_digest
+from easyedit_personal.modeling.tokens import encode
 from easyedit_personal.registry import EVALUATORS
 from tests.evaluate.people import people, person, quick_hparams
 from tests.tiny import tiny_model
@@ -258,6 +261,35 @@ def test_the_papers_protocol_cuts_and_says_so(llama, tokenizer):
     metric = result["methods"]["zero_shot"]["metrics"]["implicit"]
     assert {"plus0", "plus8", "plus32"} <= set(metric) and metric["mean"] == metric["plus8"]
     assert metric["plus0"] <= metric["plus8"] <= metric["plus32"]
+
+
+def test_the_papers_protocol_edits_in_the_format_that_it_asks_in(llama, tokenizer, monkeypatch):
+    seen = {}
+
+    def encoded(tokenizer, text, **given):
+        seen.setdefault("edits", set()).add((given["prompt_format"], given["end_of_turn"]))
+        return encode(tokenizer, text, **given)
+
+    def answered(model, tokenizer, prompts, **given):
+        seen.setdefault("asks", set()).add(given["prompt_format"])
+        return generate(model, tokenizer, prompts, **given)
+
+    monkeypatch.setattr(kernels_base, "encode", encoded)
+    monkeypatch.setattr(ask, "generate", answered)
+    plan = Plan(["direct", "context_wins", "multi_turn"], turns=[1], protocol="paper", **SHORT)
+    evaluate(llama, tokenizer, people()[:1], ["ft_m"], plan=plan, hparams=quick_hparams(2))
+    assert seen == {"edits": {("raw", False)}, "asks": {"raw"}}
+
+
+def test_a_protocol_says_how_methods_edit():
+    given = quick_hparams().replace(answers="natural")
+    assert Plan().rules.editing(given) is given
+    paper = Plan(protocol="paper").rules
+    changed = paper.editing(given)
+    assert (changed.prompt_format, changed.end_of_turn, changed.answers) == ("raw", False, "short")
+    assert paper.describe()["edits"] == "raw prompts, bare values" and "edits" not in Plan().rules.describe()
+    with pytest.raises(ConfigError, match="bare prompts"):
+        paper.editing(given.replace(prompt_format="chat"))
 
 
 def test_without_restore_edits_pile_up_and_undo_tells(llama, tokenizer):

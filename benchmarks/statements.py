@@ -1,6 +1,6 @@
 """How well are everyday statements understood?
 
-``python -m benchmarks.statements [--part tune|test|fresh_1|...|fresh_4] [--errors] [--json FILE]`` asks
+``python -m benchmarks.statements [--part tune|test|fresh_1|...|fresh_5] [--errors] [--json FILE]`` asks
 ``understand`` about sentences and prints, per category:
 
 - right: exactly what was said, with kind, value, polarity and whose it is (for "ask" and "nothing": that);
@@ -178,7 +178,9 @@ def judged(part: str, reader: Callable[[str], Sequence[Statement]] = understand)
 def main() -> None:
     """Print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description="How well are everyday statements understood?")
-    parser.add_argument("--part", choices=("tune", "test", "fresh_1", "fresh_2", "fresh_3", "fresh_4"), default="tune")
+    parser.add_argument(
+        "--part", choices=("tune", "test", "fresh_1", "fresh_2", "fresh_3", "fresh_4", "fresh_5"), default="tune"
+    )
     parser.add_argument("--errors", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -11,7 +11,8 @@ from dataclasses import replace
 from .aside import PAST, Aside, first_aside
 from .clauses import clauses
 from .listing import read_clause
-from .reading import UNCOVERED, bare_clause
+from .passing import passes
+from .reading import HOW_IT_IS, UNCOVERED, bare_clause
 from .records import Statement
 from .rules import rules
 from .vocabulary import respelled
@@ -127,6 +128,8 @@ def _clause(clause: str) -> list[Statement]:
             found = again
     if all(one.subject in STYLES for one in found):
         return [replace(_finished(one), text=clause) for one in found]
+    if passes(bare_clause(full)):
+        return [Statement(clause, "nothing", reason=HOW_IT_IS)]
     if aside := first_aside(clause, ("request", "moment", "doubt", "past")):
         return [_set_aside(clause, aside)]
     if found[0].status == "ask":

@@ -24,6 +24,8 @@ _QUALITIES = re.compile(
     r"|personality|skin|complexion|tone|voice|accent|chronotype|handedness|gender|orientation|diet)\b"
 )
 _PLACES = frozenset("location,birthplace,childhood home,home town,job,university,school".split(","))
+_DATES = frozenset({"birthday", "anniversary", "wedding anniversary"})
+_WEEKDAY = re.compile(r"(?:an? |on |on a )?(?:mon|tues|wednes|thurs|fri|satur|sun)day", re.IGNORECASE)
 _VAGUE = re.compile(
     r"(?:it|that|this|this one|that one|the same|them|those|these|something|unknown|things?|stuff|anything|everything"
     r"|nothing|one|you|him|her|us|me|both|them both|it all|all of them"
@@ -117,7 +119,7 @@ _INTENSE = re.compile(
 )
 _POINTING = re.compile(r"(?:this|that|the|he|she|it|they|my|his|her|our|your)\b", re.IGNORECASE)
 _HAPPENING = re.compile(r"[a-z]{2,}ing\b")
-_DOINGS = re.compile(
+DOINGS = re.compile(
     r"\b(?:hobby|sport|activity|workout|habit|skill|job|profession|work|pastime|passion|fear|drink|food)\b"
 )
 _PLACED = frozenset(
@@ -153,6 +155,8 @@ def doubt_about(kind: str, value: str) -> tuple[str, str | None] | None:
         return "it holds with an exception", f"In a few words, without the exception: what is your {kind}?"
     if kind == "nickname" and (_NO_NICKNAME.fullmatch(value) or value.casefold() in _states()):
         return "that is no name", "What should I call you?"
+    if kind in _DATES and _WEEKDAY.fullmatch(value):
+        return "that is no date", f"On which day of which month is your {kind}?"
     if kind in _PLACES and (_IN_A_PLACE.search(value) or _NO_PLACE.fullmatch(value)):
         return "that is no place", f"In a few words: what is your {kind}?"
     return None
@@ -172,7 +176,7 @@ def says_how(name: str, value: str) -> bool:
         return not re.search(r"\b[A-Z]", value) or bool(_POINTING.match(value))
     if name not in _PLACED and _PLACE_FIRST.match(value):  # "my phone is at 3 percent"
         return True
-    if _HAPPENING.match(value) and not _DOINGS.search(name.casefold()):  # "my show is coming back"
+    if _HAPPENING.match(value) and not DOINGS.search(name.casefold()):  # "my show is coming back"
         return True
     # "beautiful in June" and "boring", but "good old Volvo"
     return bool(_INTENSE.match(value) or _PREDICATE.fullmatch(value)) or like_this

@@ -154,9 +154,11 @@ def test_remember_always_and_never(desk):
     assert "Shall I" not in chat(desk, "My hobby is falconry", options=["--remember", "never"])
     with desk.store() as store:
         assert store.preferences("ann") == []
-    shown = chat(desk, "My hobby is falconry and I play the oboe", "My day is awful", options=["--remember", "always"])
-    # What only might be a preference is asked about all the same.
-    assert shown.count("Learned:") == 2 and 'Shall I remember "day: awful"?' in shown
+    said = ("My hobby is falconry and I play the oboe", "My bike is a Brompton", "My day is awful")
+    shown = chat(desk, *said, options=["--remember", "always"])
+    # What only might be a preference is asked about all the same, a mood is not.
+    assert shown.count("Learned:") == 2 and shown.count("Shall I remember") == 1
+    assert 'Shall I remember "bike: a Brompton"?' in shown
     with desk.store() as store:
         assert [one.target for one in store.preferences("ann")] == ["falconry", "oboe"]
 

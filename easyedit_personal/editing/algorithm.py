@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name
 from ..modeling.layout import get_module, weight_of
+from ..modeling.memory import enough_for
 from ..modeling.wrappers import unwrapped
 from ..progress import log
 from ..registry import KERNELS
@@ -70,15 +71,19 @@ def compute_deltas(
     """Run the kernel: once over all phrases (joint), or phrase after phrase, each seeing the earlier ones' edits.
 
     "sequential" is the paper's way: later phrases may overwrite what earlier ones wrote.
+
+    Raises:
+        ModelError: the memory does not suffice, or see the kernel.
     """
     kernel = KERNELS.get(hparams.kernel)
-    if hparams.strategy == "joint":
-        return list(kernel(model, tokenizer, requests, hparams))
-    deltas: list[WeightDelta] = []
-    for request in requests:
-        with edited(model, deltas):
-            deltas += kernel(model, tokenizer, [request], hparams)
-    return deltas
+    with enough_for("an edit", model):
+        if hparams.strategy == "joint":
+            return list(kernel(model, tokenizer, requests, hparams))
+        deltas: list[WeightDelta] = []
+        for request in requests:
+            with edited(model, deltas):
+                deltas += kernel(model, tokenizer, [request], hparams)
+        return deltas
 
 
 def apply_personalization_to_model(

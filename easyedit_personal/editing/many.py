@@ -16,6 +16,7 @@ from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.lowrank import lowrank, lowrank_for_many
 from ..kernels.rome import rome, rome_for_many
+from ..modeling.memory import enough_for
 from ..modeling.wrappers import unwrapped
 from ..progress import log
 from ..registry import KERNELS
@@ -85,7 +86,8 @@ def _deltas(
     together = FOR_MANY.get(KERNELS.get(hparams.kernel)) if hparams.strategy == "joint" else None
     if together and len(phrases) > 1:
         try:
-            return dict(zip(phrases, together(model, tokenizer, list(phrases.values()), hparams)))
+            with enough_for("these users' edits", model):
+                return dict(zip(phrases, together(model, tokenizer, list(phrases.values()), hparams)))
         except PersonalizationError as error:
             log.info("one user after the other, to see whose fault it is: %s", error)
     return {n: _tried(compute_deltas, model, tokenizer, some, hparams) for n, some in phrases.items()}

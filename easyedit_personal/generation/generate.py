@@ -99,7 +99,7 @@ def continuations(
 
     # By length, so that halves that fit the memory are packed as the whole would be.
     order = [i for pack in packs(rows, batch_tokens) for i in pack]
-    outs = {i: out for part in in_halves(write, order, "prompts") for i, out in part.items()}
+    outs = {i: out for part in in_halves(write, order, "prompts", model) for i, out in part.items()}
     return [outs[i] for i in range(len(rows))]
 
 

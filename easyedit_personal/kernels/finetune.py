@@ -79,7 +79,7 @@ def finetune(
             _descend(loss(parts, most is not None), updates, hparams)
             return updates
 
-        updates = with_fewer(learned, len(rows), "phrases")
+        updates = with_fewer(learned, len(rows), "phrases", model)
     return [WeightDelta.dense(paths[layer], dense.update.detach()) for layer, dense in sorted(updates.items())]
 
 

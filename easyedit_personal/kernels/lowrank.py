@@ -155,7 +155,8 @@ def bare_values(
             cut = {layer: update.cut(several * params.rank) for layer, update in dense.items()}
             return cut, descend(target, preserve, cut, _polishing(cut, params), 1 + several * params.polish, hparams)
 
-        updates, losses = with_fewer(learned, max(wider * params.batch, hparams.preserve.batch), "phrases")
+        widest = max(wider * params.batch, hparams.preserve.batch)
+        updates, losses = with_fewer(learned, widest, "phrases", model)
     _warn_if_unlearned(phrases, losses, params)
     return [update.delta(paths[layer]) for layer, update in sorted(updates.items())]
 

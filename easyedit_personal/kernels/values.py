@@ -77,7 +77,7 @@ def optimise_values(
         seen.update(zip(pack, readings))
 
     for pack in packed(model, layout, clusters, layer):
-        in_halves(optimise, pack, "clusters")
+        in_halves(optimise, pack, "clusters", model)
     order = range(len(clusters))
     readings = [seen[i] for i in order]
     columns = (torch.cat([getattr(r, name) for r in readings]) for name in Reading.__slots__)

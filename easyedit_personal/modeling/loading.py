@@ -12,6 +12,7 @@ from ..errors import ModelError, did_you_mean
 from ..hparams import PersonalizationHyperParams
 from .catalog import MODELS
 from .hub import cached_snapshot, hub_status
+from .memory import enough_for
 from .prepare import find_gguf, find_model
 from .pretrained import NEEDED, pretrained
 from .wrappers import unwrapped
@@ -32,7 +33,8 @@ def load_model(hparams: PersonalizationHyperParams) -> tuple[nn.Module, Any]:
     device = torch_device(hparams.device)
     model, tokenizer = _pretrained(str(name), torch.float16 if hparams.fp16 else "auto", hparams.model_parallel)
     if not hparams.model_parallel:
-        model = model.to(device)
+        with enough_for("the weights", model):
+            model = model.to(device)
     return model.eval(), tokenizer
 
 

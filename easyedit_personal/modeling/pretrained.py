@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import ModelError, listing
 from ..progress import progress, working
+from .memory import out_of_memory, too_small
 
 NEEDED = "a known name, a local folder, a GGUF file, a hub id that can be reached, or a (model, tokenizer) pair"
 
@@ -35,7 +36,7 @@ def pretrained(
 
     Raises:
         ModelError: files are missing or damaged, weights are missing or of other shapes than the configuration says,
-            the architecture needs code from the folder, or the hub cannot be reached.
+            the architecture needs code from the folder, the hub cannot be reached, or the memory does not suffice.
     """
     import transformers
 
@@ -50,9 +51,9 @@ def pretrained(
                 str(source), use_safetensors=True, output_loading_info=True, **safe, **options
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **safe)
-    except MemoryError:
-        raise
     except Exception as error:  # a dozen kinds: safetensors' and tokenizers' own, KeyError, TypeError, RuntimeError
+        if out_of_memory(error):
+            raise too_small("the weights", str(error), place) from None
         raise unloadable(place, error, needed) from error
     lacking = [f"{name}: missing" for name in sorted(info["missing_keys"]) if not name.startswith(tuple(unused))]
     lacking += [f"{name[0]}: of another shape" for name in info["mismatched_keys"]]

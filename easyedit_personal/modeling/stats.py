@@ -101,7 +101,7 @@ def collect(
     count = 0
     look = lambda group: _moments(model, tokenizer, names, group, dtype, ends_only)
     for batch in _batches(progress(rows, "second moments", total=total)):
-        for found, tokens in in_halves(look, batch, "texts"):
+        for found, tokens in in_halves(look, batch, "texts", model):
             count += tokens
             for layer, moment in found.items():
                 sums[layer] = sums[layer].add_(moment) if layer in sums else moment

@@ -154,7 +154,7 @@ class Streams:
                 self._fail(error)
                 raise
             if not self._make_room():
-                self._fail(short := too_small("answers", str(error)))
+                self._fail(short := too_small("one of the answers", str(error), self.model))
                 raise short from None
         free()
 

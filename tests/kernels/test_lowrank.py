@@ -380,4 +380,4 @@ def test_steps_see_and_memory_holds_more_phrases_the_more_preferences_there_are(
         cluster={"behind": 0, "indirect": 0},
     )
     lowrank(loud_llama, tokenizer, requests, hparams)
-    assert sizes == [(5 * preferences, None)] and most == [(held, "phrases")]
+    assert sizes == [(5 * preferences, None)] and most == [(held, "phrases", loud_llama)]

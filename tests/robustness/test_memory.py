@@ -94,11 +94,11 @@ def test_halves_come_in_order_and_other_errors_pass(error):
             raise error
         return list(items)
 
-    assert [n for part in in_halves(work, range(7), "numbers") for n in part] == list(range(7))
+    assert [n for part in in_halves(work, range(7), "numbers", "tiny") for n in part] == list(range(7))
     with pytest.raises(ZeroDivisionError):
-        in_halves(lambda items: 1 // 0, [1, 2], "numbers")
+        in_halves(lambda items: 1 // 0, [1, 2], "numbers", "tiny")
     with pytest.raises(RuntimeError, match="shapes"):
-        in_halves(lambda items: (_ for _ in ()).throw(RuntimeError("shapes")), [1, 2], "numbers")
+        in_halves(lambda items: (_ for _ in ()).throw(RuntimeError("shapes")), [1, 2], "numbers", "tiny")
 
 
 @each_error
@@ -120,7 +120,7 @@ def test_statistics_go_on_with_half_of_the_rows(llama, tokenizer, small, tmp_pat
 
 def test_one_that_does_not_fit_is_an_error_that_says_so(llama, tokenizer, small, tmp_path):
     small(0)
-    with pytest.raises(ModelError, match="memory does not suffice for one of the prompts"):
+    with pytest.raises(ModelError, match=r"memory does not suffice for one of the prompts \(model Llama"):
         generate(llama, tokenizer, TEXTS, max_new_tokens=6)
     hparams = PersonalizationHyperParams(stats_dir=str(tmp_path), mom2_n_samples=20, layers=[1])
     with pytest.raises(ModelError, match="memory does not suffice for one of the texts"):
@@ -152,6 +152,35 @@ def test_values_are_optimised_with_half_of_the_clusters(llama, tokenizer, monkey
     monkeypatch.setattr(values, "_descend", lacking(0))
     with pytest.raises(ModelError, match="memory does not suffice for one of the clusters"):
         rome(llama, tokenizer, requests, hparams)
+
+
+@each_error
+def test_an_edit_that_does_not_fit_names_the_model(llama, tokenizer, monkeypatch, error):
+    from easyedit_personal.editing import algorithm
+
+    def lacking(*given):
+        raise error
+
+    llama.config._name_or_path = "/models/big-llama"
+    monkeypatch.setattr(algorithm.KERNELS, "get", lambda name: lacking)
+    for strategy in ("joint", "sequential"):
+        hparams = PersonalizationHyperParams(strategy=strategy)
+        with pytest.raises(ModelError, match=r"memory does not suffice for an edit \(model big-llama\)"):
+            algorithm.compute_deltas(llama, tokenizer, PHRASES, hparams)
+
+
+@each_error
+def test_a_model_that_does_not_fit_is_named(monkeypatch, error):
+    import transformers
+
+    from easyedit_personal.modeling.pretrained import pretrained
+
+    def lacking(*given, **options):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lacking)
+    with pytest.raises(ModelError, match=r"memory does not suffice for the weights \(model 'org/big'\)"):
+        pretrained("org/big")
 
 
 def layers_of(model):
@@ -213,7 +242,7 @@ def test_what_is_held_at_a_time_is_less(llama, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "descend", watched)
     hparams = PersonalizationHyperParams(**SETTINGS)
     lowrank(llama, tokenizer, PHRASES, hparams)
-    monkeypatch.setattr(module, "with_fewer", lambda work, most, what: work(1))
+    monkeypatch.setattr(module, "with_fewer", lambda work, most, what, model: work(1))
     lowrank(llama, tokenizer, PHRASES, hparams)
     assert held[2] < held[0] / 4
 
@@ -238,9 +267,9 @@ def test_fewer_and_fewer_until_it_fits_and_other_errors_pass(error):
             raise error
         return "done"
 
-    assert with_fewer(work, 9, "numbers") == "done" and tried == [None, 5, 3]
+    assert with_fewer(work, 9, "numbers", "tiny") == "done" and tried == [None, 5, 3]
     with pytest.raises(ZeroDivisionError):
-        with_fewer(lambda most: 1 // 0, 9, "numbers")
+        with_fewer(lambda most: 1 // 0, 9, "numbers", "tiny")
 
 
 def test_streams_wait_for_a_place_and_say_the_same(llama, tokenizer, small):

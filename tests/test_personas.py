@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.personas import keep, kept, persona_set, summary, table, told_right
+from benchmarks.personas import keep, kept, persona_set, told_right
+from benchmarks.personas_figures import summary, table
 from easyedit_personal.statements.memory import heard
 from easyedit_personal.types import Preference
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, find_layout
 from ..modeling.stats import second_moments
-from ..modeling.suffix import Tail
+from ..modeling.tail import Tail
 from ..types import EditRequest, WeightDelta
 from .apply import edited
 from .base import frozen

@@ -27,6 +27,7 @@ from ..progress import log
 from .layer_arguments import Prefix, joined, named_arguments, own, rows_of
 from .layout import Layout, get_module
 from .read_once import SetRows, forward, read_before
+from .tail import Tail
 from .tokens import Batch
 from .trace import Call, hidden_of, replacing, trace
 
@@ -46,40 +47,6 @@ class Split:
 
     mode: Literal["additive", "post_norm", "full"]
     prefix: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """What a decoder layer does with the down projection's output y before adding it to the residual stream.
-
-    Attributes:
-        norm: the norm that y passes through (Gemma 2 and 3, OLMo 2); None where y is added as it is.
-    """
-
-    norm: nn.Module | None = None
-
-    @classmethod
-    def of(cls, model: nn.Module, layout: Layout, layer: int) -> Tail:
-        """The tail of decoder layer ``layer``."""
-        return cls(get_module(model, f"{layout.layer_path(layer)}.{layout.post_norm}") if layout.post_norm else None)
-
-    def __call__(self, y: Tensor) -> Tensor:
-        """What is added to the residual stream for y."""
-        if self.norm is None:
-            return y
-        return self.norm(y.to(next(self.norm.parameters()).dtype)).to(y.dtype)
-
-    def pull_back(self, y: Tensor, change: Tensor) -> Tensor:
-        """The change of y [..., d_model] that changes the layer's output h by ``change``, to first order.
-
-        The identity where y is added as it is. After a norm o = w * y / rms(y), the factor y / o undoes the scaling;
-        the norm's own reaction to a longer y is neglected: a norm can turn its output, not lengthen it.
-        """
-        if self.norm is None:
-            return change
-        normed = self(y)
-        tiny = normed.abs() < 1e-6
-        return change * torch.where(tiny, 0.0, y / torch.where(tiny, 1.0, normed))
 
 
 class Suffix:

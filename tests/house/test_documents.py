@@ -118,6 +118,8 @@ def test_checks_notice_what_is_not_there():
     assert not _fault(["easyedit-personal", "models", "settings", "smollm2"]) and not _fault(["ls", "--gone"])
     assert not _has(easyedit_personal.EditStore, ["opened"]) and not _resolves("easyedit_personal.editing.gone")
     assert anchors("# What's `a_b` -- really?\n") == {"whats-a_b----really"}
+    assert spans("`one`\n```sh\nno `span`\n```\n`three\nfour`") == ["one", "three four"]
+    assert links("[a](b.md#c) [d](#e) [f](https://g.example)") == [("b.md", "#c"), ("", "#e")]
     assert [*command_lines("```sh\nA=1 easyedit-personal serve \\\n  --port 1 # why\n```")] == [
         ["easyedit-personal", "serve", "--port", "1"]
     ]

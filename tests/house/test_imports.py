@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "easyedit_personal"
@@ -68,11 +69,14 @@ def test_no_two_packages_import_each_other():
     assert not pairs, "\n".join(pairs)
 
 
+def imports_host(path: Path) -> bool:
+    """Whether a module imports EasyEdit, by a statement or by ``import_module("easyeditor...")``."""
+    return bool(re.search(r"^\s*(?:import|from) easyeditor\b|import_module\(f?\"easyeditor\b", path.read_text(), re.M))
+
+
 def test_only_the_integration_imports_easyeditor():
-    users = [
-        p for p in PACKAGE.rglob("*.py") if "import easyeditor" in p.read_text() or "from easyeditor" in p.read_text()
-    ]
-    assert all("integrations" in path.parts for path in users)
+    users = {path.relative_to(PACKAGE).parts[:2] for path in PACKAGE.rglob("*.py") if imports_host(path)}
+    assert users == {("integrations", "easyedit")}
 
 
 def test_importing_the_package_is_quiet_and_light():

@@ -57,11 +57,14 @@ def test_drift_rows_end_at_the_subject(llama, tokenizer):
 
 
 def test_more_phrases_get_fewer_contexts(llama, tokenizer):
+    counts = []
     for phrases in (1, 3, 9, 30):
         templates = context_templates(llama, tokenizer, settings(), OURS, phrases)
         assert templates[0] == "{}"
         assert 2 <= len(templates) <= len(NEUTRAL_CONTEXTS)
         assert len(templates) == 2 or phrases * len(templates) <= ROWS_PER_CLUSTER
+        counts.append(len(templates))
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
 
 
 def test_braces_in_the_users_text_are_text(llama, tokenizer):

@@ -153,7 +153,8 @@ def test_what_a_server_may_be_loading_is_not_removed(store, tmp_path):
     cache = AdapterCache(store, tmp_path / "adapters", max_adapters=1)
     for number in range(3):
         put(store, f"user {number}", number)
-    assert all(cache.find(f"user {number}").folder.is_dir() for number in range(3))
+    found = [cache.find(f"user {number}").folder for number in range(3)]  # all are made before the first is looked at
+    assert all(folder.is_dir() for folder in found)
 
 
 def test_sweeps_remove_those_who_were_forgotten_elsewhere(store, tmp_path):

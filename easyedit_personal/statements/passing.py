@@ -19,7 +19,10 @@ _SAID = re.compile(
     r"|seems?|went|goes|got|gets|keeps?|has gone)|'s)(?: (?P<value>.+))?",
     re.IGNORECASE,
 )
-_ACHE = re.compile(r"(?:hurts?|aches?|throbs?|itch(?:es)?|stings?|burns?)\b.*", re.IGNORECASE)
+_ACHE = re.compile(
+    r"(?:hurts?|aches?|throbs?|itch(?:es)?|stings?|burns?)\b(?!.*\b(?:when(?:ever)?|if|every)\b).*", re.IGNORECASE
+)
+_COLLECTION = re.compile(r"(?:packed|stuffed) with\b")  # "my attic is packed with tram tickets"
 _STOPPED = re.compile(
     r"(?:just |has |have )*(?:died|broke(?:n)?(?: down)?|crashed|froze|stopped working|gave up|packed up)\b.*", re.I
 )
@@ -69,7 +72,9 @@ def passes(clause: str) -> bool:
         return False
     noun = _WHOLE.sub("", said["noun"].casefold())
     value = _DEGREE.sub("", said["value"] or "")
-    named = noun in FREE or noun in words["lasting"] or noun.split()[0] in rules().fondness or DOINGS.search(noun)
+    named = (
+        noun in FREE or noun in words["lasting"] or noun.partition(" ")[0] in rules().fondness or DOINGS.search(noun)
+    )
     if named or not value:
         return False
     if noun in words["moods"] or noun in words["times"]:
@@ -80,6 +85,8 @@ def passes(clause: str) -> bool:
 
 
 def _for_the_moment(value: str) -> bool:
+    if _COLLECTION.match(value):
+        return False
     word, _, rest = value.partition(" ")
     states = _words()["states"]
     like_this = word.strip(",;:") in states and (not rest or rest in states or bool(_GOES_ON.match(rest)))

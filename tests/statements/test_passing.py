@@ -47,6 +47,8 @@ def test_what_passes_is_left_alone(text):
         "my guilty pleasure is cold pizza",
         "my focus is machine learning",
         "my bike is a Brompton",
+        "my attic is packed with tram tickets",
+        "my fingers itch when I see an ocarina",
     ],
 )
 def test_what_may_last_does_not_pass(clause):

@@ -26,7 +26,7 @@ from .ground import Ground
 from .packing import ENOUGH
 from .spoken import Spoken
 from .target_gradients import target_gradients
-from .value_start import Wanted, chosen, first_factors, learned_roles, quiet_forms, words_and_learned
+from .value_start import Wanted, chosen, first_factors, learned_roles, own_phrases, quiet_forms, words_and_learned
 
 RIGHT_LR = 0.05
 SURE = 0.02  # nats; a value's token that costs less is said, also where the question is a new one
@@ -89,7 +89,7 @@ class _Value:
     ) -> None:
         self.wanted, self.first, self.hparams = wanted, first, hparams
         mine = rows.select(range(first, first + len(spoken)))
-        self.words, self.learned = words_and_learned(mine, spoken, len(wanted.requests))
+        self.words, self.learned = words_and_learned(mine, spoken, own_phrases(wanted, hparams))
         self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
         gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
         self.quiet = quiet_forms(wanted, ground, gradients, rows.ids.device)

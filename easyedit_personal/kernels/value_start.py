@@ -5,7 +5,7 @@ What must stay enters as quadratic forms over stored keys: no pass of the model 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
@@ -56,9 +56,7 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     """
     value, gate = wanted.value, wanted.gate
     rng, count = Random(f"{hparams.seed}/{value}"), hparams.natural.value_phrases
-    asked = list(reversed(wanted.requests))[: count // 2]
-    own: list[Phrase] = [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
-    own.append(gate.phrases[0])  # the plainest
+    own = [*own_phrases(wanted, hparams), gate.phrases[0]]  # the plainest
     known = rng.sample(gate.phrases, len(gate.phrases))
     named, implicit, product = ([p for p in known if p.asks == asks] for asks in ("name", "implicit", "product"))
     indirect = [phrase for turn in zip_longest(implicit, product) for phrase in turn if phrase]
@@ -77,14 +75,22 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     return fitting
 
 
+def own_phrases(wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Phrase]:
+    """The user's own phrases that a value is learned on, the asked question's first: as many as half of all."""
+    asked = list(reversed(wanted.requests))[: hparams.natural.value_phrases // 2]
+    return [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
+
+
 @torch.no_grad()
-def words_and_learned(rows: EditedRows, spoken: Sequence[Spoken], own: int) -> tuple[Tensor, list[tuple[bool, ...]]]:
+def words_and_learned(
+    rows: EditedRows, spoken: Sequence[Spoken], own: Collection[Phrase]
+) -> tuple[Tensor, list[tuple[bool, ...]]]:
     """Words that the loss looks at, and which of the answers' tokens are to be learned.
 
     Learned are the value and what follows it, and the beginnings that the gate does not know.
 
     Args:
-        own: how many of the phrases, from the first on, are the user's own.
+        own: the user's own phrases.
 
     Returns:
         Ids of the answers' own words and those that the model finds likely there, sorted; for every phrase one flag per
@@ -97,7 +103,7 @@ def words_and_learned(rows: EditedRows, spoken: Sequence[Spoken], own: int) -> t
     learned = []
     for number, s in enumerate(spoken):
         begun = costs[rows.rows == number][: s.value_at]
-        unknown = number < own and bool((begun > UNSURE).any())
+        unknown = s.phrase in own and bool((begun > UNSURE).any())
         learned.append(tuple(unknown or place >= s.value_at for place in range(len(s.roles))))
     return words, learned
 

@@ -10,11 +10,14 @@ import torch
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import user_value as module
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.kinds import Kind
+from easyedit_personal.kernels.kinds import Kind, Phrase
 from easyedit_personal.kernels.user_value import _each, _packs, _Seen, _Together, _Value, learn_values
 from easyedit_personal.modeling.tokens import Encoded
+from easyedit_personal.types import EditRequest
 
-WANTED = SimpleNamespace(value="a cat", kind=Kind("pet", "pet", ()), requests=[1, 2], gate=None)
+OWN = [EditRequest("Who sits on my sofa?", "a cat"), EditRequest("What's my pet?", "a cat", "pet")]
+PLAIN, SOFA = Phrase("What's my pet?", "name"), Phrase("Who sits on my sofa?", "implicit")
+WANTED = SimpleNamespace(value="a cat", kind=Kind("pet", "pet", ()), requests=OWN, gate=None)
 
 
 def spoken(*lengths):
@@ -46,7 +49,7 @@ def value(monkeypatch):
 
 def test_a_step_sees_half_of_a_values_phrases_and_the_next_one_the_others(value):
     made = value(7, first=20)
-    assert made.learned == (list(range(20, 27)), 2)  # its rows among all; two phrases are the user's own
+    assert made.learned == (list(range(20, 27)), [PLAIN, SOFA])  # its rows among all, and the user's own phrases
     assert made.quiet == [([made.learned[0]], (7, made.learned), [3, 5, 9])]  # quiet also where its words would rise
     assert sorted(made.part(0) + made.part(1)) == list(range(7)) and made.part(2) == made.part(0)
     assert [len(made.part(step)) for step in range(2)] == [4, 3]

@@ -30,7 +30,9 @@ LENGTHS = [len(roles) for roles in ROLES]
 
 
 def spoken(roles=ROLES):
-    return [Spoken(Encoded((5,), tuple(range(len(one))), 0), one, Phrase("?", "name")) for one in roles]
+    return [
+        Spoken(Encoded((5,), tuple(range(len(one))), 0), one, Phrase("?" * n, "name")) for n, one in enumerate(roles)
+    ]
 
 
 class Rows:
@@ -60,7 +62,7 @@ def test_a_beginning_of_which_a_token_costs_more_than_a_nat_is_unknown_and_learn
     """The value's own tokens say nothing about it, nor do those of phrases that are not the user's."""
     costs = [0.5, 1.1, 9, 9, 9, 9, 0.9, 9, 9, 9, 9]
     for own, expected in ((3, (True, False, True)), (2, (True, False, False)), (0, (False, False, False))):
-        learned = words_and_learned(Rows(costs), spoken(), own)[1]
+        learned = words_and_learned(Rows(costs), spoken(), [s.phrase for s in spoken()[:own]])[1]
         for flags, roles, unknown in zip(learned, ROLES, expected, strict=True):
             begun = roles.index("value")
             assert flags == (*[unknown] * begun, *[True] * (len(roles) - begun))
@@ -70,10 +72,10 @@ def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers
     rows = Rows()
     rows.table = torch.randn(sum(LENGTHS), 400)
     likely = rows.table.topk(64).indices
-    words, _ = words_and_learned(rows, spoken(), 0)
+    words, _ = words_and_learned(rows, spoken(), ())
     assert words.tolist() == sorted({*likely.flatten().tolist(), *rows.ids.tolist()})
     few = Rows(vocabulary=12)
-    assert set(words_and_learned(few, spoken(), 0)[0].tolist()) == set(range(12))
+    assert set(words_and_learned(few, spoken(), ())[0].tolist()) == set(range(12))
     assert rows.graphs == [False]
 
 

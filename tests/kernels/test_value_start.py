@@ -15,7 +15,14 @@ from easyedit_personal.kernels.gate import Gate
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.kinds import Kind, Phrase
 from easyedit_personal.kernels.quiet_keys import QuietKeys
-from easyedit_personal.kernels.value_start import Wanted, chosen, first_factors, quiet_forms, words_and_learned
+from easyedit_personal.kernels.value_start import (
+    Wanted,
+    chosen,
+    first_factors,
+    own_phrases,
+    quiet_forms,
+    words_and_learned,
+)
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.types import EditRequest
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -57,21 +64,30 @@ def test_the_asked_question_comes_first_then_the_plainest_and_half_are_without_a
     assert len({s.phrase for s in spoken}) == 8
 
 
+def test_no_more_phrases_are_the_user_s_own_than_are_learned_from(begun):
+    hparams, _, wanted, spoken, _ = begun
+    many = replace(wanted, requests=OWN * 9)
+    own = own_phrases(many, hparams)
+    assert len(own) == hparams.natural.value_phrases // 2
+    assert own[:2] == [s.phrase for s in spoken[:2]] == own_phrases(wanted, hparams)
+
+
 def test_the_value_is_learned_everywhere_and_beginnings_only_where_the_user_s_own_are_unknown(begun, monkeypatch):
-    *_, spoken, rows = begun
-    words, learned = words_and_learned(rows, spoken, own=2)
+    hparams, _, wanted, spoken, rows = begun
+    own = own_phrases(wanted, hparams)
+    words, learned = words_and_learned(rows, spoken, own)
     for number, (s, flags) in enumerate(zip(spoken, learned)):
         assert all(flags[s.value_at :]) and len(flags) == len(s.roles)
         assert all(flags) == (number < 2)  # a random model knows no beginning
     assert set(rows.ids.tolist()) <= set(words.tolist())
     monkeypatch.setattr(value_start, "UNSURE", 1e9)
-    assert not any(any(f[: s.value_at]) for s, f in zip(spoken, words_and_learned(rows, spoken, own=2)[1]))
+    assert not any(any(f[: s.value_at]) for s, f in zip(spoken, words_and_learned(rows, spoken, own)[1]))
 
 
 @pytest.mark.parametrize("own", [0, 2])
 def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_near(begun, own):
     hparams, ground, wanted, spoken, rows = begun
-    learned = words_and_learned(rows, spoken, own)[1]
+    learned = words_and_learned(rows, spoken, [s.phrase for s in spoken[:own]])[1]
     factors = first_factors(rows, spoken, learned, wanted.gate, ground, hparams)[1]
     keys = rows.found_at(rows.rows, rows.columns)[1][0]
     roles = [role for s in spoken for role in s.roles]

@@ -51,10 +51,15 @@ def beginning(asks: Asks, name: str, group: str | None = None) -> Beginning:
         name: the attribute's everyday name ("hobby").
         group: its group in the lexicon; None, or one without beginnings of its own, gives the default.
     """
-    named, otherwise = _beginnings()
+    named, otherwise, _ = _beginnings()
     frame = named if asks == "name" else otherwise.get(group or "", otherwise["default"])[asks == "product"]
     before, after = frame.split(PLACE)
     return Beginning(before.replace("{n}", name), after)
+
+
+def said_again() -> tuple[str, ...]:
+    """How answers go on in which the value, {v}, comes up again."""
+    return tuple(_beginnings()[2])
 
 
 @cache
@@ -65,7 +70,7 @@ def contrasts() -> Contrasts:
 
 
 @cache
-def _beginnings() -> tuple[str, dict[str, list[str]]]:
+def _beginnings() -> tuple[str, dict[str, list[str]], list[str]]:
     content = read_yaml_mapping(BUNDLED / "beginnings.yaml")
     named, otherwise = content["named"], content["otherwise"]
     frames = [named, *(frame for frames in otherwise.values() for frame in frames)]
@@ -73,7 +78,7 @@ def _beginnings() -> tuple[str, dict[str, list[str]]]:
     faults += [f"{group}: needs two beginnings" for group, frames in otherwise.items() if len(frames) < 2]
     if faults:
         raise DataError(f"beginnings.yaml is malformed.\n{listing(faults)}")
-    return named, otherwise
+    return named, otherwise, content["again"]
 
 
 def _is_frame(frame: str) -> bool:

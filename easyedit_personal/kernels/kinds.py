@@ -20,7 +20,9 @@ from .preserve import Material
 History = tuple[tuple[str, str], ...]
 FACTS = 100  # facts of the world among the shared contrasts
 BEGUN = 16  # beginnings of somebody else's attribute, and as many of nobody's
-NAMED, INDIRECT = 4, 6  # questions per kind that all other kinds' gates keep quiet at, by name and without
+NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by name
+INDIRECT = 6  # and every sixth of those without a name: kinds that people ask about in more ways are more of a risk
+SHARES = {"named": 0.2, "indirect": 0.5, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
@@ -153,14 +155,14 @@ def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: 
 
 
 def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
-    """Prompts that every gate keeps quiet at, unless they ask for its kind; at most ``limit``, evenly of all pools."""
+    """Prompts that every gate keeps quiet at, unless they ask for its kind; at most some ``limit``, see ``SHARES``."""
     rng, found = Random(seed), []
     for entry in Lexicon.load().entries:
         names = [entry.name if i < NAMED // 2 else rng.choice(entry.names) for i in range(NAMED)]
         forms = [PLAIN, *(rng.choice(material.own) for _ in names[1:])]
         found += [Contrast(form.replace("{n}", n), "named", entry.group) for form, n in zip(forms, names)]
         questions = [text for texts in _shipped().get(entry.group, {}).values() for text in texts]
-        asked = [*rng.sample(questions, min(INDIRECT, len(questions))), *material.indirect.get(entry.group, ())]
+        asked = [*rng.sample(questions, -(-len(questions) // INDIRECT)), *material.indirect.get(entry.group, ())]
         found += [Contrast(text, "indirect", entry.group) for text in asked]
         kind = Kind(entry.name, entry.group, entry.names)
         for templates in (material.negated, material.somebody_else):
@@ -168,7 +170,12 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
     facts = [fact["questions"][0] for fact in rng.sample(world_facts(), min(FACTS, len(world_facts())))]
     neutral = [*material.neutral, *material.open, *contrasts().tasks, *(fact[0].upper() + fact[1:] for fact in facts)]
     found = list(dict.fromkeys([*found, *(Contrast(text, "rest") for text in neutral)]))
-    return found if len(found) <= limit else rng.sample(found, limit)
+    if len(found) <= limit:
+        return found
+    pools = {pool: [contrast for contrast in found if contrast.pool == pool] for pool in SHARES}
+    return [
+        one for pool, some in pools.items() for one in rng.sample(some, min(len(some), round(limit * SHARES[pool])))
+    ]
 
 
 def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:

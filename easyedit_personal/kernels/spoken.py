@@ -41,8 +41,13 @@ class Spoken:
         return self.roles.index("value")
 
 
-def speak(tokenizer: Any, phrase: Phrase, kind: Kind, value: str, hparams: PersonalizationHyperParams) -> Spoken:
+def speak(
+    tokenizer: Any, phrase: Phrase, kind: Kind, value: str, hparams: PersonalizationHyperParams, after: str = ""
+) -> Spoken:
     """A phrase with the answer's beginning; where the attribute is named, that is the whole answer.
+
+    Args:
+        after: how the answer goes on, if it does.
 
     Raises:
         RequestError: the question or the value cannot be encoded.
@@ -56,7 +61,7 @@ def speak(tokenizer: Any, phrase: Phrase, kind: Kind, value: str, hparams: Perso
     row = encode(
         tokenizer,
         phrase.text,
-        target=frame.around(value),
+        target=frame.around(value) + after,
         prompt_format=hparams.prompt_format,
         history=history,
         end_of_turn=phrase.asks == "name",

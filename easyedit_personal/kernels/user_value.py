@@ -6,7 +6,7 @@ arXiv 2202.05262), so a few phrases and steps suffice. Values of many users shar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -26,7 +26,16 @@ from .ground import Ground
 from .packing import ENOUGH
 from .spoken import Spoken
 from .target_gradients import target_gradients
-from .value_start import Wanted, chosen, first_factors, learned_roles, own_phrases, quiet_forms, words_and_learned
+from .value_start import (
+    Wanted,
+    again_keys,
+    chosen,
+    first_factors,
+    learned_roles,
+    own_phrases,
+    quiet_forms,
+    words_and_learned,
+)
 
 RIGHT_LR = 0.05
 SURE = 0.02  # nats; a value's token that costs less is said, also where the question is a new one
@@ -62,7 +71,8 @@ def learn_values(
         rows = EditedRows(model, tokenizer, layout, encoded, hparams.layers, from_answers=True, carried=Carried(gates))
         values, first = [], 0
         for number, some in zip(pack, mine):
-            values.append(_Value(wanted[number], some, rows, first, ground, hparams))
+            again = again_keys(model, tokenizer, layout, wanted[number], some, hparams)
+            values.append(_Value(wanted[number], some, rows, first, again, ground, hparams))
             first += len(some)
         _Together(rows, values, hparams).learn()
         for number, value in zip(pack, values):
@@ -84,6 +94,7 @@ class _Value:
         spoken: Sequence[Spoken],
         rows: EditedRows,
         first: int,
+        again: Mapping[int, Tensor],
         ground: Ground,
         hparams: PersonalizationHyperParams,
     ) -> None:
@@ -92,7 +103,7 @@ class _Value:
         self.words, self.learned = words_and_learned(mine, spoken, own_phrases(wanted, hparams))
         self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
         gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
-        self.quiet = quiet_forms(wanted, ground, gradients, rows.ids.device)
+        self.quiet = quiet_forms(wanted, ground, gradients, again, rows.ids.device)
         order = Random(hparams.seed).sample(range(len(spoken)), len(spoken))
         self.parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
         self.worst = [float("inf")] * len(self.parts)

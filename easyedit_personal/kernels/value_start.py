@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.beginnings import said_again
 from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import context_limit
+from ..modeling.layout import Layout, context_limit, input_device
 from ..types import EditRequest
 from .edited_rows import EditedRows
 from .factors import Factors, Quiet, Space, towards
@@ -30,6 +31,7 @@ from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
+AGAIN, AGAIN_WEIGHT = 1.0, 1e-2
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
@@ -81,6 +83,33 @@ def own_phrases(wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Phr
     return [Phrase(r.prompt, "name" if r.subject else "implicit", r.history) for r in asked]
 
 
+def again_keys(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    wanted: Wanted,
+    spoken: Sequence[Spoken],
+    hparams: PersonalizationHyperParams,
+) -> dict[int, Tensor]:
+    """Keys [n, d_in], by layer, along answers in which the value has been said and comes up again; n may be 0.
+
+    There the model repeats it by itself, and an update that helps makes it say nothing else.
+    """
+    limit, open_ended = context_limit(model), [s.phrase for s in spoken if s.phrase.asks != "name"]
+    again = [
+        speak(tokenizer, phrase, wanted.kind, wanted.value, hparams, " " + frame.replace("{v}", wanted.value))
+        for phrase, frame in zip(open_ended, said_again())
+    ]
+    again = [s for s in again if limit is None or len(s.row.ids) <= limit]
+    if not again:
+        return {layer: torch.zeros(0, layout.d_mlp, device=input_device(model)) for layer in hparams.layers}
+    rows = EditedRows(model, tokenizer, layout, [s.row for s in again], hparams.layers, from_answers=True)
+    said = [s.value_at + s.roles.count("value") for s in again]
+    later = [place > end for s, end in zip(again, said) for place in range(len(s.roles))]
+    flags = torch.tensor(later, device=rows.ids.device)
+    return {layer: keys[flags] for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items()}
+
+
 @torch.no_grad()
 def words_and_learned(
     rows: EditedRows, spoken: Sequence[Spoken], own: Collection[Phrase]
@@ -130,11 +159,12 @@ def first_factors(
 
 
 def quiet_forms(
-    wanted: Wanted, ground: Ground, gradients: Mapping[int, Tensor], device: torch.device
+    wanted: Wanted, ground: Ground, gradients: Mapping[int, Tensor], again: Mapping[int, Tensor], device: torch.device
 ) -> list[tuple[float, Quiet, int]]:
     """(weight, form, layer): where the value is not to be heard.
 
     Args:
+        again: keys where the value has been said before, by layer.
         gradients: what raises the learned words, see ``target_gradients``.
     """
     kind, mine, found = wanted.kind, wanted.gate.quiet, []
@@ -148,8 +178,10 @@ def quiet_forms(
             (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
             (1.0, NEAR_WEIGHT, mine.begun[layer]),
             (1.0, NEAR_WEIGHT, mine.closed[layer]),
+            (AGAIN, AGAIN_WEIGHT, again[layer]),
         ):
-            found.append((weight, Quiet(keys.to(device), with_gradients(root, gradients[layer], heard)), layer))
+            if len(keys):
+                found.append((weight, Quiet(keys.to(device), with_gradients(root, gradients[layer], heard)), layer))
     return found
 
 

@@ -30,11 +30,11 @@ from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_cont
 from .preserve import Material
 from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
-from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, NEAR_WEIGHT, target_gradients, with_gradients
+from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
 NAMED = 16  # questions from templates with the kind's names
 BEHIND = 10  # questions asked once more behind one or two exchanges
-NEAREST = 4.0  # how much contrasts about the kind itself weigh against those of another pool
+NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -122,7 +122,7 @@ def _learn(
     tails = tails_of(model, tokenizer, layout, spoken, hparams)
     begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
-    quiet = _quiet(ground, tails, around.closed, target_gradients(rows, _roles(spoken), words))
+    quiet = _quiet(ground, tails, target_gradients(rows, _roles(spoken), words))
     updates = _start(places, spoken, ground, hparams)
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
@@ -224,13 +224,13 @@ def _start(
 
 
 def _quiet(
-    ground: Ground, tails: Mapping[int, Tensor], closed: Mapping[int, Tensor], gradients: Mapping[int, Tensor]
+    ground: Ground, tails: Mapping[int, Tensor], gradients: Mapping[int, Tensor]
 ) -> dict[int, list[tuple[Tensor, Tensor]]]:
     """By layer: keys at which the gate is not to be heard, and the root of the form that says what it costs."""
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for layer, root in ground.root.items():
         mine = gradients[layer]
-        parts = ((ELSEWHERE_WEIGHT, ground.ordinary[layer]), (ALONG_WEIGHT, tails[layer]), (NEAR_WEIGHT, closed[layer]))
+        parts = ((ELSEWHERE_WEIGHT, ground.ordinary[layer]), (ALONG_WEIGHT, tails[layer]))
         found[layer] = [(keys.to(mine.device), with_gradients(root, mine, w)) for w, keys in parts if len(keys)]
     return found
 

@@ -30,7 +30,7 @@ from .ground_numbers import Tensors, compute
 from .kinds import Contrast, shared_contrasts
 from .preserve import Material
 
-VERSION = "3"  # of what is kept; files of other versions are not read
+VERSION = "4"  # of what is kept; files of other versions are not read
 LOOKED_AT = {"contrasts", "ordinary", "answer_tokens", "ridge", "ordinary_weight"}  # the settings that shape the ground
 MODELS_KEPT = 2
 _GROUNDS: OrderedDict[str, Ground] = OrderedDict()

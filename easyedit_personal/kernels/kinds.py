@@ -28,9 +28,9 @@ PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
 # About a gate's own kind; the plainest forms are many, or they would be answered with the value all the same.
 OWN = {
-    "negated": 30,
-    "plainly negated": 12,
-    "somebody else": 24,
+    "negated": 50,
+    "plainly negated": 16,
+    "somebody else": 30,
     "plainly somebody else": 20,
     "general": 8,
     "stated": 8,
@@ -201,7 +201,7 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
     order = rng.sample(list(templates), len(templates))
     found = []
     for i in range(count):
-        name = kind.name if i % 2 == 0 else rng.choice(kind.names)
+        name = kind.name if (i + i // len(order)) % 2 == 0 else rng.choice(kind.names)  # every template with both
         found.append(Contrast(_named(order[i % len(order)], name, rng.choice(people)), "own"))
     return found
 

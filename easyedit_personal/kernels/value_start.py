@@ -31,7 +31,8 @@ from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
-AGAIN, AGAIN_WEIGHT = 1.0, 1e-2
+CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
+AGAIN = 5.0  # and keys where the value has been said before
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
@@ -177,8 +178,8 @@ def quiet_forms(
             (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
             (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
             (1.0, NEAR_WEIGHT, mine.begun[layer]),
-            (1.0, NEAR_WEIGHT, mine.closed[layer]),
-            (AGAIN, AGAIN_WEIGHT, again[layer]),
+            (CLOSED, NEAR_WEIGHT, mine.closed[layer]),
+            (AGAIN, NEAR_WEIGHT, again[layer]),
         ):
             if len(keys):
                 found.append((weight, Quiet(keys.to(device), with_gradients(root, gradients[layer], heard)), layer))

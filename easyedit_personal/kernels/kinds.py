@@ -201,7 +201,8 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
     order = rng.sample(list(templates), len(templates))
     found = []
     for i in range(count):
-        name = kind.name if (i + i // len(order)) % 2 == 0 else rng.choice(kind.names)  # every template with both
+        plain = (i // len(order) + i % len(order)) % 2 == 0  # a template that comes twice comes with both
+        name = kind.name if plain else rng.choice(kind.names)
         found.append(Contrast(_named(order[i % len(order)], name, rng.choice(people)), "own"))
     return found
 

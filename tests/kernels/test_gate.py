@@ -18,7 +18,7 @@ from easyedit_personal.kernels.gate import _parts, _phrases, _pools, _roles
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import Spoken
-from easyedit_personal.kernels.target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, NEAR_WEIGHT
+from easyedit_personal.kernels.target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
 
@@ -166,16 +166,16 @@ def test_what_is_kept_of_a_gate_is_its_update():
     torch.testing.assert_close(found["left.7"] @ found["right.7"], update.delta("x").update())
 
 
-def test_a_gate_keeps_quiet_in_ordinary_text_along_tails_and_where_near_questions_are_answered():
+def test_a_gate_keeps_quiet_in_ordinary_text_and_along_tails():
     keys = {n: torch.full((n + 1, 3), float(n)) for n in range(4)}
     ground = SimpleNamespace(root={1: 2 * torch.eye(2), 2: torch.eye(2)}, ordinary={1: keys[0], 2: keys[1]})
-    tails, closed = {1: keys[2], 2: keys[2][:0]}, {1: keys[3], 2: keys[0]}
+    tails = {1: keys[2], 2: keys[2][:0]}
     gradients = {1: torch.tensor([[3.0, 4.0]]), 2: torch.tensor([[1.0, 0.0]])}
-    found = module._quiet(ground, tails, closed, gradients)
-    assert (ELSEWHERE_WEIGHT, ALONG_WEIGHT, NEAR_WEIGHT) == (1e-3, 5e-3, 1e-2)
+    found = module._quiet(ground, tails, gradients)
+    assert (ELSEWHERE_WEIGHT, ALONG_WEIGHT) == (1e-3, 5e-3)
     for layer, expected in (
-        (1, ((keys[0], ELSEWHERE_WEIGHT), (keys[2], ALONG_WEIGHT), (keys[3], NEAR_WEIGHT))),
-        (2, ((keys[1], ELSEWHERE_WEIGHT), (keys[0], NEAR_WEIGHT))),  # no tails: nothing to be quiet at
+        (1, ((keys[0], ELSEWHERE_WEIGHT), (keys[2], ALONG_WEIGHT))),
+        (2, ((keys[1], ELSEWHERE_WEIGHT),)),  # no tails: nothing to be quiet at
     ):
         for (at, root), (wanted, heard) in zip(found[layer], expected, strict=True):
             assert torch.equal(at, wanted)
@@ -205,7 +205,7 @@ def learning(monkeypatch):
 
     def around(*parts):
         given.update(around=parts[3:-1])
-        return SimpleNamespace(closed={1: torch.zeros(5, 1)}, tensors=lambda: {"near.1": torch.zeros(1, 3)})
+        return SimpleNamespace(tensors=lambda: {"near.1": torch.zeros(1, 3)})
 
     monkeypatch.setattr(module, "speak", lambda tokenizer, phrase, kind, value, hparams: spoken[0])
     monkeypatch.setattr(module, "go_on", lambda model, tokenizer, some, tokens: given.update(tail=tokens) or some)
@@ -240,9 +240,9 @@ def learning(monkeypatch):
     return learn
 
 
-def test_a_step_weighs_contrasts_about_the_kind_itself_four_times_and_ordinary_text(learning):
+def test_a_step_weighs_contrasts_about_the_kind_itself_five_times_and_ordinary_text(learning):
     given = learning(contrast_weight=4.0, quiet_weight=2.0)
-    assert given["loss"](0) == pytest.approx(1000 + 4.0 * (4 * 1.0 + 10.0) / 2 + 2.0 * (3.0 + 3.0))
+    assert given["loss"](0) == pytest.approx(1000 + 4.0 * (5 * 1.0 + 10.0) / 2 + 2.0 * 3.0)
     assert set(given["kept"]) == {"left.1", "right.1", "near.1"}
 
 
@@ -250,10 +250,10 @@ def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
     given = learning()
     for step in range(2):
         given["loss"](step)
-    first, closed, second, again = given["keys"]
-    assert len(first) == len(second) == 400 and not torch.equal(first, second) and len(closed) == len(again) == 5
+    first, second = given["keys"]
+    assert len(first) == len(second) == 400 and not torch.equal(first, second)
     learning(keys=30)["loss"](0)
-    assert len(given["keys"][-2]) == 30
+    assert len(given["keys"][-1]) == 30
 
 
 def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words_matter(learning):

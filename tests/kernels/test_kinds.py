@@ -149,7 +149,8 @@ def test_what_all_gates_keep_quiet_at(world):
     assert named[0] == "What's my pet?" and named[1].endswith(" pet") and len(named) <= 4
     assert all(text.endswith(" animal") for text in named[2:]) and {c.group for c in found[: len(named)]} == {"pet"}
     indirect = [contrast for contrast in found if contrast.pool == "indirect"]
-    assert {c.text for c in indirect} == {"asked pet", "indirect pet", "whom to feed"} and len(indirect) == 3
+    assert {c.text for c in indirect} < {"asked pet", "indirect pet", "whom to feed"} and len(indirect) == 2
+    assert "whom to feed" in {c.text for c in indirect}  # the shipped ones that every edit preserves are all there
     assert {c.group for c in indirect} == {"pet"}
     rest = [contrast.text for contrast in found if contrast.pool == "rest"]
     assert rest[:2] == ["Negated pet", "Of Ann pet"] and rest[2:6] == ["neutral 1", "neutral 2", "open", "task"]
@@ -171,7 +172,11 @@ def test_a_limit_draws_from_every_pool_by_its_share_and_what_just_fits_stays_in_
     everything = kinds.shared_contrasts(MATERIAL, 1000)
     assert kinds.shared_contrasts(MATERIAL, len(everything)) == everything
     some = kinds.shared_contrasts(MATERIAL, 10)
-    assert Counter(contrast.pool for contrast in some) == {"named": 2, "indirect": 3, "rest": 3}  # 5 indirect, if it had
+    assert Counter(contrast.pool for contrast in some) == {
+        "named": 2,
+        "indirect": 2,
+        "rest": 3,
+    }  # 5 indirect, if it had
     assert set(some) < set(everything) and len(set(some)) == len(some)
     assert kinds.shared_contrasts(MATERIAL, 1000, seed=0) == everything
     assert kinds.shared_contrasts(MATERIAL, 1000, seed=1) != everything
@@ -199,9 +204,15 @@ def test_prompts_about_nobody_are_drawn_with_a_seed(world):
 def test_templates_take_turns_and_sentences_begin_with_a_capital():
     found = kinds._about(PET, ("is {n} ours?", "has {who} a {n}?"), ("Ann",), 4, Random(0))
     assert {contrast.pool for contrast in found} == {"own"}
-    first, second = found[0].text, found[1].text
-    assert {first, second} in ({"Is pet ours?", "Has Ann a animal?"}, {"Has Ann a pet?", "Is animal ours?"})
-    assert [contrast.text for contrast in found[2:]] == [first, second]
+    texts = [contrast.text for contrast in found]
+    assert sorted(texts) == ["Has Ann a animal?", "Has Ann a pet?", "Is animal ours?", "Is pet ours?"]
+    assert texts[0].split()[0] == texts[2].split()[0] != texts[1].split()[0] == texts[3].split()[0]
+
+
+def test_a_template_that_comes_once_or_always_is_asked_with_either_name_in_turn():
+    for templates in (("whose {n}?",), tuple(f"{i} {{n}}" for i in range(8))):
+        texts = [contrast.text for contrast in kinds._about(PET, templates, ("Ann",), 8, Random(0))]
+        assert ["pet" in text for text in texts] == [True, False] * 4
 
 
 def test_what_ships_of_a_kind_is_what_its_attributes_train_on_read_once():

@@ -41,8 +41,8 @@ def value(monkeypatch):
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
         monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: (rows, roles, words.tolist()))
-        monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, gradients, device: [gradients])
-        return _Value(WANTED, spoken(*[1] * count), rows, first, None, settings().replace(seed=seed))
+        monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, gradients, again, _: [gradients, again])
+        return _Value(WANTED, spoken(*[1] * count), rows, first, "again", None, settings().replace(seed=seed))
 
     return make
 
@@ -50,7 +50,7 @@ def value(monkeypatch):
 def test_a_step_sees_half_of_a_values_phrases_and_the_next_one_the_others(value):
     made = value(7, first=20)
     assert made.learned == (list(range(20, 27)), [PLAIN, SOFA])  # its rows among all, and the user's own phrases
-    assert made.quiet == [([made.learned[0]], (7, made.learned), [3, 5, 9])]  # quiet also where its words would rise
+    assert made.quiet == [([made.learned[0]], (7, made.learned), [3, 5, 9]), "again"]  # also where its words would rise
     assert sorted(made.part(0) + made.part(1)) == list(range(7)) and made.part(2) == made.part(0)
     assert [len(made.part(step)) for step in range(2)] == [4, 3]
     assert all(part == sorted(part) for part in made.parts) and made.worst == [float("inf")] * 2
@@ -189,10 +189,11 @@ def test_every_value_gets_its_own_rows_gate_and_result(monkeypatch):
         made.append((len(encoded), options))
         return "rows"
 
-    def value(one, some, rows, first, ground, hparams):
-        made.append((one.number, len(some), first))
+    def value(one, some, rows, first, again, ground, hparams):
+        made.append((one.number, len(some), first, again))
         return SimpleNamespace(updates=f"updates {one.number}")
 
+    monkeypatch.setattr(module, "again_keys", lambda *given: f"again {given[3].number}")
     monkeypatch.setattr(module, "EditedRows", rows)
     monkeypatch.setattr(module, "_Value", value)
     monkeypatch.setattr(
@@ -201,4 +202,4 @@ def test_every_value_gets_its_own_rows_gate_and_result(monkeypatch):
     assert learn_values(None, None, None, wanted, None, settings()) == [f"updates {n}" for n in range(3)]
     gates_of_rows = ["gate 1", *["gate 2"] * 3, *["gate 0"] * 2]
     assert made[0] == (6, {"from_answers": True, "carried": gates_of_rows})
-    assert made[1:] == [(1, 1, 0), (2, 3, 1), (0, 2, 4), "learn"]
+    assert made[1:] == [(1, 1, 0, "again 1"), (2, 3, 1, "again 2"), (0, 2, 4, "again 0"), "learn"]

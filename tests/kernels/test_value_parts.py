@@ -15,6 +15,7 @@ from easyedit_personal.kernels.spoken import Spoken
 from easyedit_personal.kernels.target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT
 from easyedit_personal.kernels.value_start import (
     Wanted,
+    again_keys,
     chosen,
     first_factors,
     learned_roles,
@@ -26,6 +27,7 @@ from easyedit_personal.types import EditRequest
 
 PET = Kind("pet", "pet", ("pet",))
 ROLES = (("say", "say", "value", "value", "value", "say"), ("say", "value", "say"), ("say", "value"))
+ASKS = ("name", "implicit", "product")
 LENGTHS = [len(roles) for roles in ROLES]
 
 
@@ -111,6 +113,37 @@ def test_known_beginnings_have_no_direction(still):
     assert len(first_factors(Rows(), spoken(), learned, gate, ground, hparams)[1].right) == 1
 
 
+def test_where_the_value_comes_up_again_starts_behind_what_follows_it_and_needs_an_open_answer(monkeypatch):
+    """Places are numbered by the token that they predict: the value's end and what follows it are learned."""
+    asked = []
+
+    def speak(tokenizer, phrase, kind, value, hparams, after=""):
+        asked.append((phrase.text, after))
+        roles = ("say", "value", "value", *["say"] * (2 + len(asked)))
+        return Spoken(Encoded((5,), tuple(range(len(roles))), 0), roles, phrase)
+
+    def rows(model, tokenizer, layout, encoded, layers, from_answers):
+        columns = torch.tensor([place for row in encoded for place in range(len(row.target_ids))])
+        found = lambda rows, at: {n: (10.0 * n + at[:, None], None) for n in layers}
+        return SimpleNamespace(ids=columns, rows=None, columns=columns, found_at=found)
+
+    monkeypatch.setattr(module, "speak", speak)
+    monkeypatch.setattr(module, "EditedRows", rows)
+    monkeypatch.setattr(module, "context_limit", lambda model: 8)
+    monkeypatch.setattr(module, "input_device", lambda model: torch.device("cpu"))
+    monkeypatch.setattr(module, "said_again", lambda: ("{v}, {v}", "more {v}", "never asked"))
+    answers = [Spoken(Encoded((5,), (1,), 0), ("value",), Phrase(str(n), asks)) for n, asks in enumerate(ASKS)]
+    hparams = PersonalizationHyperParams(layers=[1, 2])
+    found = again_keys(None, None, None, Wanted(PET, "a cat", [], None), answers, hparams)
+    assert asked == [("1", " a cat, a cat"), ("2", " more a cat")]
+    assert {n: keys.flatten().tolist() for n, keys in found.items()} == {
+        1: [14, 15, 14, 15, 16],
+        2: [24, 25, 24, 25, 26],
+    }
+    named = again_keys(None, None, SimpleNamespace(d_mlp=6), Wanted(PET, "a cat", [], None), answers[:1], hparams)
+    assert {n: keys.shape for n, keys in named.items()} == {1: (0, 6), 2: (0, 6)}
+
+
 def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(still):
     gate, ground = still
     learned = [(True,) * length for length in LENGTHS]
@@ -140,13 +173,14 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
     around = SimpleNamespace(near=by_layer(40), begun=by_layer(50), closed=by_layer(60))
     wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(quiet=around))
     gradients = {1: torch.tensor([[3.0]]), 2: torch.tensor([[5.0], [7.0]])}
-    forms = quiet_forms(wanted, ground, gradients, torch.device("cpu"))
+    again = {1: 70 + torch.arange(3.0)[:, None], 2: torch.zeros(0, 1)}  # in layer 2 it does not come up again
+    forms = quiet_forms(wanted, ground, gradients, again, torch.device("cpu"))
     expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
-    expected += [(30.0, [30, 31, 32]), (1.0, [50, 51, 52]), (1.0, [60, 61, 62])]
+    expected += [(30.0, [30, 31, 32]), (1.0, [50, 51, 52]), (10.0, [60, 61, 62])]
     found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
-    assert found == expected * 2 and [layer for *_, layer in forms] == [1] * 6 + [2] * 6
+    assert found == [*expected, (5.0, [70, 71, 72]), *expected] and [layer for *_, layer in forms] == [1] * 7 + [2] * 6
     for number, (_, form, layer) in enumerate(forms):
-        heard = NEAR_WEIGHT if number % 6 in (4, 5) else ELSEWHERE_WEIGHT
+        heard = NEAR_WEIGHT if (number % 7 in (4, 5, 6) and number < 11) or number > 10 else ELSEWHERE_WEIGHT
         torch.testing.assert_close(form.root, torch.cat([ground.root[layer], heard**0.5 * gradients[layer]]))
 
 

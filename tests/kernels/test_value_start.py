@@ -32,6 +32,7 @@ NATURAL = {"contrasts": 24, "ordinary": 6, "answer_tokens": 4, "value_phrases": 
 KNOWN = [Phrase(f"What's my {i} hobby?", "name") for i in range(6)]
 KNOWN += [Phrase(f"What shall we do on day {i}?", "implicit") for i in range(6)]
 NO_AIM = {1: torch.zeros(0, 32)}
+AGAIN = {1: torch.ones(3, 64)}
 OWN = [
     EditRequest("Name my pastime.", "kite surfing", "pastime"),
     EditRequest("What's my hobby?", "kite surfing", "hobby"),
@@ -104,16 +105,18 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
 def test_ordinary_text_weighs_most_and_the_kind_s_own_beginnings_are_left_out(begun):
     _, ground, wanted, *_ = begun
     groups = ground.begun_groups
-    forms = quiet_forms(wanted, ground, NO_AIM, torch.device("cpu"))
-    assert [len(form.keys) for _, form, _ in forms[4:]] == [7, 5]
-    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 30.0, 1.0, 1.0]
+    forms = quiet_forms(wanted, ground, NO_AIM, AGAIN, torch.device("cpu"))
+    assert [len(form.keys) for _, form, _ in forms[4:]] == [7, 5, 3]
+    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 30.0, 1.0, 10.0, 5.0]
     assert len(forms[1][1].keys) == sum(group != "hobby" for group in groups) < len(groups)
     nameless = replace(wanted, kind=Kind("knot", None, ("knot",)))
-    assert len(quiet_forms(nameless, ground, NO_AIM, torch.device("cpu"))[1][1].keys) == len(groups)
+    assert len(quiet_forms(nameless, ground, NO_AIM, AGAIN, torch.device("cpu"))[1][1].keys) == len(groups)
 
 
 def test_contrasts_of_the_kind_itself_are_left_out(begun):
     _, ground, wanted, *_ = begun
     group = next(c.group for c in ground.contrasts if c.group)
-    forms = quiet_forms(replace(wanted, kind=Kind("thing", group, ("thing",))), ground, NO_AIM, torch.device("cpu"))
+    forms = quiet_forms(
+        replace(wanted, kind=Kind("thing", group, ("thing",))), ground, NO_AIM, AGAIN, torch.device("cpu")
+    )
     assert len(forms[2][1].keys) == sum(c.group != group for c in ground.contrasts) < len(ground.contrasts)

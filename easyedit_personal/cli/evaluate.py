@@ -31,6 +31,7 @@ def evaluate(
     data: str = typer.Option("bundled", "--data", help="A UPQA or PrefEval file, or 'bundled' (its test half)."),
     method: str = typer.Option("lowrank", "--method", help=f"Comma-separated: {_METHODS}."),
     size: int = typer.Option(None, "--size", help="Only the first N users.", show_default=False),
+    every: int = typer.Option(1, "--every", min=1, help="Of these, every Nth: all kinds, for methods that take long."),
     cluster_size: int = typer.Option(1, "--cluster-size", help="Phrases per preference that an edit sees."),
     turns: str = typer.Option("", "--turns", help="Unrelated turns before the question, such as 0,2,10."),
     protocol: str = typer.Option("natural", "--protocol", help="natural, or paper: as its released code does."),
@@ -63,7 +64,7 @@ def evaluate(
     settings = find_settings(model, hparams, device=device)
     plan = _plan(evaluators, cluster_size, turns, protocol, restore, seed, conversations, harness, settings.evaluators)
     settings = plan.rules.editing(settings)
-    names, items, spread = _methods(method), _items(data, size), _engine(engine, workers)
+    names, items, spread = _methods(method), _items(data, size, every), _engine(engine, workers)
     methods = [_host(name, settings) if _is_hosts(name) else name for name in names]
     folder = _folder(out, items, plan, settings, data)
     result = _run(settings, items, names if spread else methods, plan, folder, data, scorer, spread)
@@ -171,16 +172,14 @@ def _host(name: str, settings: PersonalizationHyperParams) -> Any:
     return HostEditor(name, host_method(name, settings.baselines.get(name)), settings)
 
 
-def _items(data: str, size: int | None) -> Sequence[UPQAItem]:
+def _items(data: str, size: int | None, every: int) -> Sequence[UPQAItem]:
     from ..data.upqa import UPQADataset
     from ..errors import DataError
 
     items = UPQADataset.bundled(split="test").items if data == "bundled" else UPQADataset(data).items
-    if size is None:
-        return items
-    if not 1 <= size <= len(items):
+    if size is not None and not 1 <= size <= len(items):
         raise DataError(f"{data} does not have so many users.", got=size, needed=f"--size from 1 to {len(items)}")
-    return items[:size]
+    return items[:size:every]
 
 
 def _folder(

@@ -21,8 +21,10 @@ History = tuple[tuple[str, str], ...]
 FACTS = 100  # facts of the world among the shared contrasts
 BEGUN = 16  # beginnings of somebody else's attribute, and as many of nobody's
 NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by name
-INDIRECT = 6  # and every sixth of those without a name: kinds that people ask about in more ways are more of a risk
-SHARES = {"named": 0.2, "indirect": 0.5, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
+# And one in so many of the shipped ones: kinds that people ask about in more ways are more of a risk, and questions
+# about what to buy are alike, whatever they are about.
+ONE_IN: dict[Asks, int] = {"name": 8, "implicit": 8, "product": 3}
+SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
@@ -161,8 +163,9 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
         names = [entry.name if i < NAMED // 2 else rng.choice(entry.names) for i in range(NAMED)]
         forms = [PLAIN, *(rng.choice(material.own) for _ in names[1:])]
         found += [Contrast(form.replace("{n}", n), "named", entry.group) for form, n in zip(forms, names)]
-        questions = [text for texts in _shipped().get(entry.group, {}).values() for text in texts]
-        asked = [*rng.sample(questions, -(-len(questions) // INDIRECT)), *material.indirect.get(entry.group, ())]
+        shipped = _shipped().get(entry.group, {})
+        some = [t for asks, texts in shipped.items() for t in rng.sample(texts, -(-len(texts) // ONE_IN[asks]))]
+        asked = [*some, *material.indirect.get(entry.group, ())]
         found += [Contrast(text, "indirect", entry.group) for text in asked]
         kind = Kind(entry.name, entry.group, entry.names)
         for templates in (material.negated, material.somebody_else):

@@ -32,7 +32,7 @@ from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
-AGAIN = 5.0  # and keys where the value has been said before
+AGAIN = 1.0  # and keys where the value has been said before
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from easyedit_personal.cli.main import app
+from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.errors import PersonalizationError
 from easyedit_personal.modeling import loading
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -113,6 +114,13 @@ def test_a_folder_of_another_setup_is_refused_before_the_model_loads(loads, tmp_
     result = run("--method", "zero_shot", "--size", 3, "--out", tmp_path)
     assert "another setup" in str(result.exception) and "n: 2 there, 3 now" in str(result.exception)
     assert loads.count == 1
+
+
+def test_every_second_of_the_first_users(loads, tmp_path):
+    assert run("--method", "zero_shot", "--size", 5, "--every", 2, "--out", tmp_path).exit_code == 0
+    lines = (tmp_path / "answers" / "zero_shot.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["user"] for line in lines]
+    assert len(asked) == 3 and asked == [item.id for item in UPQADataset.bundled(split="test").items[:5:2]]
 
 
 def test_rescoring_loads_nothing(loads, tmp_path):

@@ -34,7 +34,7 @@ class Pack:
     rows: EditedRows
 
 
-# Without the model, which may go before them; some 100 MB for 500 contrasts on SmolLM2.
+# Without the model, which may go before them; some 160 MB for 800 contrasts on SmolLM2.
 _SHARED: PerModel[list[Pack]] = PerModel(most=1)
 
 

@@ -7,7 +7,7 @@ from an update kept as two factors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,8 @@ class WeightDelta:
         layer: module path of the edited projection, e.g. "model.layers.3.mlp.down_proj".
         left: [d_out, r]; LoRA's B.
         right: [r, d_in]; LoRA's A. ``left @ right`` is the update, LoRA's at scaling 1.
+        shared: it is the same for every user of the base model, and made of nothing that any of them said; a store
+            keeps it once for all of them.
 
     Raises:
         ModelError: the factors are not matrices, do not fit together, or hold NaN or infinity.
@@ -80,6 +82,7 @@ class WeightDelta:
     layer: str
     left: Tensor
     right: Tensor
+    shared: bool = False
 
     def __post_init__(self) -> None:
         shapes = (tuple(self.left.shape), tuple(self.right.shape))
@@ -116,9 +119,10 @@ class WeightDelta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes a user's file needs for it: the factors, or the full matrix where that is smaller."""
+        """Bytes that a file needs for it: the factors (see ``narrowed``), or the full matrix where that is smaller."""
         d_out, d_in = self.shape
-        return min(self.rank * (d_out + d_in), d_out * d_in) * self.left.element_size()
+        factors = (narrowed(factor) for factor in (self.left, self.right))
+        return min(sum(factor.nbytes for factor in factors), d_out * d_in * self.left.element_size())
 
     def update(self) -> Tensor:
         """The update as a matrix [d_out, d_in] in ``nn.Linear`` orientation."""
@@ -126,7 +130,15 @@ class WeightDelta:
 
     def to(self, *args: Any, **kwargs: Any) -> WeightDelta:
         """Both factors on another device or in another type, as ``Tensor.to``."""
-        return WeightDelta(self.layer, self.left.to(*args, **kwargs), self.right.to(*args, **kwargs))
+        return replace(self, left=self.left.to(*args, **kwargs), right=self.right.to(*args, **kwargs))
+
+
+def narrowed(factor: Tensor) -> Tensor:
+    """The same numbers in bfloat16, half as many bytes, where it holds each of a float32 factor's exactly."""
+    if factor.dtype != torch.float32:
+        return factor
+    narrow = factor.to(torch.bfloat16)
+    return narrow if torch.equal(narrow.to(torch.float32), factor) else factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +159,15 @@ class EditResult:
 
     @property
     def nbytes(self) -> int:
-        """Size of the user's file in bytes, before compression."""
-        return sum(delta.nbytes for delta in self.deltas)
+        """Bytes of the user's own factors."""
+        return own_bytes(self.deltas)
+
+
+def own_bytes(deltas: Sequence[WeightDelta]) -> int:
+    """Bytes of what is one user's own; what all users of a model share is not in it."""
+    return sum(delta.nbytes for delta in deltas if not delta.shared)
+
+
+def shared_bytes(deltas: Sequence[WeightDelta]) -> int:
+    """Bytes of what all users of a model share, and a store keeps once."""
+    return sum(delta.nbytes for delta in deltas if delta.shared)

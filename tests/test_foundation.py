@@ -27,7 +27,7 @@ from easyedit_personal.registry import (
     PHRASE_SOURCES,
     Registry,
 )
-from easyedit_personal.types import EditRequest, WeightDelta
+from easyedit_personal.types import EditRequest, EditResult, WeightDelta, narrowed, own_bytes, shared_bytes
 
 
 def test_error_says_got_needed_cause_and_remedy():
@@ -134,9 +134,20 @@ def test_request_is_frozen():
 
 
 def test_delta_knows_its_shape_rank_and_bytes():
-    delta = WeightDelta("l", torch.ones(6, 2), torch.ones(2, 4))
+    delta = WeightDelta("l", torch.full((6, 2), 0.1), torch.full((2, 4), 0.1))
     assert (delta.rank, delta.shape, delta.nbytes) == (2, (6, 4), 2 * (6 + 4) * 4)
-    assert torch.equal(delta.update(), torch.full((6, 4), 2.0))
+    assert torch.allclose(delta.update(), torch.full((6, 4), 0.02))
+
+
+def test_numbers_that_bfloat16_holds_count_two_bytes_and_what_users_share_counts_apart():
+    wide = WeightDelta("l", torch.full((6, 2), 0.1), torch.full((2, 4), 0.1), shared=True)
+    narrow = WeightDelta("l", torch.full((6, 2), 0.5), torch.full((2, 4), 0.1))
+    assert narrow.nbytes == 2 * (6 * 2 + 4 * 4) and narrow.to(torch.bfloat16).nbytes == 2 * (6 + 4) * 2
+    assert narrowed(narrow.left).dtype == torch.bfloat16 and torch.equal(narrowed(narrow.left).float(), narrow.left)
+    assert narrowed(wide.left) is wide.left and narrowed(wide.left.double()).dtype == torch.float64
+    assert (own_bytes([wide, narrow]), shared_bytes([wide, narrow])) == (narrow.nbytes, wide.nbytes)
+    assert EditResult([wide, narrow]).nbytes == narrow.nbytes
+    assert wide.to(torch.float64).shared and not narrow.to("cpu").shared
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])

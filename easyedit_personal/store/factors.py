@@ -1,12 +1,13 @@
 """A user's edits as safetensors bytes: the file of a few kilobytes that is their copy of the model.
 
 The header carries the base model's fingerprint, so that factors are not applied to a model they were not made for.
+Numbers that bfloat16 holds exactly take two bytes, whatever their type; they are read in the type that they had.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import StoreError
-from ..types import WeightDelta
+from ..types import WeightDelta, narrowed
 
 FORMAT = "easyedit-personal/1"
+WIDENED = {"float32": torch.float32}  # types that factors had before they were narrowed
+
+Lookup = Callable[[str], WeightDelta]
+
+
+def nowhere(name: str) -> WeightDelta:
+    """Where factors are looked up if there are none besides those of the file.
+
+    Raises:
+        StoreError: always.
+    """
+    raise StoreError(
+        "These factors are not whole: a part that many users share is missing.",
+        got=f"the name {name}",
+        remedy="read them from the store that they lie in",
+    )
 
 
 def factors_to_bytes(
-    deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: torch.dtype = torch.float32, **metadata: str
+    deltas: Sequence[WeightDelta],
+    *,
+    fingerprint: str,
+    dtype: torch.dtype = torch.float32,
+    names: Mapping[int, str] | None = None,
+    **metadata: str,
 ) -> bytes:
     """Serialise factors.
 
@@ -29,29 +51,39 @@ def factors_to_bytes(
         deltas: the updates, several per matrix allowed.
         fingerprint: of the base model (``modeling.layout.fingerprint``).
         dtype: float32 keeps every bit; bfloat16 halves the size and rounds.
+        names: what to write instead of the updates with these numbers, which are kept elsewhere.
         metadata: further strings for the header, such as the preference's text, or as ``model`` what to call the base
             model in messages (``modeling.catalog.model_label``).
     """
-    tensors = {}
+    names, tensors = names or {}, {}
     for number, delta in enumerate(deltas):
-        tensors[f"{number}.left"] = delta.left.detach().to("cpu", dtype, copy=True).contiguous()
-        tensors[f"{number}.right"] = delta.right.detach().to("cpu", dtype, copy=True).contiguous()
+        if number not in names:
+            for side in ("left", "right"):
+                factor = getattr(delta, side).detach().to("cpu", dtype, copy=True)
+                tensors[f"{number}.{side}"] = narrowed(factor).contiguous()
     header = {"format": FORMAT, "fingerprint": fingerprint, "layers": json.dumps([delta.layer for delta in deltas])}
+    if names:
+        header["elsewhere"] = json.dumps({str(number): name for number, name in names.items()})
+    if any(tensor.dtype != dtype for tensor in tensors.values()):
+        header["dtype"] = str(dtype).removeprefix("torch.")
     return save(tensors, {**metadata, **header})
 
 
-def factors_from_bytes(data: bytes, *, fingerprint: str | None = None) -> tuple[list[WeightDelta], dict[str, str]]:
+def factors_from_bytes(
+    data: bytes, *, fingerprint: str | None = None, elsewhere: Lookup = nowhere
+) -> tuple[list[WeightDelta], dict[str, str]]:
     """Read what ``factors_to_bytes`` wrote.
 
     Args:
         data: the file's bytes.
         fingerprint: of the model they are meant for; None skips the check.
+        elsewhere: gives the updates that the file only names.
 
     Returns:
         The updates and the header.
 
     Raises:
-        StoreError: the bytes are damaged, no file of ours, or made for another base model.
+        StoreError: the bytes are damaged, no file of ours, or made for another base model; a part is missing.
     """
     header = _header(data)
     if header.get("format") != FORMAT:
@@ -65,11 +97,17 @@ def factors_from_bytes(data: bytes, *, fingerprint: str | None = None) -> tuple[
         )
     try:
         tensors = load(data)
-        layers = json.loads(header["layers"])
-        deltas = [WeightDelta(path, tensors[f"{i}.left"], tensors[f"{i}.right"]) for i, path in enumerate(layers)]
+        if "dtype" in header:
+            tensors = {name: tensor.to(WIDENED[header["dtype"]]) for name, tensor in tensors.items()}
+        layers, names = json.loads(header["layers"]), json.loads(header.get("elsewhere", "{}"))
+        own = {
+            i: WeightDelta(path, tensors[f"{i}.left"], tensors[f"{i}.right"])
+            for i, path in enumerate(layers)
+            if str(i) not in names
+        }
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise StoreError(f"The factors file is damaged: {error}") from None
-    return deltas, header
+    return [own[i] if i in own else elsewhere(names[str(i)]) for i in range(len(layers))], header
 
 
 def save_factors(path: str | Path, deltas: Sequence[WeightDelta], **options: Any) -> int:

@@ -34,6 +34,17 @@ def test_bfloat16_halves_the_factors(deltas):
     assert len(wide) - len(narrow) >= sum(d.nbytes for d in deltas) // 2 - 8
 
 
+def test_numbers_that_bfloat16_holds_take_two_bytes_and_come_back_in_their_type(deltas):
+    rounded = [delta.to(torch.bfloat16).to(torch.float32) for delta in deltas]
+    wide, narrow = (len(factors_to_bytes(some, fingerprint="f")) for some in (deltas, rounded))
+    assert wide - narrow >= sum(delta.nbytes for delta in rounded) - 40
+    for some in (rounded, [deltas[0], rounded[1]]):
+        back, _ = factors_from_bytes(factors_to_bytes(some, fingerprint="f"))
+        for one, two in zip(some, back, strict=True):
+            assert two.left.dtype == torch.float32 and torch.equal(one.left, two.left)
+            assert torch.equal(one.right, two.right)
+
+
 def test_another_base_model_is_refused_naming_both(deltas):
     with pytest.raises(StoreError, match=r"(?s)f00.*baa"):
         factors_from_bytes(factors_to_bytes(deltas, fingerprint="f00"), fingerprint="baa")

@@ -3,8 +3,8 @@
 from .compact import CompactReport
 from .encryption import Encryption
 from .job_rows import Claim, Job
-from .maintenance import Fault
 from .records import StoredEdit
 from .store import EditStore
+from .verify import Fault
 
 __all__ = ["Claim", "CompactReport", "EditStore", "Encryption", "Fault", "Job", "StoredEdit"]

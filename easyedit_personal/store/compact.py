@@ -1,5 +1,6 @@
 """Composing edits exactly, and cutting the composition to a budget of rank when it has grown.
 
+What users share stays shared where the budget has room for it: merged, it would be in every user's own factors.
 Notation: L [d_out, r], R [r, d_in]; the update is L R. Nothing here ever forms the d_out x d_in matrix.
 """
 
@@ -16,12 +17,13 @@ from sqlalchemy import Connection, insert, update
 from torch import Tensor
 
 from ..errors import StoreError
-from ..types import WeightDelta
-from .blobs import HEAD, Blobs, size_of
+from ..types import WeightDelta, narrowed, shared_bytes
+from .blobs import HEAD, size_of
 from .encryption import Encryption
 from .queries import add_edit, add_setting
-from .rows import checksum, pack_factors, pack_record, pack_settings, sealed, unpack_factors
+from .rows import checksum, pack_factors, pack_record, pack_settings, sealed
 from .schema import edits, merges
+from .shared import SharedFactors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class CompactReport:
         merged: ids of the edits whose factors it has replaced.
         rank_before, rank_after: by module path.
         error: by module path, |stored - exact| / |exact| in the Frobenius norm; what rounding costs included.
-        bytes_before, bytes_after: of the live factors in the store.
+        bytes_before, bytes_after: of the user's own live factors in the store.
+        shared_before, shared_after: bytes of those that they share with others.
     """
 
     user: str
@@ -45,6 +48,8 @@ class CompactReport:
     error: Mapping[str, float]
     bytes_before: int
     bytes_after: int
+    shared_before: int = 0
+    shared_after: int = 0
 
     @property
     def max_error(self) -> float:
@@ -56,7 +61,7 @@ class CompactReport:
 class Plan:
     """What a user's live edits would become; ``factors`` is None where they are within the budget already.
 
-    ``user``, ``record`` and ``factors`` are as the new row holds them: encrypted, in an encrypted store.
+    ``user``, ``record``, ``factors`` and ``shared`` are as the new rows hold them: encrypted, in an encrypted store.
     """
 
     report: CompactReport
@@ -64,47 +69,54 @@ class Plan:
     record: bytes
     factors: bytes | None
     settings: tuple[bytes, str]
+    shared: Mapping[bytes, bytes]
 
 
 def planned(
     user: str,
     rows: Sequence[Any],
+    parts: Sequence[WeightDelta],
     rank: int,
     fingerprint: str,
-    blobs: Blobs | None,
+    shared: SharedFactors,
     encryption: Encryption | None = None,
 ) -> Plan:
-    """Compute a compaction of live rows, without writing.
-
-    The factors keep the widest type among the rows.
-    """
-    parts = [delta for row in rows for delta in unpack_factors(row, blobs, encryption)]
+    """Compute a compaction of live rows, whose factors are ``parts``, without writing."""
     exact = composed(parts)
     within = len(rows) <= 1 and all(delta.rank <= rank for delta in exact)
-    smaller = exact if within else [reduced(delta, rank) for delta in exact]
-    narrow = all(delta.left.dtype == torch.bfloat16 for delta in exact)
+    smaller = list(parts) if within else cut(parts, rank)
+    after = composed(smaller)
+    narrow = all(delta.left.dtype == torch.bfloat16 for delta in smaller if not delta.shared)
     dtype = "bfloat16" if narrow else "float32"
-    factors = b"" if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype)
+    names, elsewhere = shared.packed(smaller)
+    factors = b"" if within else pack_factors(smaller, fingerprint=fingerprint, dtype=dtype, names=names)
     before = sum(size_of(row.factors[:HEAD], len(row.factors)) for row in rows)
     report = CompactReport(
         user=user,
         edit=None,
         merged=() if within else tuple(row.id for row in rows),
         rank_before={delta.layer: delta.rank for delta in exact},
-        rank_after={delta.layer: delta.rank for delta in smaller},
-        error={a.layer: 0.0 if a is b else relative_error(a, b) for a, b in zip(exact, smaller, strict=True)},
+        rank_after={delta.layer: delta.rank for delta in after},
+        error={a.layer: 0.0 if within else relative_error(a, b) for a, b in zip(exact, _like(exact, after))},
         bytes_before=before,
         bytes_after=before if within else len(factors),
+        shared_before=shared_bytes(parts),
+        shared_after=shared_bytes(smaller),
     )
     record = pack_record(user, None, {"error": report.max_error})
     key = encryption.user_key(rows[0].owner, rows[0].wrapped) if encryption and rows else None
     new = sealed({"user": user, "record": record, "factors": factors}, key)
     return Plan(
-        report, **{**new, "factors": None if within else new["factors"]}, settings=pack_settings({"rank": rank})
+        report,
+        user=new["user"],
+        record=new["record"],
+        factors=None if within else new["factors"],
+        settings=pack_settings({"rank": rank}),
+        shared=elsewhere,
     )
 
 
-def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) -> None:
+def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan, shared: SharedFactors) -> None:
     """Put the compacted edit in the place of ``rows``, which keep everything but their factors."""
     old = [row.id for row in rows]
     row = {
@@ -128,6 +140,24 @@ def merge(connection: Connection, tick: int, rows: Sequence[Any], plan: Plan) ->
         emptied = {**one._asdict(), "factors": b"", "live": 0}
         values = {"factors": b"", "live": 0, "checksum": checksum(emptied)}
         connection.execute(update(edits).where(edits.c.id == one.id).values(**values))
+    shared.keep(connection, tick, plan.shared)
+    shared.drop(connection, old)
+
+
+def cut(parts: Sequence[WeightDelta], rank: int) -> list[WeightDelta]:
+    """The same updates within a budget of rank per matrix.
+
+    Shared ones stay as they are, and the others are reduced to what they leave of the budget. Where they leave nothing,
+    all are reduced together, and are the user's own from then on.
+    """
+    shared, own = [part for part in parts if part.shared], composed([part for part in parts if not part.shared])
+    taken = {delta.layer: delta.rank for delta in composed(shared)}
+    if any(rank - taken.get(delta.layer, 0) < 1 for delta in own) or max(taken.values(), default=0) > rank:
+        shared, own, taken = [], composed(parts), {}
+    smaller = [reduced(delta, rank - taken.get(delta.layer, 0)) for delta in own]
+    if all(narrowed(factor).dtype == torch.bfloat16 for delta in own for factor in (delta.left, delta.right)):
+        smaller = [delta.to(torch.bfloat16).to(delta.left.dtype) for delta in smaller]
+    return [*shared, *smaller]
 
 
 def composed(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
@@ -145,13 +175,15 @@ def composed(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
 def reduced(delta: WeightDelta, rank: int) -> WeightDelta:
     """The best approximation of at most ``rank`` (Eckart-Young), computed in float64, in the update's own type.
 
-    Directions that are zero up to float64's rounding are dropped too. The singular values' square roots go to either
-    side, so that neither factor overflows or vanishes in a narrow type.
+    Directions that are zero up to float64's rounding are dropped too; where none is to go, the update is left alone.
+    The singular values' square roots go to either side, so that neither factor overflows or vanishes in a narrow type.
     """
     left_q, left_r = torch.linalg.qr(delta.left.double())
     right_q, right_r = torch.linalg.qr(delta.right.double().T)
     u, s, v = torch.linalg.svd(left_r @ right_r.T)
     kept = max(1, min(rank, int((s > _noise(s, delta.shape)).sum())))
+    if kept == delta.rank:
+        return delta
     root = s[:kept].sqrt()
     left, right = left_q @ (u[:, :kept] * root), (root[:, None] * v[:kept]) @ right_q.T
     return WeightDelta(delta.layer, left.to(delta.left.dtype), right.to(delta.right.dtype))
@@ -190,6 +222,12 @@ def _joined(layer: str, parts: Sequence[WeightDelta]) -> WeightDelta:
         )
     left = torch.cat([part.left for part in parts], dim=1)
     return WeightDelta(layer, left, torch.cat([part.right for part in parts], dim=0))
+
+
+def _like(order: Sequence[WeightDelta], deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
+    """The updates in another list's order of matrices."""
+    found = {delta.layer: delta for delta in deltas}
+    return [found[delta.layer] for delta in order]
 
 
 def _norm(left: Tensor, right: Tensor) -> float:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ..errors import MissingDependencyError, StoreConflict, StoreError, StoreUnavailable
@@ -57,9 +58,11 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads; it does not wait for writers, nor they for it."""
+        """A transaction that only reads, all of it as of one moment; it does not wait for writers, nor they for it."""
         self._after_fork()
         with self._explained(), self.engine.connect() as connection:
+            if not self.is_sqlite:  # whose transactions are so anyway
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
@@ -161,6 +164,11 @@ def parsed(url: str | Path) -> URL:
     return found
 
 
+def insert_into(connection: Connection, table: Table) -> Any:
+    """INSERT that knows ON CONFLICT; both databases have it, SQLAlchemy spells it per dialect."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
 def exists(url: str | Path) -> bool:
     """Whether there may be a store: a file of SQLite that is not there is none."""
     found = parsed(url)
@@ -189,7 +197,8 @@ def check_store(url: str | Path) -> None:
     Database(url).close()
 
 
-CONFLICTS = ("40001", "40P01")  # PostgreSQL's serialisation failure and deadlock
+# PostgreSQL's serialisation failure, its deadlock, and a row that was referred to while somebody was removing it.
+CONFLICTS = ("40001", "40P01", "23503")
 MARKS = (
     ("connection failed", "the server does not run, or refuses us", "check the address and the password"),
     ("connection is bad", "the server does not run, or refuses us", "check the address and the password"),

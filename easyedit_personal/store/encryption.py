@@ -177,6 +177,12 @@ def check_encryption(known: Mapping[str, str], encryption: Encryption | None) ->
     return encryption.unwrap_salt(known["salt"])
 
 
+def shared_key(salt: bytes) -> UserKey:
+    """The key of what users of an encrypted store share: it follows from the salt, which only the store's key opens."""
+    secret = hashlib.blake2b(b"shared factors", digest_size=KEY_BYTES, key=salt).digest()
+    return UserKey(b"shared", secret, wrapped=b"")
+
+
 def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"easyedit-personal store key" + key).hexdigest()[: 2 * ID_BYTES]
 

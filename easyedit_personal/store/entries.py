@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,6 +16,7 @@ from .ids import check_key, token_of
 from .queries import add_edit, add_setting
 from .records import WORDS
 from .rows import pack_factors, pack_record, pack_settings, sealed
+from .shared import SharedFactors
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,11 @@ class NewEdit:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of ``edits`` but for its id, and the settings that it names."""
+    """A row of ``edits`` but for its id, and the settings and shared factors that it names."""
 
     row: Mapping[str, Any]
     settings: tuple[bytes, str] | None
+    shared: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @property
     def token(self) -> bytes | None:
@@ -52,7 +54,16 @@ class Entry:
         return self.row["token"]
 
 
-def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str, key: UserKey | None = None) -> Entry:
+def pack(
+    user: str,
+    owner: bytes,
+    new: NewEdit,
+    *,
+    salt: bytes,
+    fingerprint: str,
+    shared: SharedFactors,
+    key: UserKey | None = None,
+) -> Entry:
     """All that can be refused is refused here, before any transaction.
 
     Args:
@@ -60,6 +71,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         new: the edit.
         salt: the store's.
         fingerprint: of the base model; empty if the store is bound to none.
+        shared: names the factors that many users share, and the store keeps once.
         key: the user's, in an encrypted store.
 
     Raises:
@@ -67,6 +79,7 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
     """
     token = None if check_key(new.key) is None else token_of(owner, str(new.key), salt)
     settings = pack_settings(new.hparams) if new.hparams else None
+    names, elsewhere = shared.packed(new.deltas)
     row = {
         "owner": owner,
         "live": 1,
@@ -76,9 +89,11 @@ def pack(user: str, owner: bytes, new: NewEdit, *, salt: bytes, fingerprint: str
         "settings": settings[0] if settings else None,
         "user": user,
         "record": pack_record(user, new.preference, new.health, new.why, new.instead, new.remade),
-        "factors": b"" if new.in_words else pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype),
+        "factors": b""
+        if new.in_words
+        else pack_factors(new.deltas, fingerprint=fingerprint, dtype=new.dtype, names=names),
     }
-    return Entry(sealed(row, key), settings)
+    return Entry(sealed(row, key), settings, elsewhere)
 
 
 def moved_out(entry: Entry, blobs: Blobs | None) -> Entry:
@@ -88,8 +103,9 @@ def moved_out(entry: Entry, blobs: Blobs | None) -> Entry:
     return replace(entry, row={**entry.row, "factors": blobs.put(entry.row["owner"], entry.row["factors"])})
 
 
-def add(connection: Connection, number: int, entry: Entry, known: set[bytes]) -> None:
-    """Insert it under this id, and its settings unless their digest is among the known."""
+def add(connection: Connection, number: int, entry: Entry, known: set[bytes], shared: SharedFactors) -> None:
+    """Insert it under this id, its settings unless their digest is among the known, and what it shares with others."""
     if entry.settings and entry.settings[0] not in known:
         add_setting(connection, entry.settings)
     add_edit(connection, {**entry.row, "id": number})
+    shared.keep(connection, number, entry.shared)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 from ..errors import JobLost, StoreError
 from ..progress import log
 from ..types import Preference
-from .database import Database
+from .database import Database, insert_into
 from .encryption import Encryption
 from .ids import check_key, check_user, owner_of, token_of
 from .job_queries import NEXT, check_room, empty, ended, held, now_of, seconds_left
@@ -37,7 +37,7 @@ from .job_rows import (
     request_of,
     write_text,
 )
-from .queries import insert_into, next_tick
+from .queries import next_tick
 from .retry import again
 from .schema import jobs
 

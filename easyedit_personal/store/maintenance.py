@@ -1,52 +1,39 @@
-"""Looking after a store: erase for good, walk all checksums, count, copy, rewrite."""
+"""Looking after a store: erase for good, count, copy, rewrite."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 
-from ..errors import ModelError, StoreError
+from ..errors import StoreError
 from .blobs import BESIDE, HEAD, Blobs, is_reference, size_of
 from .database import Database
-from .encryption import WRAPPED_BYTES, Encryption
-from .ids import owner_of
+from .encryption import WRAPPED_BYTES
 from .job_queries import forget_jobs
-from .job_rows import read_jobs
-from .queries import touch, with_keys
+from .queries import touch
 from .records import WORDS
-from .rows import unpack_factors, unpack_record, user_in
 from .schema import edits, job_texts, jobs, merges, read_meta, user_keys, users
+from .shared import SharedFactors
 
 NOBODY = bytes(16)  # the owner of a forgotten key
-ROWS = 100  # rows with factors that are held in memory at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that ``verify`` found: the edit's id and user where it is one edit, and what is wrong."""
-
-    what: str
-    edit: int | None = None
-    user: str | None = None
-
-
-def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
+def erase(database: Database, owner: bytes, blobs: Blobs | None, shared: SharedFactors) -> int:
     """Remove a user's rows so that no byte of them stays, and say how many there were.
 
     SQLite overwrites what is deleted with zeros. Yet when a deletion leaves a page nearly empty, it moves the
     neighbours' rows together and may leave a stale copy of one behind, which nothing overwrites when *that* is deleted
     (of 10,000 random deletions, 2 rows could still be read). So rows are emptied where they stand, and dropped by
-    ``vacuum`` only; the space of their factors is free at once.
+    ``vacuum`` only; the space of their factors is free at once. Shared factors that nobody else refers to go, too.
     """
     with database.writing() as connection:
         touch(connection, owner)  # from here on, nobody else writes for this user
         mine = select(edits.c.id).where(edits.c.owner == owner)
+        numbers = connection.scalars(mine).all()
         connection.execute(delete(merges).where(merges.c.edit.in_(mine)))
         count = connection.execute(_emptied(database, owner)).rowcount
         connection.execute(delete(users).where(users.c.owner == owner))
@@ -54,6 +41,7 @@ def erase(database: Database, owner: bytes, blobs: Blobs | None) -> int:
         forget_jobs(connection, owner)
         if blobs is not None:
             blobs.forget(owner)
+        shared.drop(connection, numbers)
     if database.is_sqlite:
         with database.outside() as raw:
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -91,7 +79,7 @@ def vacuum(database: Database, blobs: Blobs | None) -> None:
         blobs.sweep(owner, {one for one in named if is_reference(one)})  # type: ignore[union-attr]
 
 
-def stats(database: Database) -> dict[str, Any]:
+def stats(database: Database, shared: SharedFactors) -> dict[str, Any]:
     """Counts, bytes, and what the store is bound to."""
     size = func.length(edits.c.factors)
     counted = select(func.count(), func.coalesce(func.sum(edits.c.live), 0), func.coalesce(func.sum(size), 0))
@@ -106,29 +94,13 @@ def stats(database: Database) -> dict[str, Any]:
             "merged": connection.scalar(select(func.count()).select_from(merges)),
             "factor_bytes": int(nbytes),
         }
+        found |= shared.totals(connection)
         if "factors" in known:
             heads = connection.execute(select(func.substr(edits.c.factors, 1, HEAD), size).where(edits.c.owner != b""))
             found["factor_bytes"] = sum(size_of(head, length) for head, length in heads)
     found["file_bytes"] = _file_bytes(database)
     names = ("schema", "model_name", "model", "tokenizer", "factors", "encryption")
     return {**found, **{name: known.get(name) for name in names}}
-
-
-def verify(database: Database, salt: bytes, blobs: Blobs | None, encryption: Encryption | None) -> list[Fault]:
-    """Read everything once and report what is damaged; memory stays flat.
-
-    Looks at the database's own structure (SQLite), every checksum, every factor (also for NaN and infinity), every
-    preference, and whether edits and users belong together.
-    """
-    faults = [Fault(what) for what in _structure(database)]
-    try:
-        faults += _lost(database, encryption)
-        for row in _walk(database):
-            faults += [row] if isinstance(row, Fault) else _row_faults(row, salt, blobs, encryption)
-        faults += _job_faults(database, salt, encryption)
-    except StoreError as error:
-        faults.append(Fault(error.what))
-    return faults
 
 
 def backup(database: Database, path: Path, blobs: Blobs | None) -> int:
@@ -189,102 +161,6 @@ def _without_key(database: Database, owner: bytes) -> Any:
     if not database.is_sqlite:
         return delete(user_keys).where(mine)
     return update(user_keys).where(mine).values(owner=NOBODY, wrapped=bytes(WRAPPED_BYTES))
-
-
-def _structure(database: Database) -> Iterator[str]:
-    """What SQLite says of its own file."""
-    if not database.is_sqlite:
-        return
-    try:
-        with database.outside() as raw:
-            lines = [row[0] for row in raw.execute("PRAGMA integrity_check").fetchall()]
-    except StoreError as error:
-        lines = [error.what]
-    yield from (line for line in lines if line != "ok")
-
-
-def _lost(database: Database, encryption: Encryption | None) -> list[Fault]:
-    """Edits without their user or the reverse."""
-    with database.reading() as connection:
-        missing = with_keys(select(edits.c.id, edits.c.owner, edits.c.user)).outerjoin(
-            users, users.c.owner == edits.c.owner
-        )
-        orphans = connection.execute(missing.where(edits.c.owner != b"", users.c.owner.is_(None))).all()
-        empty = select(func.count()).select_from(users).where(users.c.owner.not_in(select(edits.c.owner)))
-        count = connection.scalar(empty)
-    faults = [Fault("its user is missing in the list of users", row.id, _user(row, encryption)) for row in orphans]
-    return faults + ([Fault(f"{count} users have no edits")] if count else [])
-
-
-def _walk(database: Database) -> Iterator[Any]:
-    """All rows, a hundred at a time; where those cannot be read, one by one with a fault for each that fails."""
-    last = -1
-    while True:
-        numbers = select(edits.c.id).where(edits.c.id > last, edits.c.owner != b"").order_by(edits.c.id).limit(ROWS)
-        with database.reading() as connection:
-            ids = list(connection.scalars(numbers))
-        if not ids:
-            return
-        last = ids[-1]
-        try:
-            with database.reading() as connection:
-                yield from _rows(connection, ids)
-        except StoreError:
-            yield from _one_by_one(database, ids)
-
-
-def _rows(connection: Connection, ids: list[int]) -> list[Any]:
-    query = with_keys(select(edits, merges.c.target)).outerjoin(merges, merges.c.edit == edits.c.id)
-    return list(connection.execute(query.where(edits.c.id.in_(ids)).order_by(edits.c.id)))
-
-
-def _one_by_one(database: Database, ids: list[int]) -> Iterator[Any]:
-    for number in ids:
-        try:
-            with database.reading() as connection:
-                rows = _rows(connection, [number])
-        except StoreError as error:
-            yield Fault(error.what, number)
-        else:
-            yield from rows
-
-
-def _row_faults(row: Any, salt: bytes, blobs: Blobs | None, encryption: Encryption | None) -> Iterator[Fault]:
-    user = _user(row, encryption)
-    try:
-        deltas = unpack_factors(row, blobs, encryption)
-        unpack_record(row, encryption)
-    except (StoreError, ModelError) as error:
-        yield Fault(error.what, row.id, user)
-        return
-    if not deltas and row.target is None and row.kernel != WORDS:
-        yield Fault("its factors are missing", row.id, user)
-    if user is None or owner_of(user, salt) != row.owner:
-        yield Fault("it is kept under another user", row.id, user)
-
-
-def _job_faults(database: Database, salt: bytes, encryption: Encryption | None) -> list[Fault]:
-    """Jobs whose texts are missing, damaged or somebody else's."""
-    faults = []
-    with database.reading() as connection:
-        rows = connection.execute(select(jobs.c.id, jobs.c.owner).where(jobs.c.owner != b"")).all()
-        for row in rows:
-            try:
-                found = read_jobs(connection, jobs.c.id == row.id, encryption)
-            except StoreError as error:
-                faults.append(Fault(error.what))
-                continue
-            if found and owner_of(found[0].user, salt) != row.owner:  # else forgotten meanwhile
-                faults.append(Fault(f"job {row.id} is kept under another user", user=found[0].user))
-    return faults
-
-
-def _user(row: Any, encryption: Encryption | None) -> str | None:
-    """The row's user, where that can be read."""
-    try:
-        return user_in(row, encryption)
-    except StoreError:
-        return None
 
 
 def _file_bytes(database: Database) -> int:

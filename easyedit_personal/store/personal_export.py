@@ -25,8 +25,9 @@ from .job_rows import Job, read_jobs
 from .lora import export_lora
 from .queries import read_history, with_keys
 from .records import StoredEdit
-from .rows import plain_factors
+from .rows import factors_file
 from .schema import edits, jobs, read_meta, users
+from .shared import SharedFactors
 
 RECORD, FACTORS, ADAPTER = "everything.json", "factors", "adapter"
 NOTE = (
@@ -36,12 +37,18 @@ NOTE = (
 
 
 def export_all(
-    database: Database, owner: bytes, folder: Path, *, blobs: Blobs | None, encryption: Encryption | None
+    database: Database,
+    owner: bytes,
+    folder: Path,
+    *,
+    blobs: Blobs | None,
+    encryption: Encryption | None,
+    shared: SharedFactors,
 ) -> Path:
     """Write ``everything.json``, a factors file for each edit, live or undone, and an adapter of the live ones.
 
     Args:
-        database, blobs, encryption: the store's.
+        database, blobs, encryption, shared: the store's.
         owner: whose (``rows.owner_of``).
         folder: appears whole or not at all; readable by its owner only. An earlier export is replaced.
 
@@ -52,14 +59,15 @@ def export_all(
         StoreError: there is nothing about this user, something is damaged, or the folder holds something else.
     """
     with database.reading() as connection:
-        history = read_history(connection, owner, encryption)
+        history = read_history(connection, owner, encryption, shared)
         rows = connection.execute(with_keys(select(edits)).where(edits.c.owner == owner).order_by(edits.c.id)).all()
+        lookup = shared.read(connection, [row.id for row in rows])
         version = connection.scalar(select(users.c.changed).where(users.c.owner == owner))
         asked = read_jobs(connection, jobs.c.owner == owner, encryption)
         base = {name: read_meta(connection).get(name) for name in ("model", "tokenizer")}
     if not history and not asked:
         raise StoreError("The store holds nothing about this user.", cause="another spelling, or they were forgotten")
-    factors = {row.id: plain_factors(row, blobs, encryption) for row in rows}
+    factors = {row.id: factors_file(row, blobs, encryption, lookup) for row in rows}
     record = {"note": NOTE, "user": (history or asked)[0].user, "version": version, "base": base}
     record["edits"] = [_edit(one, bool(factors.get(one.id))) for one in history]
     record["jobs"] = [_job(one) for one in asked]
@@ -91,5 +99,5 @@ def _job(job: Job) -> dict[str, Any]:
 def _edit(edit: StoredEdit, has_factors: bool) -> dict[str, Any]:
     """An edit as JSON; one that was merged into another has no factors of its own."""
     fields = {**asdict(edit), "created": edit.created.isoformat()}
-    del fields["user"], fields["preference"], fields["nbytes"]
+    del fields["user"], fields["preference"], fields["nbytes"], fields["shared_bytes"]
     return {**fields, "where": edit.where, "factors": f"{FACTORS}/{edit.id}.safetensors" if has_factors else None}

@@ -10,11 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import StoreConflict, StoreError, StoreOvertaken
 from .blobs import HEAD
-from .database import Database
+from .database import Database, insert_into
 from .encryption import Encryption, UserKey
 from .records import WORDS, StoredEdit
 from .rows import check_row, checksum, undone_checksum, unpack_edit
 from .schema import Number, clock, edits, merges, meta, read_meta, settings, ticks, user_keys, users
+from .shared import SharedFactors
 
 
 def _upsert(kind: Any, changed: Any) -> Any:
@@ -72,11 +73,6 @@ def check_version(user: str, known: int | None, version: int | None) -> None:
 def next_tick(connection: Connection) -> int:
     """A number for a row that is no change of a user's edits."""
     return int(connection.scalar(_TICK if connection.dialect.name == "sqlite" else _NEXT_TICK) or 0)
-
-
-def insert_into(connection: Connection, table: Any) -> Any:
-    """INSERT that knows ON CONFLICT; both databases have it, SQLAlchemy spells it per dialect."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
 def find_token(connection: Connection, token: bytes) -> int | None:
@@ -159,7 +155,9 @@ def believed_records(owner: bytes) -> Select[Any]:
     return query.where(edits.c.owner == owner, or_(edits.c.live == 1, target.c.live == 1)).order_by(edits.c.id)
 
 
-def read_history(connection: Connection, owner: bytes, encryption: Encryption | None) -> list[StoredEdit]:
+def read_history(
+    connection: Connection, owner: bytes, encryption: Encryption | None, shared: SharedFactors
+) -> list[StoredEdit]:
     """All edits of a user without their factors, oldest first."""
     columns = [column for column in edits.c if column.name != "factors"]
     nbytes = func.length(edits.c.factors).label("nbytes")
@@ -167,7 +165,9 @@ def read_history(connection: Connection, owner: bytes, encryption: Encryption | 
     query = with_keys(select(*columns, nbytes, head, settings.c.content, merges.c.target))
     query = query.outerjoin(settings, settings.c.digest == edits.c.settings)
     query = query.outerjoin(merges, merges.c.edit == edits.c.id).where(edits.c.owner == owner)
-    return [unpack_edit(row, encryption) for row in connection.execute(query.order_by(edits.c.id))]
+    rows = connection.execute(query.order_by(edits.c.id)).all()
+    sizes = shared.sizes(connection, [row.id for row in rows])
+    return [unpack_edit(row, encryption, sizes.get(row.id, 0)) for row in rows]
 
 
 def bind(database: Database, given: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from .queries import believed_records, live_edits, read_history, with_keys
 from .records import StoredEdit, Where, where_of
 from .rows import unpack_factors, unpack_record, user_in
 from .schema import edits, users
+from .shared import SharedFactors
 
 PAGE = 1000  # users that are read at a time
 
@@ -39,6 +40,7 @@ class StoreReader:
         beside = known.get("factors") == BESIDE and database.path is not None
         place = f"{database.path}.factors" if beside else known.get("factors")
         self._blobs = Blobs(place) if place else None
+        self._shared = SharedFactors(self._salt, encryption)
 
     def deltas(self, user: str, *, before: int | None = None) -> list[WeightDelta]:
         """All live edits composed exactly: one update per matrix, the factors side by side along the rank.
@@ -52,6 +54,14 @@ class StoreReader:
         Raises:
             StoreError: a factor is damaged.
         """
+        parts = self.parts(user, before=before)
+        return compact.composed([delta for some in parts.values() for delta in some])
+
+    def parts(self, user: str, *, before: int | None = None) -> dict[int, list[WeightDelta]]:
+        """The factors of every live edit by its id, oldest first, as they were put; they add up to ``deltas``.
+
+        Args, Raises: see ``deltas``.
+        """
         query, rows = live_edits(self._owner(user)), None
         if before is not None:
             query = query.where(edits.c.id < before)
@@ -59,23 +69,12 @@ class StoreReader:
             last = rows
             with self._database.reading() as connection:
                 rows = connection.execute(query).all()
+                shared = self._shared.read(connection, [row.id for row in rows])
             try:
-                return compact.composed(
-                    [delta for row in rows for delta in unpack_factors(row, self._blobs, self._encryption)]
-                )
+                return {row.id: unpack_factors(row, self._blobs, self._encryption, shared) for row in rows}
             except BlobMissing:  # compacted or forgotten between the two reads?
                 if rows == last:
                     raise
-
-    def parts(self, user: str) -> dict[int, list[WeightDelta]]:
-        """The factors of every live edit by its id, oldest first; they add up to ``deltas``.
-
-        Raises:
-            StoreError: a factor is damaged.
-        """
-        with self._database.reading() as connection:
-            rows = connection.execute(live_edits(self._owner(user))).all()
-        return {row.id: unpack_factors(row, self._blobs, self._encryption) for row in rows}
 
     def preferences(self, user: str, *, where: Where | None = None) -> list[Preference]:
         """What the user's live edits were made from and what is kept in words, oldest first.
@@ -98,7 +97,7 @@ class StoreReader:
     def history(self, user: str) -> list[StoredEdit]:
         """All edits, live and undone, oldest first, without factors."""
         with self._database.reading() as connection:
-            return read_history(connection, self._owner(user), self._encryption)
+            return read_history(connection, self._owner(user), self._encryption, self._shared)
 
     def find(self, keys: Mapping[str, str]) -> dict[str, int]:
         """The edits, live or undone, that were put under idempotency keys.

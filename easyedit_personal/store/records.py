@@ -28,12 +28,13 @@ class StoredEdit:
         kernel: which kernel made it.
         hparams: its hyper-parameters.
         health: figures of the health panel.
-        nbytes: size of its factors in the store.
+        nbytes: size of its own factors in the store.
         merged: the edit that holds its factors since ``compact``; None otherwise.
         preferences: all that the edit was made from.
         why: it is kept where it is; empty where nobody said.
         instead: edits that gave way to it, and come back when it is undone.
         remade: whether what is live between them and it was made again when it came, and goes with it.
+        shared_bytes: size of the factors that it refers to and others may, too; the store keeps them once.
     """
 
     id: int
@@ -50,6 +51,7 @@ class StoredEdit:
     why: str = ""
     instead: tuple[int, ...] = ()
     remade: bool = False
+    shared_bytes: int = 0
 
     @property
     def where(self) -> Where:

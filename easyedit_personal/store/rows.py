@@ -17,7 +17,7 @@ from ..errors import ModelError, StoreError
 from ..types import Preference, WeightDelta
 from .blobs import Blobs, is_reference, size_of
 from .encryption import Encryption, UserKey
-from .factors import factors_from_bytes, factors_to_bytes
+from .factors import Lookup, factors_from_bytes, factors_to_bytes, nowhere
 from .records import StoredEdit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,8 +45,13 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
-def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str) -> bytes:
+def pack_factors(
+    deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str, names: Mapping[int, str] | None = None
+) -> bytes:
     """The factors as safetensors bytes.
+
+    Args:
+        names: what those are called that are kept elsewhere, by their place; see ``shared``.
 
     Raises:
         StoreError: none at all, NaN or infinity (also after rounding to ``dtype``), or a rank beyond the matrix.
@@ -55,7 +60,7 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
     if not deltas:
         raise StoreError("There is nothing to keep.", got="no factors", cause="the edit changed no matrix")
     try:
-        rounded = [delta.to(DTYPES[dtype]) for delta in deltas]
+        rounded = [delta if delta.shared else delta.to(DTYPES[dtype]) for delta in deltas]
     except ModelError as error:
         raise StoreError(f"The factors cannot be kept.\n{error}") from None
     for delta in rounded:
@@ -66,7 +71,7 @@ def pack_factors(deltas: Sequence[WeightDelta], *, fingerprint: str, dtype: str)
                 needed=f"{min(delta.shape)} or less",
                 remedy="WeightDelta.dense(layer, delta.update()) is the same update, smaller",
             )
-    data = factors_to_bytes(rounded, fingerprint=fingerprint, dtype=DTYPES[dtype])
+    data = factors_to_bytes(rounded, fingerprint=fingerprint, dtype=DTYPES[dtype], names=names)
     if len(data) > EDIT_BYTES:
         raise StoreError(
             "The factors are too large for one edit.", got=f"{len(data):,} bytes", needed=f"{EDIT_BYTES:,}"
@@ -179,20 +184,29 @@ def check_row(row: Any, encryption: Encryption | None = None) -> None:
         )
 
 
-def unpack_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None = None) -> list[WeightDelta]:
-    """A row's factors; see ``plain_factors``."""
-    data = plain_factors(row, blobs, encryption)
-    return factors_from_bytes(data)[0] if data else []
+def unpack_factors(
+    row: Any, blobs: Blobs | None, encryption: Encryption | None = None, shared: Lookup = nowhere
+) -> list[WeightDelta]:
+    """A row's factors; none where they were merged into another edit, or were never any.
 
-
-def plain_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None = None) -> bytes:
-    """A row's factors as a safetensors file; nothing where they were merged into another edit, or were never any.
-
-    The row's checksum is looked at first. Where the row only names them, they come from ``blobs``.
+    The row's checksum is looked at first. Where the row only names them, they come from ``blobs``; those that many
+    users share come from ``shared``.
 
     Raises:
         StoreError: they are missing or damaged.
     """
+    data = _own_factors(row, blobs, encryption)
+    return factors_from_bytes(data, elsewhere=shared)[0] if data else []
+
+
+def factors_file(row: Any, blobs: Blobs | None, encryption: Encryption | None, shared: Lookup) -> bytes:
+    """As ``unpack_factors``, as a file that needs no store to be read; empty where there are none."""
+    data = _own_factors(row, blobs, encryption)
+    deltas, header = factors_from_bytes(data, elsewhere=shared) if data else ([], {})
+    return factors_to_bytes(deltas, fingerprint=header["fingerprint"]) if "elsewhere" in header else data
+
+
+def _own_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None) -> bytes:
     check_row(row, encryption)
     data = row.factors
     if is_reference(data):
@@ -204,7 +218,7 @@ def plain_factors(row: Any, blobs: Blobs | None, encryption: Encryption | None =
     return bytes(data)
 
 
-def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
+def unpack_edit(row: Any, encryption: Encryption | None = None, shared_bytes: int = 0) -> StoredEdit:
     """A row joined with its settings and merges, and with ``nbytes`` and ``head`` instead of the factors.
 
     Raises:
@@ -231,6 +245,7 @@ def unpack_edit(row: Any, encryption: Encryption | None = None) -> StoredEdit:
         why=str(record.get("why", "")),
         instead=tuple(record.get("instead", ())),
         remade=bool(record.get("remade", False)),
+        shared_bytes=shared_bytes,
     )
 
 

@@ -1,7 +1,7 @@
 """The store's tables, their version, and how an older store is brought up to date.
 
 One row per edit. What tells one user from another stands in ``edits`` and ``job_texts`` alone; the other tables hold
-numbers, salted digests, and settings that many users share.
+numbers, salted digests, and what many users share: settings and factors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sqlalchemy import (
 from ..errors import StoreError
 from .encryption import Encryption, check_encryption
 
-SCHEMA = 4
+SCHEMA = 5
 
 tables = MetaData()
 
@@ -76,6 +76,20 @@ edits = Table(
     Column("user", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),  # preference and health figures: JSON, deflated
     Column("factors", LargeBinary, nullable=False),  # safetensors; empty: merged into another edit, or words
+)
+shared_factors = Table(
+    "shared_factors",
+    tables,
+    Column("digest", LargeBinary, primary_key=True),  # salted, of the content before it is encrypted
+    Column("content", LargeBinary, nullable=False),  # safetensors of one update, see shared.py
+    sqlite_with_rowid=False,
+)
+references = Table(
+    "shared_references",
+    tables,
+    Column("ticket", LargeBinary, primary_key=True),  # salted digest of an edit's number
+    Column("digest", ForeignKey("shared_factors.digest"), primary_key=True, index=True),
+    sqlite_with_rowid=False,
 )
 user_keys = Table(
     "user_keys",
@@ -134,8 +148,19 @@ def _add_jobs(connection: Connection) -> None:
         table.create(connection)
 
 
+def _add_shared_factors(connection: Connection) -> None:
+    """Schema 4 kept all of an edit's factors in its row; those edits stay as they are."""
+    for table in (shared_factors, references):
+        table.create(connection)
+
+
 # From version n to n + 1; each runs in the transaction that also writes the new number.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_merges, 2: _add_user_keys, 3: _add_jobs}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    1: _add_merges,
+    2: _add_user_keys,
+    3: _add_jobs,
+    4: _add_shared_factors,
+}
 
 
 def prepare(connection: Connection, encryption: Encryption | None = None) -> None:

@@ -17,18 +17,18 @@ from ..modeling.catalog import model_label
 from ..modeling.layout import fingerprint, tokenizer_fingerprint
 from ..modeling.wrappers import unwrapped
 from ..types import Preference, WeightDelta
-from . import key_rotation, maintenance
+from . import key_rotation, maintenance, verify
 from .blobs import Blobs
 from .compact import CompactReport
 from .database import Database
 from .encryption import Encryption
 from .entries import NewEdit
 from .jobs import JobQueue
-from .maintenance import Fault
 from .queries import bind
 from .reader import StoreReader
 from .records import StoredEdit
 from .retry import again
+from .verify import Fault
 from .writer import Writer
 
 
@@ -117,7 +117,8 @@ class EditStore(StoreReader):
 
         Args:
             user: any text of 1 to 1,024 bytes in UTF-8; compared byte by byte.
-            deltas: the factors; several per matrix allowed. None with the kernel ``WORDS``: the preference is then
+            deltas: the factors; several per matrix allowed. Those that are ``shared`` are kept once for all users who
+                have them, and go with the last of them. None with the kernel ``WORDS``: the preference is then
                 kept in words, see ``words``.
             preference: what the user said, or several such that were learned together; see ``preferences``.
             kernel: which one made the factors.
@@ -125,7 +126,8 @@ class EditStore(StoreReader):
             health: figures of the health panel.
             key: idempotency key; with the same user and key again nothing happens and the first id comes back, until
                 the user is forgotten.
-            dtype: float32 keeps every bit of float32 factors; bfloat16 takes half the space and rounds.
+            dtype: float32 keeps every bit of float32 factors, in half the space where bfloat16 holds them exactly;
+                bfloat16 rounds. Shared factors are kept as they are.
             why: it is kept in weights or in words, said to people.
             instead: live edits that are undone in the same transaction; an undo of the new one brings them back.
             version: what ``version(user)`` was when the factors were made; None takes any.
@@ -200,7 +202,7 @@ class EditStore(StoreReader):
         Raises:
             StoreError: a reader has kept the log busy for half a minute; call again.
         """
-        return maintenance.erase(self._database, self._owner(user), self._blobs)
+        return maintenance.erase(self._database, self._owner(user), self._blobs, self._shared)
 
     @again
     def compact(self, user: str, rank: int, *, max_error: float | None = None) -> CompactReport:
@@ -219,12 +221,15 @@ class EditStore(StoreReader):
         return self._writer.compact(user, self._owner(user), rank, max_error)
 
     def stats(self) -> dict[str, Any]:
-        """Users, edits (live, merged), bytes of factors and of the database, and what the store is bound to."""
-        return maintenance.stats(self._database)
+        """Users, edits (live, merged), bytes, and what the store is bound to.
+
+        ``factor_bytes`` are users' own; ``shared_bytes`` belong to all, and are in the file once.
+        """
+        return maintenance.stats(self._database, self._shared)
 
     def verify(self) -> list[Fault]:
         """Read everything once and report what is damaged; empty if nothing is."""
-        return maintenance.verify(self._database, self._salt, self._blobs, self._encryption)
+        return verify.verify(self._database, self._salt, self._blobs, self._encryption, self._shared)
 
     def backup(self, path: str | Path) -> int:
         """Write a consistent copy while others go on, and return its size; PostgreSQL has its own tools."""
@@ -246,7 +251,9 @@ class EditStore(StoreReader):
         from .personal_export import export_all
 
         owner, place = self._owner(user), Path(folder)
-        return export_all(self._database, owner, place, blobs=self._blobs, encryption=self._encryption)
+        return export_all(
+            self._database, owner, place, blobs=self._blobs, encryption=self._encryption, shared=self._shared
+        )
 
     def export_lora(self, user: str, folder: str | Path, **options: Any) -> Path:
         """Write the user's live edits as a PEFT adapter; see ``store.lora.export_lora``."""

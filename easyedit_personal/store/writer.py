@@ -33,7 +33,9 @@ from .queries import (
     touch,
 )
 from .records import StoredEdit, to_give_back, to_undo
+from .rows import unpack_factors
 from .schema import edits
+from .shared import SharedFactors
 
 Kept = Callable[[Connection, int], None]
 TRIES = 5  # of compact, when the user's edits change meanwhile
@@ -76,6 +78,7 @@ class Writer:
     ) -> None:
         self._database, self._blobs, self._encryption, self._salt = database, blobs, encryption, salt
         self._fingerprint, self._model = fingerprint, model
+        self._shared = SharedFactors(salt, encryption)
         self._settings: set[bytes] = set()  # digests of those that are in the store for sure
 
     def put(
@@ -115,7 +118,8 @@ class Writer:
         with self._writing(batch) as connection:
             check_version(user, lock_version(connection, owner), version)
             touch(connection, owner)
-            old = to_undo(user, read_history(connection, owner, self._encryption), None, since - 1)
+            known = read_history(connection, owner, self._encryption, self._shared)
+            old = to_undo(user, known, None, since - 1)
             mark_undone(connection, [edit.id for edit in old])
             numbers = [touch(connection, owner) for _ in new]
             self._add(connection, batch, numbers)
@@ -128,7 +132,7 @@ class Writer:
         """Take edits back; ``EditStore.undo`` explains the arguments."""
         with self._database.writing() as connection:
             touch(connection, owner)
-            known = read_history(connection, owner, self._encryption)
+            known = read_history(connection, owner, self._encryption, self._shared)
             chosen = to_undo(user, known, edit_id, to_version)
             if not chosen:
                 connection.rollback()
@@ -144,7 +148,9 @@ class Writer:
         for _ in range(TRIES):
             with self._database.reading() as connection:
                 rows = connection.execute(live_edits(owner)).all()
-            plan = compact.planned(user, rows, rank, self._fingerprint, self._blobs, self._encryption)
+                shared = self._shared.read(connection, [row.id for row in rows])
+            parts = [part for row in rows for part in unpack_factors(row, self._blobs, self._encryption, shared)]
+            plan = compact.planned(user, rows, parts, rank, self._fingerprint, self._shared, self._encryption)
             compact.check_error(plan.report, rank, max_error)
             if plan.factors is None:
                 return plan.report
@@ -154,7 +160,7 @@ class Writer:
                 tick = touch(connection, owner)
                 merged = {row.id for row in connection.execute(live_edits(owner))} == {row.id for row in rows}
                 if merged:
-                    compact.merge(connection, tick, rows, plan)
+                    compact.merge(connection, tick, rows, plan, self._shared)
                 else:
                     connection.rollback()
             self._remove(owner, [row.factors for row in rows] if merged else [plan.factors or b""])
@@ -202,7 +208,7 @@ class Writer:
         for number, entry, whole in zip(numbers, batch.entries, batch.whole, strict=True):
             if self._blobs is not None and entry.row["factors"]:
                 self._blobs.keep(batch.owner, entry.row["factors"], whole.row["factors"])
-            add(connection, number, entry, self._settings)
+            add(connection, number, entry, self._settings, self._shared)
 
     def _added(self, batch: Batch) -> None:
         """Note that the batch is on the disk: its settings need not be written again."""
@@ -227,4 +233,4 @@ class Writer:
     def _packed(self, user: str, owner: bytes, new: NewEdit, key: UserKey | None) -> Entry:
         if self._model is not None:
             check_fit(self._model, new.deltas)
-        return pack(user, owner, new, salt=self._salt, fingerprint=self._fingerprint, key=key)
+        return pack(user, owner, new, salt=self._salt, fingerprint=self._fingerprint, shared=self._shared, key=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,16 @@ def edit(name: str, rank: int = 4, layer: str = LAYER, d_out: int = 24, d_in: in
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     left = torch.randn(d_out, rank, generator=generator)
     return [WeightDelta(layer, left, torch.randn(rank, d_in, generator=generator))]
+
+
+def gate(kind: str) -> WeightDelta:
+    """An update that users share; the same for the same kind."""
+    return replace(edit(f"gate of {kind}", rank=6)[0], shared=True)
+
+
+def natural(name: str, *kinds: str, rank: int = 2) -> list[WeightDelta]:
+    """An edit as natural answers make them: gates, and what is the user's own in numbers that bfloat16 holds."""
+    return [*map(gate, kinds), edit(name, rank=rank)[0].to(torch.bfloat16).to(torch.float32)]
 
 
 def preference(name: str, user: str | None = None) -> Preference:

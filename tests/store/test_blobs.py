@@ -247,7 +247,9 @@ def test_a_forgotten_user_is_locked_against_a_put_under_way(url):
             from easyedit_personal.store.queries import touch
 
             touch(connection, store._owner("ann"))
-            forgetting = threading.Thread(target=maintenance.erase, args=(other._database, store._owner("ann"), None))
+            forgetting = threading.Thread(
+                target=maintenance.erase, args=(other._database, store._owner("ann"), None, other._shared)
+            )
             forgetting.start()
             forgetting.join(0.5)
             assert forgetting.is_alive()

@@ -90,11 +90,18 @@ def test_bfloat16_stays_bfloat16_and_its_rounding_is_in_the_error(store):
     for name in "ab":
         store.put("ann", edit(name), dtype="bfloat16")
     exact = store.deltas("ann")
-    report = store.compact("ann", 8)
+    report = store.compact("ann", 7)
     assert store.deltas("ann")[0].left.dtype == torch.bfloat16
     assert (
         report.max_error == pytest.approx(dense_error(exact, store.deltas("ann")), rel=1e-3) and report.max_error > 1e-4
     )
+
+
+def test_what_is_merged_without_loss_is_as_it_was(store):
+    for name in "ab":
+        store.put("ann", edit(name), dtype="bfloat16")
+    exact = store.deltas("ann")
+    assert store.compact("ann", 8).max_error < 1e-15 and same(store.deltas("ann"), exact)
 
 
 def test_an_edit_in_between_is_not_swallowed(store, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore
 from easyedit_personal.store.encryption import Encryption
 from easyedit_personal.store.entries import NewEdit
-from tests.store.samples import edit, joined, preference, same
+from tests.store.samples import edit, gate, joined, preference, same
 
 Live = dict[int, str]  # edit id -> name of its factors
 
@@ -34,7 +35,7 @@ def processes() -> Iterator[Any]:
 def act(store: EditStore, user: str, name: str, what: str) -> Any:
     """One operation; its result tells what it did."""
     if what == "put":
-        return store.put(user, edit(name, rank=8), preference=preference(name), key=name)
+        return store.put(user, made(name), preference=preference(name), key=name)
     if what == "undo":
         return [edit.id for edit in store.undo(user)]
     if what == "supersede":
@@ -44,9 +45,14 @@ def act(store: EditStore, user: str, name: str, what: str) -> Any:
     return store.forget(user)
 
 
+def made(name: str) -> list[Any]:
+    """An edit's factors: its own, and a gate that it shares with every third of all others."""
+    return [gate(str(zlib.crc32(name.encode()) % 3)), *edit(name, rank=8)]
+
+
 def pair(name: str) -> list[NewEdit]:
     """What a supersede puts in the place of the last edit."""
-    return [NewEdit(edit(f"{name}{half}", rank=8), preference=preference(name)) for half in "ab"]
+    return [NewEdit(made(f"{name}{half}"), preference=preference(name)) for half in "ab"]
 
 
 def after(live: Live, name: str, what: str, result: Any) -> Live:
@@ -110,10 +116,10 @@ def could_be(store: EditStore, user: str, live: Live, pending: tuple[str, str] |
 
 
 def wide(state: Live) -> list[Any]:
-    """What a store answers for these edits of rank 8."""
+    """What a store answers for these edits."""
     from easyedit_personal.store.compact import composed
 
-    return composed([delta for number in sorted(state) for delta in edit(state[number], rank=8)])
+    return composed([delta for number in sorted(state) for delta in made(state[number])])
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(220, marks=pytest.mark.slow)])

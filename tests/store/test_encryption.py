@@ -88,7 +88,7 @@ def test_an_older_store_is_not_migrated_under_a_key_that_is_not_its_own(tmp_path
     with EditStore.open(tmp_path / "edits.db") as store:
         store.put("ann", edit("a"))
     with sqlite3.connect(tmp_path / "edits.db") as connection:
-        for table in ("user_keys", "job_texts", "jobs"):
+        for table in ("user_keys", "job_texts", "jobs", "shared_references", "shared_factors"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
     connection.close()

@@ -9,7 +9,8 @@ import pytest
 
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore, schema
-from tests.store.samples import edit, joined, preference, same
+from easyedit_personal.store.compact import composed
+from tests.store.samples import edit, joined, natural, preference, same
 
 
 def change(path: Path, *statements: str) -> None:
@@ -22,8 +23,8 @@ def change(path: Path, *statements: str) -> None:
 
 
 def to_schema_1(path: Path) -> None:
-    """What schema 1 looked like: everything but the merges and the users' keys."""
-    tables = ("merges", "user_keys", "job_texts", "jobs")
+    """What schema 1 looked like: edits and users alone."""
+    tables = ("merges", "user_keys", "job_texts", "jobs", "shared_references", "shared_factors")
     change(path, *(f"DROP TABLE {name}" for name in tables), "UPDATE meta SET value = '1' WHERE name = 'schema'")
 
 
@@ -34,6 +35,22 @@ def test_an_older_store_is_brought_up_to_date(sqlite_path):
         assert same(store.deltas("ann"), joined("ann1", "ann2"))
         store.put("ann", edit("x"), preference=preference("x"))
         assert len(store.compact("ann", 5).merged) == 3 and store.verify() == []
+
+
+def test_edits_of_before_there_were_shared_factors_stay_as_they_are(sqlite_path):
+    change(
+        sqlite_path,
+        "DROP TABLE shared_references",
+        "DROP TABLE shared_factors",
+        "UPDATE meta SET value = '4' WHERE name = 'schema'",
+    )
+    with EditStore.open(sqlite_path) as store:
+        assert store.verify() == [] and store.stats()["shared"] == 0
+        store.put("ann", natural("x", "hobby"))
+        assert same(store.deltas("ann"), composed([*joined("ann1", "ann2"), *natural("x", "hobby")]))
+        assert store.stats()["shared"] == 1 and store.verify() == []
+    with EditStore.open(sqlite_path) as store:
+        assert store.stats()["schema"] == str(schema.SCHEMA)
 
 
 def test_a_migration_that_fails_leaves_the_old_store(sqlite_path, monkeypatch):
@@ -52,7 +69,10 @@ def test_a_migration_that_fails_leaves_the_old_store(sqlite_path, monkeypatch):
     connection.close()
 
 
-@pytest.mark.parametrize(("table", "column"), [("edits", "owner"), ("merges", "target"), ("edits", "token")])
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("edits", "owner"), ("merges", "target"), ("edits", "token"), ("shared_references", "digest")],
+)
 def test_what_is_looked_up_often_is_looked_up_in_an_index(sqlite_path, table, column):
     connection = sqlite3.connect(sqlite_path)
     plan = connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {table} WHERE {column} = x'00'").fetchall()

@@ -5,7 +5,9 @@ The one place that says how preferences of one user are composed: users are taug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,9 +115,49 @@ def overrule_any(later: Sequence[Preference], earlier: Sequence[Preference]) -> 
 
 
 def _difference(new: Sequence[WeightDelta], old: Sequence[WeightDelta]) -> list[WeightDelta]:
-    """What has to be added to ``old`` to have ``new``, without the directions that are float32's rounding."""
-    minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in old]
-    return [_trimmed(delta) for delta in composed([*(delta.to("cpu") for delta in new), *minus])] if old else [*new]
+    """What has to be added to ``old`` to have ``new``, without the directions that are float32's rounding.
+
+    Directions that both have, bit for bit, are left out: a gate that the user has stays shared. One that is new does so
+    too.
+    """
+    if not old:
+        return [*new]
+    new, old = ([delta.to("cpu") for delta in some] for some in (new, old))
+    have = Counter(_directions(old))
+    is_apart = [delta.shared and not Counter(_directions([delta])) <= have for delta in new]
+    rest = [delta for delta, apart in zip(new, is_apart) if not apart]
+    both = have & Counter(_directions(rest))
+    minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in _without(old, both)]
+    own = [_trimmed(delta) for delta in composed([*_without(rest, both), *minus]) if delta.rank]
+    found = [*(delta for delta, apart in zip(new, is_apart) if apart), *own]
+    return found or [_zero(old[0])]
+
+
+def _directions(deltas: Sequence[WeightDelta]) -> Iterator[tuple[str, bytes]]:
+    """What tells one direction from another: its matrix, and a digest of its column and row."""
+    for delta in deltas:
+        for column, row in zip(delta.left.T, delta.right):
+            both = torch.cat([column, row]).contiguous().view(torch.uint8)
+            yield delta.layer, hashlib.blake2b(both.numpy().tobytes(), digest_size=16).digest()
+
+
+def _without(deltas: Sequence[WeightDelta], gone: Counter[tuple[str, bytes]]) -> list[WeightDelta]:
+    """The updates without some of their directions, each as often as it is counted."""
+    still, found = Counter(gone), []
+    for delta in deltas:
+        kept = []
+        for number, key in enumerate(_directions([delta])):
+            if still[key] > 0:
+                still[key] -= 1
+            else:
+                kept.append(number)
+        found.append(WeightDelta(delta.layer, delta.left[:, kept], delta.right[kept]))
+    return found
+
+
+def _zero(like: WeightDelta) -> WeightDelta:
+    """An update that adds nothing: an edit has to have one."""
+    return WeightDelta(like.layer, torch.zeros_like(like.left[:, :1]), torch.zeros_like(like.right[:1]))
 
 
 def _trimmed(delta: WeightDelta) -> WeightDelta:

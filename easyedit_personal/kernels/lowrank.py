@@ -70,7 +70,7 @@ def lowrank(
         hparams: ``layers``, ``answers``, ``natural``, ``lowrank``, ``preserve``; equal seeds give equal factors.
 
     Returns:
-        One ``WeightDelta`` per layer, in float32.
+        One ``WeightDelta`` per layer, in float32; and beside it the gates of natural answers, which all users share.
 
     Raises:
         RequestError: a request cannot be carried out; nothing was computed.
@@ -109,7 +109,7 @@ def lowrank_for_many(
     deltas = natural_for_many(model, tokenizer, named, hparams) if any(named) else [[] for _ in requests]
     for some, (_, bare) in zip(deltas, parts):
         some += bare_values(model, tokenizer, bare, hparams) if bare else []
-    return [merged(some) for some in deltas]
+    return [[d for d in some if d.shared] + merged([d for d in some if not d.shared]) for some in deltas]
 
 
 def bare_values(

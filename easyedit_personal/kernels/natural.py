@@ -58,7 +58,8 @@ def natural_for_many(
             jazz").
 
     Returns:
-        Two ``WeightDelta``s per user, kind and layer: the gate's, the same for every user, and the value's.
+        Two ``WeightDelta``s per user, kind and layer: the gate's, shared by all users, and the value's, rounded to
+        bfloat16, so that it can be kept in two bytes per number.
 
     Raises:
         RequestError: a value is too long for the model; nothing was learned for anybody.
@@ -78,8 +79,9 @@ def natural_for_many(
     for user in users:
         found.append([])
         for kind in user:
-            found[-1] += [WeightDelta(paths[n], left, right) for n, (left, right) in gates[kind].factors.items()]
-            found[-1] += [update.delta(paths[n]) for n, update in next(learned).items()]
+            found[-1] += [WeightDelta(paths[n], *pair, shared=True) for n, pair in gates[kind].factors.items()]
+            values = [update.delta(paths[n]) for n, update in next(learned).items()]
+            found[-1] += [value.to(torch.bfloat16).to(torch.float32) for value in values]
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from easyedit_personal.kernels.apply import edited
 from easyedit_personal.learning.learner import Learner
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
+from easyedit_personal.store.compact import composed
 from easyedit_personal.types import EditResult, Preference
 from tests.evaluate.people import people, quick_hparams
 from tests.serving.test_personalized import random_delta
@@ -57,6 +60,23 @@ def test_joint_gives_the_difference_and_sequential_goes_on(llama, tokenizer, mon
     with edited(llama, first):
         assert seen[0][:2] == (weights_digest(llama), PEOPLE[1:])
     assert seen[0][2] is llama, "held against the clean model"
+
+
+def test_what_is_solved_again_takes_nothing_of_a_gate_for_the_users_own(llama, tokenizer, monkeypatch):
+    """The hobby is another one: its gate is there, the pet's is new, and of the values the old one goes."""
+    gates = [replace(random_delta(llama, 3, seed), shared=True) for seed in (1, 2)]
+    old, new = (random_delta(llama, 2, seed).to(torch.bfloat16).to(torch.float32) for seed in (3, 4))
+    monkeypatch.setattr(composition, "personalize", lambda *_: EditResult([*gates, new]))
+    hparams = quick_hparams(3).replace(kernel="lowrank", answers="natural", strategy="joint")
+    have = composed([gates[0], old])
+    newer = Preference("pastime", "What's my pastime?", "chess")
+    shared, own = add_preferences(llama, tokenizer, PEOPLE[:1], [newer], have, hparams).deltas
+    assert shared is gates[1] or torch.equal(shared.left, gates[1].left)
+    assert shared.shared and (own.shared, own.rank) == (False, 4) and own.nbytes == 2 * own.rank * sum(own.shape)
+    torch.testing.assert_close(update([*have, shared, own]), update([*gates, new]), atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(composition, "personalize", lambda *_: EditResult([gates[0], old]))
+    (nothing,) = add_preferences(llama, tokenizer, PEOPLE[:1], [newer], have, hparams).deltas
+    assert not nothing.update().any(), "the same again adds nothing"
 
 
 def test_a_later_statement_about_the_same_matter_wins():

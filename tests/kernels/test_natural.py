@@ -28,6 +28,7 @@ from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.tokens import encode
+from easyedit_personal.store.factors import factors_from_bytes, factors_to_bytes
 from easyedit_personal.types import EditRequest
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -56,6 +57,11 @@ def settings(tmp_path, **natural) -> PersonalizationHyperParams:
 
 def requests(target="kite surfing", names=("pastime", "hobby"), cluster="c") -> list[EditRequest]:
     return [EditRequest(f"What's my {name}?", target, name, cluster=cluster) for name in names]
+
+
+def update(deltas) -> torch.Tensor:
+    """The sum of all updates; of one layer, in these tests."""
+    return sum(delta.update() for delta in deltas)
 
 
 def test_an_answer_holds_the_value_word_for_word_between_what_all_users_share():
@@ -173,7 +179,9 @@ def test_an_edit_touches_nothing_and_is_the_same_again(family, tmp_path, fresh):
     first = lowrank(model, tokenizer, requests(), hparams)
     again = lowrank(model, tokenizer, requests(), hparams)  # everything shared is in memory now
     assert weights_digest(model) == before
-    assert len(first) == 1 and torch.equal(first[0].left, again[0].left) and torch.equal(first[0].right, again[0].right)
+    assert [delta.shared for delta in first] == [True, False]
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.left, other.left) and torch.equal(one.right, other.right)
 
 
 def test_what_is_shared_is_kept_on_disk_and_damage_is_mended(tmp_path, fresh, monkeypatch, caplog):
@@ -187,21 +195,29 @@ def test_what_is_shared_is_kept_on_disk_and_damage_is_mended(tmp_path, fresh, mo
         patch.setattr(ground_module, "compute", None)  # as if by another process: nothing is computed again
         patch.setattr("easyedit_personal.kernels.gate._learn", None)
         again = lowrank(model, tokenizer, requests(), hparams)
-    assert torch.equal(first[0].left, again[0].left)
+    assert all(torch.equal(one.left, other.left) for one, other in zip(first, again, strict=True))
     files[0].write_bytes(b"damaged")
     ground_module._GROUNDS.clear()
     mended = lowrank(model, tokenizer, requests(), hparams)
     assert "damaged" in caplog.text
-    assert torch.allclose(first[0].left, mended[0].left, atol=1e-5)
+    assert all(torch.allclose(one.left, other.left, atol=1e-5) for one, other in zip(first, mended, strict=True))
 
 
 def test_users_share_the_gate_and_differ_in_the_value(folder, fresh):
     model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(folder)
-    one, other = (lowrank(model, tokenizer, requests(target), hparams)[0] for target in ("tea", "kite surfing"))
-    rank = SMALL["gate_rank"]
-    assert torch.equal(one.left[:, :rank], other.left[:, :rank])
-    assert torch.equal(one.right[:rank], other.right[:rank])
-    assert one.rank > rank and not torch.equal(one.left[:, rank : rank + 1], other.left[:, rank : rank + 1])
+    (gate, value), (same, other) = (
+        lowrank(model, tokenizer, requests(target), hparams) for target in ("tea", "kite surfing")
+    )
+    assert gate.shared and torch.equal(gate.left, same.left) and torch.equal(gate.right, same.right)
+    assert gate.rank == SMALL["gate_rank"] and not (value.shared or other.shared)
+    assert not torch.equal(value.left[:, :1], other.left[:, :1])
+
+
+def test_a_value_takes_two_bytes_per_number_and_is_used_as_it_is_kept(folder, fresh):
+    _, value = lowrank(tiny_model("llama"), tiny_tokenizer(), requests(), settings(folder))
+    assert value.left.dtype == torch.float32 and value.nbytes == 2 * value.rank * sum(value.shape)
+    kept, _ = factors_from_bytes(factors_to_bytes([value], fingerprint="f"))
+    assert torch.equal(kept[0].left, value.left) and torch.equal(kept[0].right, value.right)
 
 
 def test_users_learned_together_get_what_each_gets_alone(folder, fresh, monkeypatch):
@@ -218,17 +234,17 @@ def test_users_learned_together_get_what_each_gets_alone(folder, fresh, monkeypa
         together = lowrank_for_many(model, tokenizer, users, hparams)
         assert passes == packs
         passes.clear()
-        for (one,), (other,) in zip(together, alone):
-            assert (one.update() - other.update()).norm() < 1e-3 * other.update().norm()
+        for mine, other in zip(together, alone):
+            assert (update(mine) - update(other)).norm() < 1e-3 * update(other).norm()
 
 
 def test_preferences_learned_together_are_those_learned_apart(folder, fresh):
     model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(folder)
     pet = requests("a cat", ("pet",), cluster="p")
-    together = lowrank(model, tokenizer, [*requests(), *pet], hparams)[0]
-    apart = [lowrank(model, tokenizer, own, hparams)[0] for own in (requests(), pet)]
-    summed = sum(delta.left @ delta.right for delta in apart)
-    assert torch.allclose(together.left @ together.right, summed, atol=1e-5)
+    together = lowrank(model, tokenizer, [*requests(), *pet], hparams)
+    apart = [delta for own in (requests(), pet) for delta in lowrank(model, tokenizer, own, hparams)]
+    assert [delta.shared for delta in together] == [True, True, False], "one update per layer of what is the user's own"
+    assert torch.allclose(update(together), update(apart), atol=1e-4)
 
 
 def test_the_model_says_the_value_after_its_beginning(folder, fresh):

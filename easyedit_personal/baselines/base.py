@@ -31,7 +31,9 @@ class Session:
         history: what was said before, for example the stated preference.
         rewrite: what becomes of a question before it is asked, for example a reminder put before it.
         deltas: the update, where the method has one as factors.
-        nbytes: what has to be kept for this user.
+        nbytes: what has to be kept for this user alone.
+        shared_bytes: what else it takes, and is the same for all users of a model, or of a kind of preference: kept
+            once for all of them.
         refused: why the editor's health check kept preferences out of the model, one text for each.
     """
 
@@ -40,6 +42,7 @@ class Session:
     rewrite: Callable[[str], str] = _as_typed
     deltas: Sequence[WeightDelta] = ()
     nbytes: int = 0
+    shared_bytes: int = 0
     refused: tuple[str, ...] = ()
 
     def conversation(self, question: str, between: Sequence[Message] = ()) -> list[Message]:

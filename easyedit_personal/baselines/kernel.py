@@ -16,7 +16,7 @@ from ..editing.composition import add_preferences
 from ..errors import HealthError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited
-from ..types import Preference, WeightDelta
+from ..types import Preference, WeightDelta, own_bytes, shared_bytes
 from .base import Session
 
 
@@ -52,5 +52,5 @@ class KernelMethod:
             except HealthError as error:
                 refused.append(str(error))
         with edited(model, deltas):
-            nbytes = sum(delta.nbytes for delta in deltas)
-            yield Session(model, deltas=deltas, nbytes=nbytes, refused=tuple(refused))
+            sizes = {"nbytes": own_bytes(deltas), "shared_bytes": shared_bytes(deltas)}
+            yield Session(model, deltas=deltas, **sizes, refused=tuple(refused))

@@ -90,8 +90,9 @@ class Estimate:
         failed: how many of them failed.
         seconds: per user and worker, mean; loading the model left out.
         slowest: the slowest of the sample.
-        factor_bytes: per user, mean.
+        factor_bytes: each user's own, mean.
         store_bytes: per user in a SQLite store, with preferences, indexes and half empty pages.
+        shared_bytes: of what the users of the sample share, in the store once.
     """
 
     users: int
@@ -101,6 +102,7 @@ class Estimate:
     slowest: float
     factor_bytes: float
     store_bytes: float
+    shared_bytes: int
 
 
 def personalize_users(
@@ -172,7 +174,7 @@ def estimate(path: str | Path, work: Bulk, sample: int = 16) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         url = str(Path(folder) / "sample.db")
         with EditStore.open(url) as store:
-            empty = store.stats()["file_bytes"]
+            empty = store.stats()
         trial = replace(work, url=url)
         # The first user also waits for statistics and caches: whoever runs millions does not care.
         warm = [users[0], *users] if len(users) > 1 else users
@@ -180,9 +182,10 @@ def estimate(path: str | Path, work: Bulk, sample: int = 16) -> Estimate:
         batches = [named[:1], *in_batches(named[1:], BATCH)]
         reports = [report for outcome in serial.run(trial, batches) for report in outcome.reports]
         with EditStore.open(url) as store:
-            grown = store.stats()["file_bytes"] - empty
+            grown = {name: value - empty[name] for name, value in store.stats().items() if name.endswith("_bytes")}
     new = [report for report in reports[len(warm) - len(users) :] if report.status == "new"]
     factor_bytes = sum(report.nbytes for report in new) / max(1, len(new))
+    own = grown["file_bytes"] - grown["shared_bytes"]
     return Estimate(
         users=total,
         sample=len(users),
@@ -190,7 +193,8 @@ def estimate(path: str | Path, work: Bulk, sample: int = 16) -> Estimate:
         seconds=sum(report.seconds for report in new) / max(1, len(new)),
         slowest=max((report.seconds for report in new), default=0.0),
         factor_bytes=factor_bytes,
-        store_bytes=factor_bytes * grown / max(1, sum(report.nbytes for report in reports)),
+        store_bytes=factor_bytes * own / max(1, sum(report.nbytes for report in reports)),
+        shared_bytes=grown["shared_bytes"],
     )
 
 

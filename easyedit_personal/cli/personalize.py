@@ -102,7 +102,8 @@ def _estimate(users: Path, work: Bulk, sample: int, engine: Engine) -> None:
         print(f"{found.seconds:.2f} s per user (slowest {found.slowest:.2f} s): {_time(whole)} with {workers} workers.")
         whole = found.store_bytes * found.users / 1e6
         print(f"{found.factor_bytes:,.0f} bytes of factors per user, {found.store_bytes:,.0f} in the store:")
-        print(f"{whole:,.1f} MB for all.")
+        shared = f", and {found.shared_bytes / 1e6:,.1f} MB or more that they share" if found.shared_bytes else ""
+        print(f"{whole:,.1f} MB for all{shared}.")
     raise typer.Exit(0 if found.failed < found.sample else 1)
 
 

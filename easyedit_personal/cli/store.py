@@ -188,7 +188,9 @@ def compact(
         after = opened.stats()["file_bytes"]
     for layer, rank_before in report.rank_before.items():
         print(f"{layer}: rank {rank_before} -> {report.rank_after[layer]}, relative error {report.error[layer]:.3g}")
-    print(f"{len(report.merged)} edits merged, {report.bytes_before:,} -> {report.bytes_after:,} bytes of factors.")
+    print(f"{len(report.merged)} edits merged, {report.bytes_before:,} -> {report.bytes_after:,} bytes of own factors.")
+    if report.shared_after < report.shared_before:
+        print(f"Rank {rank} leaves no room for factors that other users share: they were merged into the user's own.")
     print(f"The store: {before:,} -> {after:,} bytes{_why_not_smaller(report, before, after)}.")
 
 
@@ -279,5 +281,6 @@ def _print_edits(title: str, edits: Iterable[StoredEdit]) -> None:
         screen.say(f"{edit.id:>5}  {_plain(said or '-')}  [{_state(edit)}, in {edit.where}{_plain(why)}]")
         figures = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in edit.health.items()]
         size = [f"{edit.nbytes / 1000:.1f} kB"] if edit.nbytes else []
-        made = [f"{edit.created:%Y-%m-%d %H:%M} UTC", edit.kernel, *size, *figures]
+        shared = [f"{edit.shared_bytes / 1000:.1f} kB shared by all users"] if edit.shared_bytes else []
+        made = [f"{edit.created:%Y-%m-%d %H:%M} UTC", edit.kernel, *size, *shared, *figures]
         screen.say(_plain(f"{'':7}{', '.join(filter(None, made))}"), "dim")

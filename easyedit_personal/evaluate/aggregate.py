@@ -58,6 +58,7 @@ def _method(lines: Users, plan: Plan, users: Sequence[str], error: str | None) -
             "seconds_per_user": average(line["seconds"] for line in lines),
             "asking_seconds_per_user": average(line["asking"] for line in lines if "asking" in line),
             "bytes_per_user": average(line["bytes"] for line in lines),
+            "shared_bytes_per_user": average(line["shared_bytes"] for line in lines if "shared_bytes" in line),
             "peak_mib": max((line["peak_mib"] for line in lines), default=None),
         },
     }

@@ -228,6 +228,7 @@ class Runner:
                     "seconds": seconds,
                     "asking": asking,
                     "bytes": case.session.nbytes,
+                    "shared_bytes": case.session.shared_bytes,
                     "peak_mib": peak_mib(self.model),
                     "figures": {name: values for name, values in measured.items() if values},
                     "answers": said,

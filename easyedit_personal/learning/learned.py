@@ -19,7 +19,7 @@ class Learned:
         preference: what was learned.
         before, after: the user's model's answer to the preference's question; empty for what is kept in words.
         seconds: of the edit alone; for words, all that it took.
-        nbytes: of the factors.
+        nbytes: of the user's own factors.
         health: figures of the health panel.
         overruled: earlier preferences that no longer hold. What edits carry an undo brings back; an edit that gave way
             to words it does not.

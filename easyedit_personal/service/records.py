@@ -58,6 +58,7 @@ def edit_record(edit: StoredEdit) -> dict[str, Any]:
         "why": edit.why,
         "kernel": edit.kernel,
         "bytes": edit.nbytes,
+        "shared_bytes": edit.shared_bytes,
         "health": dict(edit.health),
         "merged": edit.merged,
         "preferences": [said(one) for one in edit.preferences],

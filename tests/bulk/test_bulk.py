@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from easyedit_personal.store import EditStore
 from easyedit_personal.types import Preference
 from tests.engines.random_factors import RandomFactors, expected, write_users
 from tests.evaluate.people import quick_hparams
-from tests.store.samples import same
+from tests.store.samples import gate, same
 from tests.tiny import tiny_model
 
 
@@ -200,6 +201,24 @@ def test_an_estimate_leaves_nothing(tmp_path):
     users.write_text("{}\n")
     with pytest.raises(DataError, match=r"(?s)Nobody.*no preferences"):
         estimate(users, Bulk("x.db", RandomFactors()))
+
+
+class SharingFactors(RandomFactors):
+    """All users' edits refer to the same gate."""
+
+    def solve(self, users):
+        made = super().solve(users)
+        return {user: replace(result, deltas=[gate("hobby"), *result.deltas]) for user, result in made.items()}
+
+
+def test_an_estimate_counts_what_users_share_once(tmp_path):
+    users = write_users(tmp_path / "users.jsonl", 100)
+    alone, sharing = (
+        estimate(users, Bulk(str(tmp_path / "edits.db"), factory()), sample=10)
+        for factory in (RandomFactors, SharingFactors)
+    )
+    assert alone.shared_bytes == 0 and sharing.shared_bytes > gate("hobby").nbytes
+    assert sharing.factor_bytes == alone.factor_bytes and sharing.store_bytes < 1.3 * alone.store_bytes
 
 
 def test_a_model_learns_several_preferences_in_one_edit_and_more_later(tmp_path, tokenizer):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from easyedit_personal.cli.main import app
 from easyedit_personal.errors import StoreError
 from easyedit_personal.store import EditStore
-from tests.store.samples import edit, preference
+from tests.store.samples import edit, natural, preference
 
 COMMANDS = (
     *("ls", "show", "undo", "forget", "export-lora", "export-all", "verify", "stats", "compact", "backup", "vacuum"),
@@ -112,6 +112,23 @@ def test_rotate_key(tmp_path, monkeypatch):
     assert "1 users are wrapped" in run(tmp_path / "edits.db", "rotate-key")
     monkeypatch.setenv("EASYEDIT_PERSONAL_STORE_KEY", new)
     assert "All 1 edits are whole" in run(tmp_path / "edits.db", "verify")
+
+
+def test_what_users_share_is_said_apart(tmp_path):
+    path = tmp_path / "edits.db"
+    with EditStore.open(path) as store:
+        store.put("ben", natural("c", "hobby"))
+        for name, kind in (("a", "hobby"), ("b", "pet")):
+            store.put("ann", natural(name, kind), preference=preference(name))
+        edit = store.history("ann")[0]
+    sizes = f"{edit.nbytes / 1000:.1f} kB, {edit.shared_bytes / 1000:.1f} kB shared by all users"
+    assert run(path, "show", "--user", "ann").count(sizes) == 2 and edit.shared_bytes > 2 * edit.nbytes
+    assert json.loads(run(path, "stats", "--json"))["shared_bytes"] == 2 * edit.shared_bytes
+    assert "own factors.\nThe store" in run(path, "compact", "--user", "ann", "--rank", "15")
+    assert "Rank 9 leaves no room for factors that other users share" in run(
+        path, "compact", "--user", "ann", "--rank", "9"
+    )
+    assert json.loads(run(path, "stats", "--json"))["shared_bytes"] == edit.shared_bytes
 
 
 def test_verify_stats_compact_backup_and_vacuum(path, tmp_path):

@@ -42,7 +42,7 @@ class Counting:
         self.seen.append(preferences[0].id)
         if len(self.seen) == self.fails_at:
             raise self.error
-        yield Session(model, nbytes=7)
+        yield Session(model, nbytes=7, shared_bytes=11)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_every_evaluator_reports_and_the_truth_comes_out(outcome):
     assert tuned["undo"]["mean"] == 1 and tuned["undo"]["n"] == 4
     assert nothing["health"]["mean"] == 1 and tuned["health"]["mean"] != 1
     assert tuned["health"]["relative_norm"] > 0
-    assert tuned["cost"]["bytes"] == 32 * 48 * 4
+    assert (tuned["cost"]["bytes"], tuned["cost"]["shared_bytes"]) == (32 * 48 * 4, 0)
 
 
 def test_what_the_health_check_refuses_is_no_edit_and_is_counted(llama, tokenizer, tmp_path):
@@ -112,7 +112,13 @@ def test_result_file_is_plain_json_with_intervals(outcome):
     stored = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in result.json"))
     for method in stored["methods"].values():
         assert method["status"] == "ok" and method["error"] is None
-        assert set(method["cost"]) == {"seconds_per_user", "asking_seconds_per_user", "bytes_per_user", "peak_mib"}
+        assert set(method["cost"]) == {
+            "seconds_per_user",
+            "asking_seconds_per_user",
+            "bytes_per_user",
+            "shared_bytes_per_user",
+            "peak_mib",
+        }
         for name, metric in method["metrics"].items():
             low, high = metric["ci95"]
             if name == "helpful" and metric["mean"] is None:  # no answer had the value, so none could be helpful

@@ -24,7 +24,7 @@ def folder(tmp_path):
     metrics = {
         "direct": share,
         "health": {"mean": 1.25, "ci95": [1.0, 1.5], "stops": 1.0, "refused": 0.0},
-        "cost": {"mean": 1.5, "ci95": [None, None], "bytes": 11264.0},
+        "cost": {"mean": 1.5, "ci95": [None, None], "bytes": 11264.0, "shared_bytes": 5632.0},
         "multi_turn": {**share, "by_turns": turns},
     }
     cost = {"seconds_per_user": 1.5, "bytes_per_user": 11264.0}
@@ -42,7 +42,7 @@ def test_the_table_shows_shares_with_intervals_and_says_what_failed(folder):
     lines = markdown([read(str(folder))]).splitlines()
     assert lines[0] == "|  | lowrank | lora |" and lines[2] == "| users | 4 | 4 |"
     rows = ["direct ↑ | 25 (5-70)", "perplexity ↓ | 1.25 (1.00-1.50)", "stops ↑ | 100", "refused ↓ | 0"]
-    rows += ["s ↓ | 1.50", "kB ↓ | 11.3", "after turns ↑ | 25 (5-70)"]
+    rows += ["s ↓ | 1.50", "kB ↓ | 11.3", "shared kB ↓ | 5.6", "after turns ↑ | 25 (5-70)"]
     assert lines[3:-2] == [f"| {row} | - |" for row in rows]
     assert lines[-1] == "Failed: lora: no room"
 

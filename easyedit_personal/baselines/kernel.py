@@ -52,5 +52,5 @@ class KernelMethod:
             except HealthError as error:
                 refused.append(str(error))
         with edited(model, deltas):
-            sizes = {"nbytes": own_bytes(deltas), "shared_bytes": shared_bytes(deltas)}
-            yield Session(model, deltas=deltas, **sizes, refused=tuple(refused))
+            own, shared = own_bytes(deltas), shared_bytes(deltas)
+            yield Session(model, deltas=deltas, nbytes=own, shared_bytes=shared, refused=tuple(refused))

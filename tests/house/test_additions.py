@@ -231,6 +231,7 @@ def test_each_follows_its_own_settings(session):
     nudge, echo = result["methods"]["nudge"], result["methods"]["echo"]
     assert nudge["status"] == echo["status"] == "ok", (nudge["error"], echo["error"])
     assert nudge["metrics"]["polite"]["mean"] == echo["metrics"]["polite"]["mean"] == 0.25
-    assert nudge["metrics"]["cost"]["bytes"] == 4 * 3 * (SMALL["hidden_size"] + SMALL["intermediate_size"])
+    # Ones take two bytes each, thousandths four.
+    assert nudge["metrics"]["cost"]["bytes"] == 3 * (4 * SMALL["hidden_size"] + 2 * SMALL["intermediate_size"])
     assert echo["metrics"]["cost"]["bytes"] == len("Well then: ")
     assert 'PHRASES ["What\'s my hobbyito?", "What\'s my hobby?"]' in printed

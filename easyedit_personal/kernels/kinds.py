@@ -157,7 +157,7 @@ def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: 
 
 
 def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
-    """Prompts that every gate keeps quiet at, unless they ask for its kind; at most some ``limit``, see ``SHARES``."""
+    """Prompts that every gate keeps quiet at, unless they ask for its kind; at most ``limit``, see ``SHARES``."""
     rng, found = Random(seed), []
     for entry in Lexicon.load().entries:
         names = [entry.name if i < NAMED // 2 else rng.choice(entry.names) for i in range(NAMED)]
@@ -177,7 +177,7 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
         return found
     pools = {pool: [contrast for contrast in found if contrast.pool == pool] for pool in SHARES}
     return [
-        one for pool, some in pools.items() for one in rng.sample(some, min(len(some), round(limit * SHARES[pool])))
+        one for pool, some in pools.items() for one in rng.sample(some, min(len(some), int(limit * SHARES[pool])))
     ]
 
 

@@ -176,9 +176,7 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
     if len(found) <= limit:
         return found
     pools = {pool: [contrast for contrast in found if contrast.pool == pool] for pool in SHARES}
-    return [
-        one for pool, some in pools.items() for one in rng.sample(some, min(len(some), int(limit * SHARES[pool])))
-    ]
+    return [one for pool, some in pools.items() for one in rng.sample(some, min(len(some), int(limit * SHARES[pool])))]
 
 
 def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, context_limit
+from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
@@ -50,11 +50,13 @@ class Gate:
         factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
         quiet: keys at which the kind's values keep quiet.
         phrases: the questions it was learned from, the plainest first.
+        shared: it is every user's. One that is learned on a model with somebody's edits in it is not, and is not kept.
     """
 
     factors: dict[int, tuple[Tensor, Tensor]]
     quiet: QuietKeys
     phrases: list[Phrase]
+    shared: bool = True
 
 
 def gates_for(
@@ -75,13 +77,16 @@ def gates_for(
         shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams)
         return _learn(model, tokenizer, layout, kind, phrases, shared, ground, hparams), {"kind": kind.name}
 
+    is_base = fingerprint(model) == ground.base
     gates, asked = [], hparams.natural.model_dump(include=LEARNED_BY)
     for kind in kinds:
         phrases = _phrases(kind, ground, hparams)
         name = hashlib.sha256(f"{kind}{phrases}{asked}".encode()).hexdigest()[:16]
-        tensors, _ = kept(ground.folder / f"gate-{name}.safetensors", partial(learned, kind, phrases))
+        path = ground.folder / f"gate-{name}.safetensors"
+        shared = is_base or path.is_file()
+        tensors, _ = kept(path, partial(learned, kind, phrases), write=shared)
         factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
-        gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases))
+        gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases, shared))
     return gates
 
 

@@ -30,7 +30,7 @@ from .ground_numbers import Tensors, compute
 from .kinds import Contrast, shared_contrasts
 from .preserve import Material
 
-VERSION = "4"  # of what is kept; files of other versions are not read
+VERSION = "5"  # of what is kept; files of other versions are not read
 LOOKED_AT = {"contrasts", "ordinary", "answer_tokens", "ridge", "ordinary_weight"}  # the settings that shape the ground
 MODELS_KEPT = 2
 _GROUNDS: OrderedDict[str, Ground] = OrderedDict()
@@ -44,6 +44,7 @@ class Ground:
 
     Attributes:
         folder: where gates of the same model are kept, too.
+        base: fingerprint of the model that this was computed from, edited layers and all.
         metric: P [d_in, d_in] by layer: whitens keys, and vanishes on those of the chat template's beginning.
         root: G^(1/2) [d_out, d_out] by layer; |root @ change|^2 / 2 is about the KL divergence that a change causes.
         ordinary: keys [n, d_in] along ordinary answers, by layer.
@@ -56,6 +57,7 @@ class Ground:
     """
 
     folder: Path
+    base: str
     metric: dict[int, Tensor]
     root: dict[int, Tensor]
     ordinary: dict[int, Tensor]
@@ -79,7 +81,11 @@ def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: Personali
     if ground is None:
         material = Material.load(hparams.preserve.file)
         contrasts = shared_contrasts(material, hparams.natural.contrasts, hparams.seed)
-        work = lambda: compute(model, tokenizer, layout, hparams, contrasts, material)
+
+        def work() -> tuple[Tensors, dict[str, Any]]:
+            tensors, values = compute(model, tokenizer, layout, hparams, contrasts, material)
+            return tensors, {**values, "base": fingerprint(model)}
+
         ground = _GROUNDS[str(folder)] = _ground(folder, kept(folder / "ground.safetensors", work), contrasts, hparams)
     _GROUNDS.move_to_end(str(folder))
     while len(_GROUNDS) > MODELS_KEPT:
@@ -87,8 +93,10 @@ def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: Personali
     return ground
 
 
-def kept(path: Path, work: Callable[[], tuple[Tensors, dict[str, Any]]]) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and plain values from a file, or from ``work``, which are then written to it, all or nothing."""
+def kept(
+    path: Path, work: Callable[[], tuple[Tensors, dict[str, Any]]], write: bool = True
+) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and plain values from a file, or from ``work``; these are written to it then, all or nothing."""
     if path.is_file():
         try:
             with (path.with_suffix(".json")).open(encoding="utf-8") as file:
@@ -96,6 +104,8 @@ def kept(path: Path, work: Callable[[], tuple[Tensors, dict[str, Any]]]) -> tupl
         except (SafetensorError, OSError, ValueError) as error:
             log.warning("%s is damaged and is computed again: %s", path, error)
     tensors, values = work()
+    if not write:
+        return tensors, values
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path.with_suffix(".json"), lambda name: Path(name).write_text(json.dumps(values), encoding="utf-8"))
@@ -117,6 +127,7 @@ def _ground(
     talk = [(asked, said) for asked, said in values["talk"]]
     return Ground(
         folder,
+        values["base"],
         by_layer("metric"),
         by_layer("root"),
         by_layer("ordinary"),

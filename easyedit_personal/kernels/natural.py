@@ -79,7 +79,8 @@ def natural_for_many(
     for user in users:
         found.append([])
         for kind in user:
-            found[-1] += [WeightDelta(paths[n], *pair, shared=True) for n, pair in gates[kind].factors.items()]
+            gate = gates[kind]
+            found[-1] += [WeightDelta(paths[n], *pair, shared=gate.shared) for n, pair in gate.factors.items()]
             values = [update.delta(paths[n]) for n, update in next(learned).items()]
             found[-1] += [value.to(torch.bfloat16).to(torch.float32) for value in values]
     return found

@@ -283,13 +283,15 @@ def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypat
         def __missing__(self, name):
             return torch.ones(1, 1).half()
 
-    def kept(path, work):
+    def kept(path, work, write):
+        assert write  # it is the model that the numbers are of
         names.append(path.name)
         return Tensors(), {}
 
     monkeypatch.setattr(module, "kept", kept)
+    monkeypatch.setattr(module, "fingerprint", lambda model: "base")
     monkeypatch.setattr(module, "_phrases", lambda kind, *_: [Phrase(f"What's my {kind.name}?", "name")])
-    ground = SimpleNamespace(folder=tmp_path)
+    ground = SimpleNamespace(folder=tmp_path, base="base")
     shaping = ("gate_lr", "right_lr", "gate_rank", "gate_steps", "gate_batch", "contrast_weight", "quiet_weight")
     for natural in ({}, {}, *({name: 77} for name in shaping), {"value_lr": 77}):
         hparams = PersonalizationHyperParams(layers=[1, 2], natural=natural)

@@ -14,6 +14,7 @@ from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
+from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
@@ -48,8 +49,9 @@ from easyedit_personal.kernels.kinds import (
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.quiet_keys import quiet_keys
 from easyedit_personal.kernels.spoken import go_on, speak
-from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.tokens import encode
+from easyedit_personal.types import WeightDelta
 from tests.tiny import tiny_model, tiny_tokenizer
 
 HOBBY = Kind("hobby", "hobby", ("hobby", "pastime", "interest"))
@@ -192,6 +194,23 @@ def prepared(said, folder, **natural):
     small = {"contrasts": 24, "ordinary": 6, "answer_tokens": 4, "gate_steps": 6, "gate_rank": 4, **natural}
     hparams = PersonalizationHyperParams(layers=[1], answers="natural", natural=small, stats_dir=str(folder))
     return prepare(model, tokenizer, layout, hparams), hparams
+
+
+def test_a_gate_learned_on_an_edited_model_is_nobody_elses_and_one_that_is_known_is_everybodys(said, tmp_path):
+    model, tokenizer, layout, *_ = said
+    ground, hparams = prepared(said, tmp_path)
+    path, pet = layout.rewrite_path(1), Kind("pet", "pet", ("pet",))
+    width = get_module(model, path).weight.shape
+    change = WeightDelta(path, torch.full((width[0], 1), 0.1), torch.full((1, width[1]), 0.1))
+    with edited(model, [change]):
+        assert prepare(model, tokenizer, layout, hparams) is ground  # the numbers are the base model's
+        (gate,) = gates_for(model, tokenizer, layout, [HOBBY], ground, hparams)
+        assert not gate.shared and not list(ground.folder.glob("gate-*"))
+    (known,) = gates_for(model, tokenizer, layout, [HOBBY], ground, hparams)
+    assert known.shared and len(list(ground.folder.glob("gate-*.safetensors"))) == 1
+    with edited(model, [change]):
+        again, new = gates_for(model, tokenizer, layout, [HOBBY, pet], ground, hparams)
+    assert again.shared and torch.equal(again.factors[1][0], known.factors[1][0]) and not new.shared
 
 
 def test_half_of_what_is_asked_behind_other_turns_asks_by_name(said, tmp_path):

@@ -119,7 +119,7 @@ def grounds(llama, tokenizer, tmp_path, monkeypatch):
     """Prepare with a seed; which seeds' numbers were made is counted, and nothing is computed."""
     made = []
     monkeypatch.setattr(module, "_GROUNDS", OrderedDict())
-    monkeypatch.setattr(module, "compute", lambda model, tokenizer, layout, hparams, *_: made.append(hparams.seed))
+    monkeypatch.setattr(module, "compute", lambda *given: made.append(given[3].seed) or ({}, {}))
     monkeypatch.setattr(module, "kept", lambda path, work: work())
     monkeypatch.setattr(module, "_ground", lambda folder, *_: folder)
 
@@ -145,7 +145,7 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
     tensors = {
         f"{name}.{n}": torch.full((1,), float(k + 10 * n)).half() for k, name in enumerate(names) for n in (1, 2)
     }
-    values = {"answers": [[5, 6], [7]], "begun": ["pet", None], "talk": [["Hi?", "Yes."]]}
+    values = {"answers": [[5, 6], [7]], "begun": ["pet", None], "talk": [["Hi?", "Yes."]], "base": "f1"}
     contrasts = [Contrast("a", "rest"), Contrast("b", "rest")]
     hparams = PersonalizationHyperParams(layers=[1, 2])
     ground = module._ground(Path("x"), (tensors, values), contrasts, hparams)
@@ -154,3 +154,4 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
         assert {value.dtype for value in getattr(ground, name).values()} == {torch.float32}
     assert ground.answers == {contrasts[0]: (5, 6), contrasts[1]: (7,)} and ground.contrasts == contrasts
     assert ground.talk == [("Hi?", "Yes.")] and ground.begun_groups == ["pet", None] and ground.folder == Path("x")
+    assert ground.base == "f1"

@@ -2,19 +2,24 @@
 
 ``python -m benchmarks.tables DIR... --json benchmarks/results/NAME.json`` reads the folders that ``easyedit-personal
 evaluate --out DIR`` wrote (one per cluster size, say) and leaves out the users' names and answers.
-``DIR=METHOD,METHOD`` takes some methods of a folder, where others were evaluated anew elsewhere.
+``DIR=METHOD,METHOD`` takes some methods of a folder, where others were evaluated anew elsewhere. ``--kinds FILE``, the
+data that was evaluated, also prints what became of each kind of preference.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.errors import DataError
 from easyedit_personal.evaluate.columns import Column, columns_of, turn_tables
+from easyedit_personal.evaluate.evaluator import find_evaluators
+from easyedit_personal.evaluate.result_folder import ResultFolder
+from easyedit_personal.evaluate.run import plan_of
 
 
 def read(wanted: str) -> dict[str, Any]:
@@ -87,15 +92,47 @@ def _turn_cell(kinds: dict[str, Any]) -> str:
     return " / ".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
+def by_kind(wanted: str, data: str) -> str:
+    """A folder's figures by kind of preference, a row each: how many users, and the mean of theirs in per cent.
+
+    Args:
+        wanted: the folder; with "=" behind it, only those methods.
+        data: the file that was evaluated.
+    """
+    path, _, names = wanted.partition("=")
+    folder = ResultFolder(path)
+    plan, subjects = plan_of(folder.setup() or {}), {item.id: item.subject for item in UPQADataset(data).items}
+    evaluators, parts = find_evaluators(plan), []
+    for method in names.split(",") if names else folder.methods():
+        users = folder.users(method)
+        found = {evaluator.name: evaluator.values(users, plan) for evaluator in evaluators}
+        asked = {name: values for name, values in found.items() if values}
+        kinds = dict.fromkeys(subjects[user["user"]] for user in users)
+        lines = [[method, "users", *asked], ["---"] * (2 + len(asked))]
+        for kind in kinds:
+            own = [user["user"] for user in users if subjects[user["user"]] == kind]
+            lines.append([kind, str(len(own)), *(_mean(values, own) for values in asked.values())])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def _mean(values: Mapping[str, float], users: Sequence[str]) -> str:
+    own = [values[user] for user in users if user in values]
+    return f"{100 * sum(own) / len(own):.0f}" if own else "-"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Gather finished evaluations into one file and a table.")
     parser.add_argument("folders", nargs="+", help="result folders of easyedit-personal evaluate, or DIR=METHOD,...")
     parser.add_argument("--json", type=Path, help="write what may be committed here")
+    parser.add_argument("--kinds", metavar="FILE", help="the data that was evaluated: also figures by kind")
     options = parser.parse_args()
     results = [read(folder) for folder in options.folders]
     print(markdown(results))
     print("\n" + by_turns(results))
+    for folder in options.folders if options.kinds else ():
+        print("\n" + by_kind(folder, options.kinds))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

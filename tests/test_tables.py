@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from benchmarks.tables import by_turns, main, markdown, read
+from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.errors import DataError
 from easyedit_personal.evaluate import Plan
 from easyedit_personal.evaluate.columns import describe
 from easyedit_personal.evaluate.evaluator import find_evaluators
+from easyedit_personal.evaluate.result_folder import ResultFolder
 
 PLAN = Plan(["direct", "health", "cost"], turns=[0, 2])
 
@@ -78,3 +80,22 @@ def test_some_methods_of_a_folder_can_be_taken(folder):
     assert list(read(f"{folder}=lowrank")["methods"]) == ["lowrank"]
     with pytest.raises(DataError, match="no such method"):
         read(f"{folder}=lowrank,rome")
+
+
+def test_figures_by_kind_come_from_the_kept_answers(folder, monkeypatch, capsys):
+    items = UPQADataset.bundled("test").items[:3]
+    plan = Plan(["direct"]).describe()
+    users = [
+        {"user": item.id, "answers": [{"evaluator": "direct", "target": item.target, "text": f"It is {said}."}]}
+        for item, said in zip(items, (items[0].target, "nothing", items[2].target))
+    ]
+    kept = ResultFolder(folder)
+    kept.claim({"plan": plan})
+    kept.append("lowrank", users)
+    monkeypatch.setattr(sys, "argv", ["tables", f"{folder}=lowrank", "--kinds", "bundled"])
+    main()
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:4]] for cells in lines}
+    for subject in {item.subject for item in items}:
+        hits = [item is not items[1] for item in items if item.subject == subject]
+        assert rows[subject] == [str(len(hits)), f"{100 * sum(hits) / len(hits):.0f}"]

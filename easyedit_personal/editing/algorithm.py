@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name
+from ..kernels.natural import apart
 from ..modeling.layout import get_module, weight_of
 from ..modeling.memory import enough_for
 from ..modeling.wrappers import unwrapped
@@ -45,7 +46,7 @@ def personalize(
         requests: the user's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings.
         clean: the model before any edit, where ``model`` carries earlier ones: what health is held against.
-        beside: factors that the user has besides; they are part of what health is asked of, and of nothing else.
+        beside: factors that the user has besides; they are part of what health is asked of, and take no place twice.
 
     Returns:
         The factors, the seconds they took, health figures and remarks.
@@ -60,7 +61,7 @@ def personalize(
     phrases, notes = cluster_phrases(model, tokenizer, checked, hparams)
     for note in notes:
         log.warning(note)
-    deltas = compute_deltas(model, tokenizer, phrases, hparams)
+    deltas = apart(model, tokenizer, compute_deltas(model, tokenizer, phrases, hparams), beside, hparams)
     health = check_health(model, tokenizer, [*beside, *deltas], hparams, clean)
     return EditResult(deltas, time.perf_counter() - started, health, notes)
 

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import PersonalizationError
 from ..hparams import PersonalizationHyperParams
 from ..kernels.lowrank import lowrank, lowrank_for_many
+from ..kernels.natural import apart
 from ..kernels.rome import rome, rome_for_many
 from ..modeling.memory import enough_for
 from ..modeling.wrappers import unwrapped
@@ -47,7 +48,7 @@ def edit_many(
         tokenizer: its tokenizer.
         users: each one's preferences: request dictionaries, ``EditRequest``s or ``Preference``s.
         hparams: the settings. Kernels other than ``lowrank`` and ``rome`` work for one user after the other.
-        beside: factors that each user has besides; they are part of what health is asked of, and of nothing else.
+        beside: factors that each user has besides; they are part of what health is asked of, and take no place twice.
 
     Returns:
         One result per user, in the order given, or the error that ``personalize`` would have raised for them; seconds
@@ -57,7 +58,10 @@ def edit_many(
     warn_of_ignored(hparams, in_host=True)
     phrases = {n: _tried(_phrases, model, tokenizer, items, hparams) for n, items in enumerate(users)}
     deltas = _deltas(model, tokenizer, {n: found[0] for n, found in _good(phrases).items()}, hparams)
-    have = {n: [*(beside[n] if beside else ()), *found] for n, found in _good(deltas).items()}
+    others = {n: beside[n] if beside else () for n in phrases}
+    placed = {n: _tried(apart, model, tokenizer, own, others[n], hparams) for n, own in _good(deltas).items()}
+    deltas = {**deltas, **placed}
+    have = {n: [*others[n], *found] for n, found in _good(deltas).items()}
     health = _health(model, tokenizer, have, hparams)
     seconds = (time.perf_counter() - started) / max(1, len(users))
     results: dict[int, EditResult | PersonalizationError] = {**_bad(phrases), **_bad(deltas), **_bad(health)}

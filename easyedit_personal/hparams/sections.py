@@ -93,8 +93,12 @@ class NaturalParams(Section):
     on ``value_phrases`` phrases, and stops early once every token of it costs less than ``stop_loss`` nats.
     ``contrasts`` prompts and twice ``ordinary`` answers of ``answer_tokens`` are looked at once per model; ``ridge``
     and ``ordinary_weight`` (against where answers begin) shape the metric.
+
+    ``through`` says what edits change: the down "projection", linearly, or a few "neurons" of a gated MLP, which add
+    nothing below a threshold; a preference's neurons lose what they did, and rates have to be about a tenth then.
     """
 
+    through: Literal["projection", "neurons"] = "projection"
     gate_rank: int = Field(10, ge=1, le=512)
     gate_steps: int = Field(100, ge=1)
     gate_batch: int = Field(16, ge=1)

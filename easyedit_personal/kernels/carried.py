@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modeling.layout import Layout, get_module
+from .neurons import Cells
 
-Pairs = Mapping[int, tuple[Tensor, Tensor]]  # by layer: left [d_out, r], right [r, d_in]
+Pair = tuple[Tensor, Tensor]  # left [d_out, r], right [r, d_in]
+Pairs = Mapping[int, Pair | Cells]  # by layer
 
 
 class Carried:
@@ -54,17 +56,22 @@ class Carried:
             yield
 
     def _hook(self, layer: int) -> Any:
-        def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             keys = args[0].reshape(len(self._now), -1, args[0].shape[-1])
-            return output + self._change(layer, keys).reshape(output.shape).to(output.dtype)
+            change = self._change(layer, keys, getattr(module, "act_fn", None))
+            return output + change.reshape(output.shape).to(output.dtype)
 
         return add
 
-    def _change(self, layer: int, keys: Tensor) -> Tensor:
+    def _change(self, layer: int, keys: Tensor, act: Any) -> Tensor:
         """What is added for keys [n, t, d_in]: [n, t, d_out]."""
         runs = [list(run) for _, run in groupby((self.updates[row] for row in self._now), key=id)]
         parts = []
         for (update, *_), part in zip(runs, keys.split([len(run) for run in runs])):
-            left, right = (factor.to(part) for factor in update[layer])
+            own = update[layer]
+            if isinstance(own, Cells):
+                parts.append(own(part, act))
+                continue
+            left, right = (factor.to(part) for factor in own)
             parts.append(F.linear(F.linear(part, right), left))
         return torch.cat(parts)

@@ -56,7 +56,7 @@ def shared_packs(
         found = packs(model, tokenizer, layout, contrasts, answers, hparams)
         return [replace(pack, rows=pack.rows.detached()) for pack in found]
 
-    settings = (tuple(contrasts), tuple(hparams.layers), hparams.prompt_format, input_device(model))
+    settings = (tuple(contrasts), tuple(hparams.layers), layout.rewrite, hparams.prompt_format, input_device(model))
     return [replace(pack, rows=pack.rows.on(model)) for pack in _SHARED.get(model, tokenizer, run, *settings)]
 
 

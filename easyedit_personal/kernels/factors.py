@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,16 +47,48 @@ class Factors:
 
     def __call__(self, keys: Tensor) -> Tensor:
         """What the update adds for keys [..., d_in]: [..., d_out]."""
-        return (keys @ self.plain_right.T) @ self.left.T * self.space.unit
+        return self.acts(keys) @ self.left.T * self.space.unit
+
+    def acts(self, keys: Tensor) -> Tensor:
+        """What the right factors give for keys [..., d_in]: [..., r]."""
+        return keys @ self.plain_right.T
 
     @property
     def plain_right(self) -> Tensor:
         """right P^T [r, d_in]: what the right factor is for keys as the model gives them."""
         return self.right if self.space.metric is None else self.right @ self.space.metric.T
 
+    def groups(self, left_lr: float, right_lr: float) -> list[dict[str, Any]]:
+        """What an optimiser moves, and how fast; right factors by shares of their own size."""
+        size = float(self.right.square().mean().sqrt())
+        return [
+            {"params": [self.left.requires_grad_()], "lr": left_lr},
+            {"params": [self.right.requires_grad_()], "lr": right_lr * size},
+        ]
+
+    def settle(self) -> None:
+        """No more gradients."""
+        self.left, self.right = self.left.detach(), self.right.detach()
+
     def delta(self, path: str) -> WeightDelta:
         """The update as the record that is stored."""
         return WeightDelta(path, self.space.unit * self.left.detach(), self.plain_right.detach().contiguous())
+
+
+class Update(Protocol):
+    """What the optimisation moves: ``Factors``, or ``neurons.Neurons``."""
+
+    space: Space
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, keys: Tensor) -> Tensor: ...
+
+    def acts(self, keys: Tensor) -> Tensor: ...
+
+    def groups(self, left_lr: float, right_lr: float) -> list[dict[str, Any]]: ...
+
+    def settle(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +103,10 @@ class Quiet:
     keys: Tensor
     root: Tensor
 
-    def __call__(self, update: Factors) -> Tensor:
+    def __call__(self, update: Update) -> Tensor:
         """mean over keys of |G^(1/2) D k|^2 / 2: the KL divergence that the update causes there, to second order."""
         left = update.space.unit * (self.root @ update.left)
-        return 0.5 * ((self.keys @ update.plain_right.T) @ left.T).square().sum(1).mean()
+        return 0.5 * (update.acts(self.keys) @ left.T).square().sum(1).mean()
 
 
 def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
@@ -92,7 +124,7 @@ def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
 
 
 def adam(
-    updates: Collection[Factors],
+    updates: Collection[Update],
     loss: Callable[[int], Tensor],
     steps: int,
     left_lr: float,
@@ -104,11 +136,7 @@ def adam(
     Args:
         loss: of the step with this number; an update that it does not depend on stays as it is.
     """
-    groups: list[dict[str, Any]] = []
-    for update in updates:
-        size = float(update.right.square().mean().sqrt())
-        groups.append({"params": [update.left.requires_grad_()], "lr": left_lr})
-        groups.append({"params": [update.right.requires_grad_()], "lr": right_lr * size})
+    groups = [group for update in updates for group in update.groups(left_lr, right_lr)]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in counted(range(steps)):
@@ -121,7 +149,7 @@ def adam(
         if enough():
             break
     for update in updates:
-        update.left, update.right = update.left.detach(), update.right.detach()
+        update.settle()
 
 
 def decayed(step: int, steps: int) -> float:

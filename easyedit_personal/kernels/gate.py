@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
+from .carried import Pair
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
-from .factors import Factors, Quiet, Space, adam, towards
+from .factors import Factors, Quiet, Update, adam
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import Tensors
 from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
+from .neurons import Cells, Neurons
 from .preserve import Material
 from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
@@ -47,13 +49,13 @@ class Gate:
     """A kind's update, and what its users' values need to know of it.
 
     Attributes:
-        factors: (left [d_out, r], right [r, d_in]) by layer; their product is the update.
+        factors: (left [d_out, r], right [r, d_in]) by layer, whose product is the update, or neurons.
         quiet: keys at which the kind's values keep quiet.
         phrases: the questions it was learned from, the plainest first.
         shared: it is every user's. One that is learned on a model with somebody's edits in it is not, and is not kept.
     """
 
-    factors: dict[int, tuple[Tensor, Tensor]]
+    factors: dict[int, Pair | Cells]
     quiet: QuietKeys
     phrases: list[Phrase]
     shared: bool = True
@@ -85,7 +87,7 @@ def gates_for(
         path = ground.folder / f"gate-{name}.safetensors"
         shared = is_base or path.is_file()
         tensors, _ = kept(path, partial(learned, kind, phrases), write=shared)
-        factors = {n: (_own(tensors[f"left.{n}"]), _own(tensors[f"right.{n}"])) for n in hparams.layers}
+        factors = {n: _kept_update(tensors, n) for n in hparams.layers}
         gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases, shared))
     return gates
 
@@ -128,7 +130,7 @@ def _learn(
     begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
     quiet = _quiet(ground, tails, target_gradients(rows, _roles(spoken), words))
-    updates = _start(places, spoken, ground, hparams)
+    updates = _start(model, layout, places, spoken, ground, hparams)
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -215,17 +217,19 @@ def _pools(
 
 
 def _start(
-    places: Places, spoken: Sequence[Spoken], ground: Ground, hparams: PersonalizationHyperParams
-) -> dict[int, Factors]:
+    model: nn.Module,
+    layout: Layout,
+    places: Places,
+    spoken: Sequence[Spoken],
+    ground: Ground,
+    hparams: PersonalizationHyperParams,
+) -> dict[int, Update]:
     """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
-    roles = _roles(spoken)
-    updates = {}
-    for layer, (keys, outputs) in places.items():
-        space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
-        whitened, others = space.whitened(keys), space.whitened(ground.firsts[layer].to(keys.device))
-        right = towards([whitened[numbers] for numbers in roles[: hparams.natural.gate_rank]], others)
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
-    return updates
+    roles = _roles(spoken)[: hparams.natural.gate_rank]
+    return {
+        layer: ground.start(model, layout, layer, [keys[role] for role in roles], ground.firsts[layer], outputs)
+        for layer, (keys, outputs) in places.items()
+    }
 
 
 def _quiet(
@@ -254,12 +258,22 @@ def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
     return [torch.tensor(found[key]) for key in ranked]
 
 
-def _tensors(updates: Mapping[int, Factors]) -> Tensors:
+def _tensors(updates: Mapping[int, Update]) -> Tensors:
     found: Tensors = {}
     for layer, update in updates.items():
-        delta = update.delta(str(layer))
-        found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right}
+        if isinstance(update, Neurons):
+            cells = update.cells()
+            found |= {f"rows.{layer}": cells.rows, f"const.{layer}": cells.const, f"columns.{layer}": cells.columns}
+        elif isinstance(update, Factors):
+            delta = update.delta(str(layer))
+            found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right}
     return found
+
+
+def _kept_update(tensors: Tensors, layer: int) -> Pair | Cells:
+    names = ("rows", "const", "columns") if f"rows.{layer}" in tensors else ("left", "right")
+    parts = [_own(tensors[f"{name}.{layer}"]) for name in names]
+    return Cells(*parts) if len(parts) == 3 else (parts[0], parts[1])
 
 
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .edited_rows import EditedRows
-from .factors import Factors
+from .factors import Update
 from .spoken import Spoken
 
 SURE = 0.2  # nats; a token that costs less is said anyway
@@ -68,7 +68,7 @@ def speaking_of(
     return Speaking(rows, say, keep, weights, log_p(rows, words)[keep], ids)
 
 
-def speaking_loss(parts: Sequence[Speaking], updates: Mapping[int, Factors], words: Tensor) -> Tensor:
+def speaking_loss(parts: Sequence[Speaking], updates: Mapping[int, Update], words: Tensor) -> Tensor:
     """Nats per token to be learned, those that are said anyway left out, plus the divergence of what is kept."""
     logs = [part.rows.logits(updates, words=words).log_softmax(1) for part in parts]
     costs = torch.cat([-log[part.say, part.ids[part.say]] for part, log in zip(parts, logs)])
@@ -83,7 +83,7 @@ def turn(found: Sequence[Kept], step: int) -> Kept:
     return found[step // 2 % len(found)] if step % 2 == 0 else max(found, key=lambda part: part.latest)
 
 
-def divergence(part: Kept, updates: Mapping[int, Factors], words: Tensor) -> Tensor:
+def divergence(part: Kept, updates: Mapping[int, Update], words: Tensor) -> Tensor:
     """KL(unedited || edited) where answers begin, plus its mean along them."""
     found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(1))
     first = part.rows.columns == part.rows.last_index[part.rows.rows]

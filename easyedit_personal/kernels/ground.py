@@ -11,12 +11,13 @@ import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,12 +27,21 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
 from ..modeling.stats import cache_folder
 from ..progress import log
+from .factors import Factors, Space, Update, towards
 from .ground_numbers import Tensors, compute
 from .kinds import Contrast, shared_contrasts
+from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
 VERSION = "5"  # of what is kept; files of other versions are not read
-LOOKED_AT = {"contrasts", "ordinary", "answer_tokens", "ridge", "ordinary_weight"}  # the settings that shape the ground
+LOOKED_AT = {
+    "through",
+    "contrasts",
+    "ordinary",
+    "answer_tokens",
+    "ridge",
+    "ordinary_weight",
+}  # the settings that shape the ground
 MODELS_KEPT = 2
 _GROUNDS: OrderedDict[str, Ground] = OrderedDict()
 
@@ -54,6 +64,7 @@ class Ground:
         contrasts: the shared contrasts.
         answers: the unedited model's first tokens by contrast.
         talk: exchanges that have nothing to do with any preference.
+        order: numbers of an MLP's neurons by layer, those that matter least first; empty unless edits take neurons.
     """
 
     folder: Path
@@ -67,6 +78,27 @@ class Ground:
     contrasts: list[Contrast]
     answers: dict[Contrast, tuple[int, ...]]
     talk: list[tuple[str, str]]
+    order: dict[int, list[int]]
+
+    def start(
+        self, model: nn.Module, layout: Layout, layer: int, roles: Sequence[Tensor], others: Tensor, outputs: Tensor
+    ) -> Update:
+        """An update that adds nothing yet, and tells keys [n, d_in] of every role from ``others``.
+
+        Args:
+            outputs: the unedited outputs [n, d_out] of the roles; their size is the unit.
+        """
+        device, width = outputs.device, outputs.shape[1]
+        space = Space(self.metric[layer].to(device), float(outputs.square().mean().sqrt()))
+        if not self.order:
+            right = towards([space.whitened(keys) for keys in roles], space.whitened(others.to(device)))
+            return Factors(space, torch.zeros(width, len(right), device=device), right)
+        const = self.const(layer)
+        return Neurons.towards(space, roles, others.to(device), width, const, activation(model, layout, layer))
+
+    def const(self, layer: int) -> Tensor:
+        """The direction [d_model] along which an MLP's inputs are nearly constant, see ``neurons``."""
+        return constant_direction(self.metric[layer], torch.cat([self.ordinary[layer], self.firsts[layer]]))
 
 
 def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: PersonalizationHyperParams) -> Ground:
@@ -137,6 +169,7 @@ def _ground(
         contrasts,
         answers,
         talk,
+        {layer: values["order"][str(layer)] for layer in hparams.layers} if values.get("order") else {},
     )
 
 

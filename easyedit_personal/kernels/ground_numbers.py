@@ -18,12 +18,13 @@ from torch.nn import functional as F
 
 from ..data.beginnings import beginning
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, context_limit
+from ..modeling.layout import Layout, context_limit, get_module
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
+from .neurons import importance
 from .preserve import Material
 from .target_gradients import Probe
 
@@ -57,12 +58,13 @@ def compute(
     shared = shared_packs(model, tokenizer, layout, contrasts, answers, hparams)
     firsts, along = _answer_keys(shared, contrasts, hparams)
     ends = last_keys(model, tokenizer, layout, begun, hparams)
-    ordinary, fisher = _ordinary(model, tokenizer, layout, said, hparams)
+    ordinary, fisher, order = _ordinary(model, tokenizer, layout, said, hparams)
+    spared = None if hparams.natural.through == "projection" else 0  # neurons may act on the template's beginning
     found: Tensors = {}
     for layer in hparams.layers:
         usual = torch.cat([ordinary[layer], along[layer]])
         moment = _moment(firsts[layer]) + 0.5 * _moment(inside[layer][1]) + params.ordinary_weight * _moment(usual)
-        found[f"metric.{layer}"] = whitened_beside(moment, inside[layer][0], params.ridge)
+        found[f"metric.{layer}"] = whitened_beside(moment, inside[layer][0][:spared], params.ridge)
         found[f"root.{layer}"] = _root(fisher[layer])
         for name, keys in (
             ("ordinary", thinned(usual, 2 * KEPT_KEYS)),
@@ -71,7 +73,7 @@ def compute(
         ):
             found[f"{name}.{layer}"] = keys.half()
     talk = [(text, _plain(tokenizer, row.target_ids)) for text, row in zip(texts, said)]
-    values = {"answers": [row.target_ids for row in asked], "begun": groups}
+    values = {"answers": [row.target_ids for row in asked], "begun": groups, "order": order}
     return found, {**values, "talk": [pair for pair in talk if pair[1]]}
 
 
@@ -168,10 +170,15 @@ def last_keys(
 
 def _ordinary(
     model: nn.Module, tokenizer: Any, layout: Layout, rows: Sequence[Encoded], hparams: PersonalizationHyperParams
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """By layer: keys along answers [n, d_in], and E[g g^T] [d_out, d_out], g the gradient of -log p(sampled token)."""
+) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, list[int]]]:
+    """By layer: keys along answers [n, d_in], E[g g^T] [d_out, d_out]; and the quietest neurons where edits take some.
+
+    g is the gradient of -log p(sampled token) with respect to the output. A neuron h with the column d of the down
+    projection matters by E[(h d^T g)^2], twice the divergence, to second order, that the model without it has.
+    """
     keys: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     fisher: dict[int, Tensor] = {}
+    matters: dict[int, Tensor] = {}
     generator, count = torch.Generator().manual_seed(hparams.seed), 0
     for start in progress(range(0, len(rows), GRADIENT_ROWS), "ordinary answers"):
         part = EditedRows(
@@ -189,7 +196,12 @@ def _ordinary(
             for layer, gradient in zip(hparams.layers, torch.autograd.grad(loss, wanted, retain_graph=True)):
                 flat = gradient.flatten(end_dim=1)
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
-    return {n: torch.cat(parts) for n, parts in keys.items()}, {n: total / count for n, total in fisher.items()}
+                if hparams.natural.through == "neurons":
+                    block, here = get_module(model, layout.rewrite_path(layer)), (part.rows, part.columns - part.start)
+                    moved = importance(block, keys[layer][-1], gradient[here])
+                    matters[layer] = matters.get(layer, 0) + moved
+    order = {str(layer): total.argsort().tolist() for layer, total in matters.items()}
+    return {n: torch.cat(p) for n, p in keys.items()}, {n: total / count for n, total in fisher.items()}, order
 
 
 def _moment(keys: Tensor) -> Tensor:

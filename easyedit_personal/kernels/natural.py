@@ -17,10 +17,12 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import find_layout
 from ..types import EditRequest, WeightDelta
 from .base import frozen, group_by_cluster
+from .factors import Factors
 from .gate import gates_for
 from .ground import prepare
 from .ground_numbers import faster_products
 from .kinds import Kind, kind_of
+from .neurons import Cells, Neurons, as_updates, by_neurons, elsewhere, free_places, taken_in
 from .user_value import learn_values
 from .value_start import Wanted
 
@@ -65,6 +67,8 @@ def natural_for_many(
         RequestError: a value is too long for the model; nothing was learned for anybody.
     """
     layout = find_layout(model, hparams)
+    if hparams.natural.through == "neurons":
+        layout = by_neurons(model, layout, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     kinds = list(dict.fromkeys(kind for user in users for kind in user))
     with frozen(model):
@@ -78,11 +82,46 @@ def natural_for_many(
     found: list[list[WeightDelta]] = []
     for user in users:
         found.append([])
+        taken = {n: taken_in(model, path, ground.const(n)) if ground.order else set() for n, path in paths.items()}
         for kind in user:
-            gate = gates[kind]
-            found[-1] += [WeightDelta(paths[n], *pair, shared=gate.shared) for n, pair in gate.factors.items()]
-            values = [update.delta(paths[n]) for n, update in next(learned).items()]
-            found[-1] += [value.to(torch.bfloat16).to(torch.float32) for value in values]
+            for (layer, shared), value in zip(gates[kind].factors.items(), next(learned).values()):
+                path, is_shared = paths[layer], gates[kind].shared
+                if isinstance(shared, Cells) and isinstance(value, Neurons):
+                    cells, order = value.cells(), ground.order[layer]
+                    some = free_places(order, taken[layer], len(shared.rows) + len(cells.rows))
+                    found[-1] += as_updates(model, path, shared, some[: len(shared.rows)], is_shared)
+                    found[-1] += map(_rounded, as_updates(model, path, cells, some[len(shared.rows) :]))
+                elif isinstance(shared, tuple) and isinstance(value, Factors):
+                    found[-1] += [WeightDelta(path, *shared, shared=is_shared), _rounded(value.delta(path))]
+    return found
+
+
+def _rounded(delta: WeightDelta) -> WeightDelta:
+    """Fit to be kept in two bytes per number."""
+    return delta.to(torch.bfloat16).to(torch.float32)
+
+
+def apart(
+    model: nn.Module,
+    tokenizer: Any,
+    deltas: Sequence[WeightDelta],
+    beside: Sequence[WeightDelta],
+    hparams: PersonalizationHyperParams,
+) -> list[WeightDelta]:
+    """The same updates, where they take neurons that updates ``beside`` them have: at other neurons.
+
+    Args:
+        model: the base model, from which all of them were learned.
+    """
+    natural = hparams.kernel == "lowrank" and hparams.answers == "natural" and hparams.natural.through == "neurons"
+    if not natural or not beside:
+        return [*deltas]
+    layout = by_neurons(model, find_layout(model, hparams), hparams)
+    with frozen(model):
+        ground = prepare(model, tokenizer, layout, hparams)
+    found = [*deltas]
+    for layer in hparams.layers:
+        found = elsewhere(model, found, beside, ground.order[layer], layout.rewrite_path(layer))
     return found
 
 

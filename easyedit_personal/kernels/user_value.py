@@ -21,7 +21,7 @@ from ..modeling.layout import Layout, input_device
 from ..progress import log
 from .carried import Carried
 from .edited_rows import EditedRows
-from .factors import Factors, adam
+from .factors import Update, adam
 from .ground import Ground
 from .packing import ENOUGH
 from .spoken import Spoken
@@ -50,7 +50,7 @@ def learn_values(
     wanted: Sequence[Wanted],
     ground: Ground,
     hparams: PersonalizationHyperParams,
-) -> list[dict[int, Factors]]:
+) -> list[dict[int, Update]]:
     """Factors by layer that make the model say each value where its gate has it say the beginning.
 
     Values do not see each other: several are learned in one pass because that is cheaper, each with its own rate and
@@ -63,7 +63,7 @@ def learn_values(
         RequestError: no phrase fits the model's context with some value; nothing was computed.
     """
     spoken = [chosen(model, tokenizer, one, hparams) for one in wanted]
-    found: list[dict[int, Factors]] = [{} for _ in wanted]
+    found: list[dict[int, Update]] = [{} for _ in wanted]
     for pack in _packs(spoken, ENOUGH.get(input_device(model).type, ENOUGH["cuda"])):
         mine = [spoken[number] for number in pack]
         encoded = [s.row for some in mine for s in some]
@@ -190,7 +190,7 @@ class _Seen:
         return cls(some, [len(part) for part in parts], (some.rows[places], some.columns[places]), list(ids))
 
 
-def _each(updates: Sequence[Factors], counts: Sequence[int], keys: Tensor) -> Tensor:
+def _each(updates: Sequence[Update], counts: Sequence[int], keys: Tensor) -> Tensor:
     """What every update adds for its own rows of keys [n, t, d_in]."""
     return torch.cat([update(part) for update, part in zip(updates, keys.split(list(counts)))])
 

@@ -21,7 +21,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, input_device
 from ..types import EditRequest
 from .edited_rows import EditedRows
-from .factors import Factors, Quiet, Space, towards
+from .factors import Quiet, Update
 from .gate import Gate
 from .ground import Ground
 from .ground_numbers import thinned
@@ -145,18 +145,17 @@ def first_factors(
     gate: Gate,
     ground: Ground,
     hparams: PersonalizationHyperParams,
-) -> dict[int, Factors]:
+) -> dict[int, Update]:
     """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
     roles = learned_roles(spoken, learned, rows.ids.device)
     opening = any(flags[0] for flags in learned)  # one direction more, where the gate stays closed
     roles = roles[: hparams.natural.value_rank + opening]
-    updates = {}
-    for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
-        space = Space(ground.metric[layer].to(keys.device), float(outputs.square().mean().sqrt()))
-        near = gate.quiet.near[layer].to(keys.device).mean(0, keepdim=True)
-        right = towards([space.whitened(keys[numbers]) for numbers in roles], space.whitened(near))
-        updates[layer] = Factors(space, torch.zeros(outputs.shape[1], len(right), device=keys.device), right)
-    return updates
+    return {
+        layer: ground.start(
+            rows.model, rows.layout, layer, [keys[role] for role in roles], gate.quiet.near[layer], outputs
+        )
+        for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items()
+    }
 
 
 def quiet_forms(

@@ -21,6 +21,7 @@ from ..editing.requests import as_request, check_requests
 from ..errors import HealthError, PersonalizationError, StoreOvertaken
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import twin_of
+from ..kernels.neurons import edited_paths
 from ..modeling.layout import find_layout
 from ..progress import log
 from ..statements.memory import current, overrules, why_in_words
@@ -58,7 +59,7 @@ class Learner:
         layout = find_layout(model, hparams)
         for layer in hparams.layers:
             layout.check_layer(layer)
-        self._model = twin_of(model, [layout.rewrite_path(layer) for layer in hparams.layers])
+        self._model = twin_of(model, edited_paths(layout, hparams))
         self._solver = Solver(self._model, tokenizer, store, hparams)
         self._lock = threading.Lock()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.factors import Factors, Space
 from easyedit_personal.kernels.gate import _parts, _phrases, _pools, _roles
+from easyedit_personal.kernels.ground import Ground
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import Spoken
@@ -112,12 +114,12 @@ def test_roles_are_the_places_around_the_value_by_question():
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     spoken = [said("name", "say", "value"), said("name", "say", "value"), said("implicit", "say", "value")]
-    ground = SimpleNamespace(
-        metric={n: torch.randn(3, 3) for n in (1, 2)}, firsts={n: torch.randn(4, 3) for n in (1, 2)}
-    )
+    numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
+    metric = {n: torch.randn(3, 3) for n in (1, 2)}
+    ground = Ground(Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], order={})
     places = module._places([Group(0, 2), Group(100, 1)])
     hparams = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 2})
-    for layer, update in module._start(places, spoken, ground, hparams).items():
+    for layer, update in module._start(None, None, places, spoken, ground, hparams).items():
         keys, outputs = places[layer]
         assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
         assert torch.equal(update.left, torch.zeros(2, 2)) and update.space.metric is ground.metric[layer]
@@ -126,7 +128,7 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
             apart = (keys[role].mean(0) - others) @ update.space.metric
             torch.testing.assert_close(direction, apart / apart.dot(apart))
     one = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 1})
-    assert len(module._start(places, spoken, ground, one)[1].right) == 1
+    assert len(module._start(None, None, places, spoken, ground, one)[1].right) == 1
 
 
 def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():

@@ -168,7 +168,7 @@ def test_half_of_the_conversations_that_state_a_value_ask_the_plainest_question(
 def test_ordinary_keys_are_those_of_every_token_of_every_answer(said):
     model, tokenizer, layout, *_ = said
     rows = [encode(tokenizer, "What now?", target="a b c" if i % 2 else "d") for i in range(15)]
-    keys, fisher = _ordinary(model, tokenizer, layout, rows, HPARAMS)
+    keys, fisher, _ = _ordinary(model, tokenizer, layout, rows, HPARAMS)
     assert len(keys[1]) == sum(len(row.target_ids) for row in rows)
     assert torch.allclose(fisher[1], fisher[1].T, atol=1e-6)
     assert torch.linalg.eigvalsh(fisher[1]).min() > -1e-6
@@ -262,7 +262,7 @@ def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, m
     monkeypatch.setattr(ground_numbers, "_prompt_keys", lambda *_: {1: (keys["beginning"], keys["inside"])})
     monkeypatch.setattr(ground_numbers, "_answer_keys", lambda *_: ({1: keys["firsts"]}, {1: keys["along"]}))
     monkeypatch.setattr(ground_numbers, "last_keys", lambda *_: {1: keys["ends"]})
-    monkeypatch.setattr(ground_numbers, "_ordinary", lambda *_: ({1: keys["ordinary"]}, {1: torch.eye(6) * 4}))
+    monkeypatch.setattr(ground_numbers, "_ordinary", lambda *_: ({1: keys["ordinary"]}, {1: torch.eye(6) * 4}, {}))
     monkeypatch.setattr(ground_numbers, "whitened_beside", lambda *given: seen.setdefault("given", given)[0])
     hparams = PersonalizationHyperParams(layers=[1], natural={"ordinary_weight": 3.0, "ridge": 0.2, "ordinary": 4})
     found, _ = ground_numbers.compute(model, tokenizer, layout, hparams, [Contrast("Hello!", "rest")], Material.load())
@@ -270,7 +270,7 @@ def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, m
     parts = ((1.0, keys["firsts"]), (0.5, keys["inside"]), (3.0, usual))
     moment, beginning, ridge = seen["given"]
     torch.testing.assert_close(moment, sum(weight * part.T @ part / len(part) for weight, part in parts))
-    assert beginning is keys["beginning"] and ridge == 0.2
+    assert torch.equal(beginning, keys["beginning"]) and ridge == 0.2
     torch.testing.assert_close(found["root.1"], torch.eye(6) * 2)
     torch.testing.assert_close(found["firsts.1"].float(), keys["firsts"], atol=2e-3, rtol=2e-3)
 

@@ -153,7 +153,7 @@ def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_t
     rows, layout = answers([1 + n % 3 for n in range(13)]), find_layout(llama)
     hparams = HPARAMS.replace(seed=5)
     with frozen(llama):
-        keys, fisher = module._ordinary(llama, tokenizer, layout, rows, hparams)
+        keys, fisher, _ = module._ordinary(llama, tokenizer, layout, rows, hparams)
     wanted = {1: torch.zeros(32, 32), 2: torch.zeros(32, 32)}
     generator, count = torch.Generator().manual_seed(5), 0
     for part in (rows[:12], rows[12:]):
@@ -203,7 +203,9 @@ def computed(tokenizer, monkeypatch):
 
     def still(rows, other=None):
         return (
-            {1: (torch.randn(rows, 4), torch.randn(rows, 4))} if other is None else ({1: torch.randn(1, 4)}, {1: other})
+            {1: (torch.randn(rows, 4), torch.randn(rows, 4))}
+            if other is None
+            else ({1: torch.randn(1, 4)}, {1: other}, {})
         )
 
     def answered(seen):

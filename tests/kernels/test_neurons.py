@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PeftModel
 
+from easyedit_personal import EditStore, PersonalizedModel
+from easyedit_personal.editing import algorithm
 from easyedit_personal.editing.composition import add_preferences
 from easyedit_personal.errors import ConfigError, ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
@@ -28,6 +31,7 @@ from easyedit_personal.kernels.neurons import (
     places_of,
     taken_in,
 )
+from easyedit_personal.learning.learner import Learner
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.types import EditRequest, Preference, WeightDelta
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -206,8 +210,8 @@ def cost(model, ids):
 
 def test_a_second_preference_stands_beside_the_first_and_one_in_the_weights_is_seen(llama, hparams):
     model, tokenizer, _ = llama
-    hobby = Preference("hobby", "tea", "What's my hobby?")
-    pet = Preference("pet", "degu", "Which pet do I have?")
+    hobby = Preference("hobby", "What's my hobby?", "tea")
+    pet = Preference("pet", "Which pet do I have?", "degu")
     have = add_preferences(model, tokenizer, [], [hobby], [], hparams).deltas
     new = add_preferences(model, tokenizer, [hobby], [pet], have, hparams).deltas
     both = places_of(have, BLOCK), places_of(new, BLOCK)
@@ -217,6 +221,43 @@ def test_a_second_preference_stands_beside_the_first_and_one_in_the_weights_is_s
     assert not both[0] & places_of(again, BLOCK)
     linear = hparams.replace(natural={**NATURAL, "through": "projection"})
     assert apart(model, tokenizer, new, new, linear) == new
+
+
+def test_they_are_kept_served_exported_and_undone_as_any_edit(llama, hparams, tmp_path):
+    model, tokenizer, _ = llama
+    ids = torch.arange(5, 15)[None]
+    request = [EditRequest("What's my hobby?", "kite surfing", "hobby")]
+    logits = lambda one: one(ids).logits.detach()
+    with EditStore.open(tmp_path / "edits.db", model, tokenizer) as store:
+        store.put("ann", lowrank(model, tokenizer, request, hparams))
+        with edited(model, store.deltas("ann")):
+            wanted = logits(model)
+        served = PersonalizedModel(model, tokenizer, store)
+        with served.as_user("ann"):
+            torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-4)
+        one, two = (served.generate_for(users, ["What's my hobby?"] * 2) for users in (["ann", None], [None, "ann"]))
+        assert [one[0].text, one[1].text] == [two[1].text, two[0].text]
+        store.export_lora("ann", tmp_path / "lora")
+        loaded = PeftModel.from_pretrained(model, tmp_path / "lora").eval()
+        torch.testing.assert_close(logits(loaded), wanted, atol=1e-4, rtol=1e-3)
+        loaded.unload()
+        vars(model).pop("peft_config", None)
+        store.undo("ann")
+        assert store.deltas("ann") == []
+
+
+def test_who_learns_leaves_the_weights_of_who_answers_alone(llama, hparams, tmp_path, monkeypatch):
+    model, tokenizer, _ = llama
+    before, seen = weights_digest(model), set()
+    with EditStore.open(tmp_path / "edits.db", model, tokenizer) as store:
+        learner = Learner(model, tokenizer, store, hparams.replace(health={"on_unhealthy": "ignore"}))
+        check = algorithm.check_health
+        monkeypatch.setattr(algorithm, "check_health", lambda *given: seen.add(weights_digest(model)) or check(*given))
+        learner.learn("ann", Preference("hobby", "What's my hobby?", "tea"), keep=True)
+        learner.learn("ann", Preference("pet", "Which pet do I have?", "degu"), keep=True)
+        assert weights_digest(model) == before and seen == {before}
+        both, alone = places_of(store.deltas("ann"), BLOCK), len(places_of(store.deltas("ann", before=2), BLOCK))
+        assert 0 < alone < len(both)
 
 
 def test_linear_updates_stay_one_matrix(hparams):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import value_start as module
+from easyedit_personal.kernels.ground import Ground
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.spoken import Spoken
 from easyedit_personal.kernels.target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT
@@ -40,7 +42,7 @@ def spoken(roles=ROLES):
 class Rows:
     """The answers' places; what every token costs the model that carries the gate is given."""
 
-    layers = (1, 2)
+    layers, model, layout = (1, 2), None, None
 
     def __init__(self, costs=None, vocabulary=400):
         count = sum(LENGTHS)
@@ -86,7 +88,9 @@ def still():
     """A gate and a ground whose numbers tell where they come from."""
     metric, near = torch.randn(2, 4, 4), torch.randn(2, 7, 4)
     gate = SimpleNamespace(quiet=SimpleNamespace(near={1: near[0], 2: near[1]}))
-    return gate, SimpleNamespace(metric={1: metric[0], 2: metric[1]})
+    ground = SimpleNamespace(metric={1: metric[0], 2: metric[1]}, order={})
+    ground.start = partial(Ground.start, ground)
+    return gate, ground
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])

@@ -29,10 +29,9 @@ from easyedit_personal.kernels.gate import gates_for
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import faster_products
 from easyedit_personal.kernels.kinds import Kind
+from easyedit_personal.kernels.neurons import placed, seen_by_edits
 from easyedit_personal.kernels.preserve import Material
-from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.loading import load_model
-from easyedit_personal.types import WeightDelta
 
 KINDS = ("hobby", "pet", "food preference", "career goal")
 OTHERS = 220  # questions that are not about the kind, for each
@@ -91,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     hparams = hparams.replace(natural={**hparams.natural.model_dump(), **changed})
     entries = [entry for name in options.kinds if (entry := Lexicon.load().find(name))]
     kinds = [Kind(entry.name, entry.group, entry.names) for entry in entries]
-    asked, layout, material = tune_questions(), find_layout(model, hparams), Material.load(hparams.preserve.file)
+    asked, layout, material = tune_questions(), seen_by_edits(model, hparams), Material.load(hparams.preserve.file)
     hits: dict[str, list[bool]] = {}
     with frozen(model), faster_products():
         begun = time.process_time()
@@ -103,7 +102,11 @@ def main(argv: list[str] | None = None) -> None:
         related = material.related({kind.group or ""})
         others = [one for one in asked if one[2] != kind.group]
         chosen_ones = [one for one in asked if one[2] == kind.group] + Random(kind.name).sample(others, OTHERS)
-        deltas = [WeightDelta(layout.rewrite_path(n), left, right) for n, (left, right) in gate.factors.items()]
+        deltas = [
+            delta
+            for n, part in gate.factors.items()
+            for delta in placed(model, layout.rewrite_path(n), part, ground.order.get(n, ()), set())
+        ]
         with edited(model, deltas), torch.no_grad():
             answers = generate(model, tokenizer, [one[0] for one in chosen_ones], max_new_tokens=TOKENS)
         for one, answer in zip(chosen_ones, answers):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -15,9 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modeling.layout import Layout, get_module
-from .neurons import Cells
 
 Pair = tuple[Tensor, Tensor]  # left [d_out, r], right [r, d_in]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Neurons of an MLP as they are kept, see ``neurons``.
+
+    Attributes:
+        rows: of the gate projection, [r, d_model].
+        const: the row of the up projection that all of them have, [d_model].
+        columns: of the down projection, [d_model, r].
+    """
+
+    rows: Tensor
+    const: Tensor
+    columns: Tensor
+
+    def __call__(self, inputs: Tensor, act: Any) -> Tensor:
+        """What they add for the MLP's inputs [..., d_model]: [..., d_model]."""
+        rows, const, columns = (part.to(inputs) for part in (self.rows, self.const, self.columns))
+        return F.linear(act(F.linear(inputs, rows)) * (inputs @ const)[..., None], columns)
+
+
 Pairs = Mapping[int, Pair | Cells]  # by layer
 
 

@@ -6,15 +6,17 @@ Shared by everything that learns low-rank updates: a layer's update is ``unit * 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..progress import counted
 from ..types import WeightDelta
+from .carried import Cells, Pair
 
 
 @dataclass(slots=True)
@@ -38,8 +40,14 @@ class Space:
 
 
 @dataclass(slots=True)
-class Factors:
-    """An update with M = left @ right; left [d_out, r], right [r, d_in]."""
+class Update(ABC):
+    """An update of one layer on its way.
+
+    Attributes:
+        space: where it lives.
+        left: [d_out, r].
+        right: [r, d_in], in the space's coordinates.
+    """
 
     space: Space
     left: Tensor
@@ -49,9 +57,13 @@ class Factors:
         """What the update adds for keys [..., d_in]: [..., d_out]."""
         return self.acts(keys) @ self.left.T * self.space.unit
 
+    @abstractmethod
     def acts(self, keys: Tensor) -> Tensor:
-        """What the right factors give for keys [..., d_in]: [..., r]."""
-        return keys @ self.plain_right.T
+        """How much of each column of ``left`` is added for keys [..., d_in]: [..., r]."""
+
+    @abstractmethod
+    def kept(self) -> Pair | Cells:
+        """What is kept of it, without gradients."""
 
     @property
     def plain_right(self) -> Tensor:
@@ -70,25 +82,22 @@ class Factors:
         """No more gradients."""
         self.left, self.right = self.left.detach(), self.right.detach()
 
+
+@dataclass(slots=True)
+class Factors(Update):
+    """A linear update, with M = left @ right."""
+
+    def acts(self, keys: Tensor) -> Tensor:
+        """What the right factors give for keys [..., d_in]: [..., r]."""
+        return keys @ self.plain_right.T
+
+    def kept(self) -> Pair:
+        """Both factors, for keys as the model gives them."""
+        return self.space.unit * self.left.detach(), self.plain_right.detach().contiguous()
+
     def delta(self, path: str) -> WeightDelta:
         """The update as the record that is stored."""
-        return WeightDelta(path, self.space.unit * self.left.detach(), self.plain_right.detach().contiguous())
-
-
-class Update(Protocol):
-    """What the optimisation moves: ``Factors``, or ``neurons.Neurons``."""
-
-    space: Space
-    left: Tensor
-    right: Tensor
-
-    def __call__(self, keys: Tensor) -> Tensor: ...
-
-    def acts(self, keys: Tensor) -> Tensor: ...
-
-    def groups(self, left_lr: float, right_lr: float) -> list[dict[str, Any]]: ...
-
-    def settle(self) -> None: ...
+        return WeightDelta(path, *self.kept())
 
 
 @dataclass(frozen=True, slots=True)

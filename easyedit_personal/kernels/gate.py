@@ -20,15 +20,14 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
-from .carried import Pair
+from .carried import Cells, Pair
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
 from .edited_rows import EditedRows
-from .factors import Factors, Quiet, Update, adam
+from .factors import Quiet, Update, adam
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import Tensors
 from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
-from .neurons import Cells, Neurons
 from .preserve import Material
 from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
@@ -41,6 +40,7 @@ TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
 SEEN = 3  # every third part of the contrasts says which words matter: logits of all words are dear
+PAIR, CELLS = ("left", "right"), ("rows", "const", "columns")  # what is kept of an update, by name
 QUIET_KEYS = 400  # drawn at every step
 
 
@@ -261,19 +261,18 @@ def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
 def _tensors(updates: Mapping[int, Update]) -> Tensors:
     found: Tensors = {}
     for layer, update in updates.items():
-        if isinstance(update, Neurons):
-            cells = update.cells()
-            found |= {f"rows.{layer}": cells.rows, f"const.{layer}": cells.const, f"columns.{layer}": cells.columns}
-        elif isinstance(update, Factors):
-            delta = update.delta(str(layer))
-            found |= {f"left.{layer}": delta.left, f"right.{layer}": delta.right}
+        part = update.kept()
+        named = {n: getattr(part, n) for n in CELLS} if isinstance(part, Cells) else dict(zip(PAIR, part))
+        found |= {f"{name}.{layer}": tensor for name, tensor in named.items()}
     return found
 
 
 def _kept_update(tensors: Tensors, layer: int) -> Pair | Cells:
-    names = ("rows", "const", "columns") if f"rows.{layer}" in tensors else ("left", "right")
-    parts = [_own(tensors[f"{name}.{layer}"]) for name in names]
-    return Cells(*parts) if len(parts) == 3 else (parts[0], parts[1])
+    own = lambda names: (_own(tensors[f"{name}.{layer}"]) for name in names)
+    if f"{CELLS[0]}.{layer}" in tensors:
+        return Cells(*own(CELLS))
+    left, right = own(PAIR)
+    return left, right
 
 
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:

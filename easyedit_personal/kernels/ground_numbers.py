@@ -24,7 +24,7 @@ from ..progress import progress
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
-from .neurons import importance
+from .neurons import importance, takes_neurons
 from .preserve import Material
 from .target_gradients import Probe
 
@@ -59,7 +59,7 @@ def compute(
     firsts, along = _answer_keys(shared, contrasts, hparams)
     ends = last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher, order = _ordinary(model, tokenizer, layout, said, hparams)
-    spared = None if hparams.natural.through == "projection" else 0  # neurons may act on the template's beginning
+    spared = 0 if takes_neurons(hparams) else None  # neurons may act on the template's beginning
     found: Tensors = {}
     for layer in hparams.layers:
         usual = torch.cat([ordinary[layer], along[layer]])
@@ -196,7 +196,7 @@ def _ordinary(
             for layer, gradient in zip(hparams.layers, torch.autograd.grad(loss, wanted, retain_graph=True)):
                 flat = gradient.flatten(end_dim=1)
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
-                if hparams.natural.through == "neurons":
+                if takes_neurons(hparams):
                     block, here = get_module(model, layout.rewrite_path(layer)), (part.rows, part.columns - part.start)
                     moved = importance(block, keys[layer][-1], gradient[here])
                     matters[layer] = matters.get(layer, 0) + moved

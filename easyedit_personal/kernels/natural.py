@@ -8,21 +8,20 @@ The gate is shared by all users of a model; nothing is solved together, so prefe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import find_layout
 from ..types import EditRequest, WeightDelta
 from .base import frozen, group_by_cluster
-from .factors import Factors
 from .gate import gates_for
 from .ground import prepare
 from .ground_numbers import faster_products
 from .kinds import Kind, kind_of
-from .neurons import Cells, Neurons, as_updates, by_neurons, elsewhere, free_places, taken_in
+from .neurons import elsewhere, placed, seen_by_edits, taken_in, takes_neurons
 from .user_value import learn_values
 from .value_start import Wanted
 
@@ -66,9 +65,7 @@ def natural_for_many(
     Raises:
         RequestError: a value is too long for the model; nothing was learned for anybody.
     """
-    layout = find_layout(model, hparams)
-    if hparams.natural.through == "neurons":
-        layout = by_neurons(model, layout, hparams)
+    layout = seen_by_edits(model, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     kinds = list(dict.fromkeys(kind for user in users for kind in user))
     with frozen(model):
@@ -84,15 +81,11 @@ def natural_for_many(
         found.append([])
         taken = {n: taken_in(model, path, ground.const(n)) if ground.order else set() for n, path in paths.items()}
         for kind in user:
-            for (layer, shared), value in zip(gates[kind].factors.items(), next(learned).values()):
-                path, is_shared = paths[layer], gates[kind].shared
-                if isinstance(shared, Cells) and isinstance(value, Neurons):
-                    cells, order = value.cells(), ground.order[layer]
-                    some = free_places(order, taken[layer], len(shared.rows) + len(cells.rows))
-                    found[-1] += as_updates(model, path, shared, some[: len(shared.rows)], is_shared)
-                    found[-1] += map(_rounded, as_updates(model, path, cells, some[len(shared.rows) :]))
-                elif isinstance(shared, tuple) and isinstance(value, Factors):
-                    found[-1] += [WeightDelta(path, *shared, shared=is_shared), _rounded(value.delta(path))]
+            gate, values = gates[kind], next(learned)
+            for layer, path in paths.items():
+                place = partial(placed, model, path, order=ground.order.get(layer, ()), taken=taken[layer])
+                found[-1] += place(gate.factors[layer], shared=gate.shared)
+                found[-1] += map(_rounded, place(values[layer].kept()))
     return found
 
 
@@ -113,10 +106,9 @@ def apart(
     Args:
         model: the base model, from which all of them were learned.
     """
-    natural = hparams.kernel == "lowrank" and hparams.answers == "natural" and hparams.natural.through == "neurons"
-    if not natural or not beside:
+    if not takes_neurons(hparams) or not beside:
         return [*deltas]
-    layout = by_neurons(model, find_layout(model, hparams), hparams)
+    layout = seen_by_edits(model, hparams)
     with frozen(model):
         ground = prepare(model, tokenizer, layout, hparams)
     found = [*deltas]

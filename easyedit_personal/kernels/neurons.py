@@ -18,55 +18,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import ConfigError, ModelError
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, get_module, weight_of
+from ..modeling.layout import Layout, find_layout, get_module, weight_of
 from ..types import WeightDelta
-from .factors import Space, towards
+from .carried import Cells, Pair
+from .factors import Space, Update, towards
 
 SHARPNESS = 8.0  # s: what the activation sees where a role is met is half of it, elsewhere minus that
 THRESHOLD = 0.5  # of the way from what is to be told apart to the role
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """Neurons as they are kept.
-
-    Attributes:
-        rows: of the gate projection, [r, d_model].
-        const: the row of the up projection that all of them have, [d_model].
-        columns: of the down projection, [d_model, r].
-    """
-
-    rows: Tensor
-    const: Tensor
-    columns: Tensor
-
-    def __call__(self, inputs: Tensor, act: Any) -> Tensor:
-        """What they add for the MLP's inputs [..., d_model]: [..., d_model]."""
-        rows, const, columns = (part.to(inputs) for part in (self.rows, self.const, self.columns))
-        return F.linear(act(F.linear(inputs, rows)) * (inputs @ const)[..., None], columns)
-
-
 @dataclass(slots=True)
-class Neurons:
-    """An update by neurons, in the coordinates in which it is optimised.
+class Neurons(Update):
+    """An update by neurons: one per role, which adds nothing below a threshold. Keys are the MLP's inputs.
 
     Attributes:
-        space: the metric of the MLP's inputs, and the unit of its output.
-        left: [d_model, r], from zero.
-        right: [r, d_model]; see ``factors.Factors``.
-        bias: [r].
+        bias: [r]; how far the role has to be met.
         const: c [d_model].
         act: the MLP's activation.
     """
 
-    space: Space
-    left: Tensor
-    right: Tensor
     bias: Tensor
     const: Tensor
     act: Any
@@ -87,40 +61,43 @@ class Neurons:
         bias = -(white.mean(0) @ right.T) - THRESHOLD
         return cls(space, right.new_zeros(width, len(right)), right, bias, const.to(right), act)
 
-    def __call__(self, keys: Tensor) -> Tensor:
-        """What the update adds for the MLP's inputs [..., d_model]: [..., d_model]."""
-        return self.acts(keys) @ self.left.T * self.space.unit
-
     def acts(self, keys: Tensor) -> Tensor:
         """How far each neuron is open [..., r]: about 1 where its role is met, 0 elsewhere."""
         const = (keys @ self.const)[..., None]
         return self.act(SHARPNESS * (keys @ self.plain_right.T + self.bias * const)) * const / _OPEN
 
-    @property
-    def plain_right(self) -> Tensor:
-        """right P^T [r, d_model]."""
-        return self.right if self.space.metric is None else self.right @ self.space.metric.T
-
     def groups(self, left_lr: float, right_lr: float) -> list[dict[str, Any]]:
-        """What an optimiser moves, and how fast: see ``factors.adam``."""
-        size = float(self.right.square().mean().sqrt())
-        return [
-            {"params": [self.left.requires_grad_()], "lr": left_lr},
-            {"params": [self.right.requires_grad_()], "lr": right_lr * size},
-            {"params": [self.bias.requires_grad_()], "lr": right_lr * THRESHOLD},
-        ]
+        """What an optimiser moves, and how fast; thresholds by shares of their own size, too."""
+        groups = super(Neurons, self).groups(left_lr, right_lr)
+        return [*groups, {"params": [self.bias.requires_grad_()], "lr": right_lr * THRESHOLD}]
 
     def settle(self) -> None:
         """No more gradients."""
-        self.left, self.right, self.bias = self.left.detach(), self.right.detach(), self.bias.detach()
+        super(Neurons, self).settle()
+        self.bias = self.bias.detach()
 
-    def cells(self) -> Cells:
-        """As they are kept."""
+    def kept(self) -> Cells:
+        """The neurons' rows and columns, without gradients."""
         rows = SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)
         return Cells(rows.detach(), self.const, self.space.unit * self.left.detach() / _OPEN)
 
 
 _OPEN = SHARPNESS * (1 - THRESHOLD)  # what act gives where a role is met
+
+
+def takes_neurons(hparams: PersonalizationHyperParams) -> bool:
+    """Whether edits with these settings change neurons of an MLP, and not its down projection alone."""
+    return hparams.kernel == "lowrank" and hparams.answers == "natural" and hparams.natural.through == "neurons"
+
+
+def seen_by_edits(model: nn.Module, hparams: PersonalizationHyperParams) -> Layout:
+    """A model's layout as natural answers see it, see ``by_neurons``.
+
+    Raises:
+        ModelError, ConfigError: see ``find_layout`` and ``by_neurons``.
+    """
+    layout = find_layout(model, hparams)
+    return by_neurons(model, layout, hparams) if takes_neurons(hparams) else layout
 
 
 def by_neurons(model: nn.Module, layout: Layout, hparams: PersonalizationHyperParams) -> Layout:
@@ -171,7 +148,7 @@ def importance(block: Any, inputs: Tensor, gradients: Tensor) -> Tensor:
 def edited_paths(layout: Layout, hparams: PersonalizationHyperParams) -> list[str]:
     """Paths of the matrices that edits with these settings change."""
     down = [layout.rewrite_path(layer) for layer in hparams.layers]
-    if hparams.kernel != "lowrank" or hparams.answers != "natural" or hparams.natural.through != "neurons":
+    if not takes_neurons(hparams):
         return down
     blocks = [layout.mlp.replace("{}", str(layer)) for layer in hparams.layers]
     return [*down, *(f"{block}.{name}" for block in blocks for name in (GATE, UP))]
@@ -191,6 +168,21 @@ def as_updates(
         WeightDelta(f"{block}.{UP}", one, cells.const.to(gate).expand_as(rows) - up[index], shared=shared),
         WeightDelta(f"{block}.{DOWN}", columns - down[:, index], one.T.contiguous(), shared=shared),
     ]
+
+
+def placed(
+    model: nn.Module, path: str, part: Pair | Cells, order: Sequence[int], taken: set[int], shared: bool = False
+) -> list[WeightDelta]:
+    """What is kept of a layer's update, as updates of its matrices; neurons stand at the first free places.
+
+    Args:
+        path: of the down projection, or for neurons of the MLP.
+        order, taken: see ``free_places``.
+        shared: see ``WeightDelta``.
+    """
+    if isinstance(part, Cells):
+        return as_updates(model, path, part, free_places(order, taken, len(part.rows)), shared)
+    return [WeightDelta(path, *part, shared=shared)]
 
 
 def free_places(order: Sequence[int], taken: set[int], count: int) -> list[int]:

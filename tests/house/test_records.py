@@ -11,7 +11,7 @@ import pytest
 import easyedit_personal.kernels
 import easyedit_personal.store
 
-WORKING = {"Kept", "Space", "Whole", "Factors", "Neurons", "Dense"}  # what an optimiser moves
+WORKING = {"Kept", "Space", "Whole", "Update", "Factors", "Neurons", "Dense"}  # what an optimiser moves
 
 
 def records():

@@ -13,13 +13,12 @@ from easyedit_personal.errors import ConfigError, ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.carried import Carried
+from easyedit_personal.kernels.carried import Carried, Cells
 from easyedit_personal.kernels.factors import Quiet, Space, adam
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.natural import apart
 from easyedit_personal.kernels.neurons import (
-    Cells,
     Neurons,
     as_updates,
     by_neurons,
@@ -112,7 +111,7 @@ def test_one_opens_where_its_role_is_met_adds_nothing_at_first_and_is_kept_as_it
         opened = made.acts(role).mean(0)
         assert opened[n] > 0.9 and abs(float(opened[1 - n])) < 0.1
     made.left = torch.randn(8, 2)
-    torch.testing.assert_close(made.cells()(others, torch.nn.SiLU()), made(others), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(made.kept()(others, torch.nn.SiLU()), made(others), atol=1e-4, rtol=1e-3)
 
 
 def test_what_they_add_is_learned_and_held_back_by_the_same_forms_as_factors():
@@ -206,6 +205,15 @@ def cost(model, ids):
     """Nats per token."""
     with torch.no_grad():
         return float(model(ids, labels=ids).loss)
+
+
+@pytest.mark.parametrize(("family", "layers"), [("llama", [1, 2]), ("gemma3", [1]), ("olmo2", [1])])
+def test_other_families_and_several_layers_have_neurons_too(family, layers, hparams, tmp_path):
+    model, before = tiny_model(family), weights_digest(tiny_model(family))
+    own = hparams.replace(layers=layers, stats_dir=str(tmp_path))
+    deltas = lowrank(model, tiny_tokenizer(), [EditRequest("What's my hobby?", "tea", "hobby")], own)
+    assert {delta.layer for delta in deltas} == set(edited_paths(find_layout(model), own))
+    assert len({delta.layer for delta in deltas}) == 3 * len(layers) and weights_digest(model) == before
 
 
 def test_a_second_preference_stands_beside_the_first_and_one_in_the_weights_is_seen(llama, hparams):

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .errors import ModelError
 
+SPARSE = 8  # a factor is mostly zeros if at most one in so many of its numbers is another
+
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
@@ -119,10 +121,10 @@ class WeightDelta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a file needs for it: the factors (see ``narrowed``), or the full matrix where that is smaller."""
+        """Bytes that a file needs for it: the factors, as ``as_kept`` has them, or the full matrix if that is smaller."""
         d_out, d_in = self.shape
-        factors = (narrowed(factor) for factor in (self.left, self.right))
-        return min(sum(factor.nbytes for factor in factors), d_out * d_in * self.left.element_size())
+        parts = [part for factor in (self.left, self.right) for part in as_kept(factor).values()]
+        return min(sum(narrowed(part).nbytes for part in parts), d_out * d_in * self.left.element_size())
 
     def update(self) -> Tensor:
         """The update as a matrix [d_out, d_in] in ``nn.Linear`` orientation."""
@@ -131,6 +133,35 @@ class WeightDelta:
     def to(self, *args: Any, **kwargs: Any) -> WeightDelta:
         """Both factors on another device or in another type, as ``Tensor.to``."""
         return replace(self, left=self.left.to(*args, **kwargs), right=self.right.to(*args, **kwargs))
+
+
+def as_kept(factor: Tensor) -> dict[str, Tensor]:
+    """The tensors that a file holds of a factor, by what is added to its name; ``from_kept`` is the way back.
+
+    Itself; of one that is mostly zeros, as those are that say which neurons an edit takes, only the other numbers
+    (".numbers"), where they stand, counted row by row (".at"), and its shape (".shape").
+    """
+    flat = factor.flatten()
+    at = flat.nonzero()[:, 0]
+    if SPARSE * len(at) > len(flat):
+        return {"": factor}
+    shape = torch.tensor(factor.shape, dtype=torch.int32)
+    return {".numbers": flat[at], ".at": at.to(torch.int32), ".shape": shape}
+
+
+def from_kept(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A factor from the tensors of a file; see ``as_kept``.
+
+    Raises:
+        KeyError: it is not there.
+        IndexError, RuntimeError: its parts do not fit together.
+    """
+    if name in tensors:
+        return tensors[name]
+    numbers, at, shape = (tensors[f"{name}.{part}"] for part in ("numbers", "at", "shape"))
+    flat = numbers.new_zeros(int(shape.prod()))
+    flat[at.long()] = numbers
+    return flat.reshape(shape.tolist())
 
 
 def narrowed(factor: Tensor) -> Tensor:

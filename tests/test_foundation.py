@@ -27,7 +27,16 @@ from easyedit_personal.registry import (
     PHRASE_SOURCES,
     Registry,
 )
-from easyedit_personal.types import EditRequest, EditResult, WeightDelta, narrowed, own_bytes, shared_bytes
+from easyedit_personal.types import (
+    EditRequest,
+    EditResult,
+    WeightDelta,
+    as_kept,
+    from_kept,
+    narrowed,
+    own_bytes,
+    shared_bytes,
+)
 
 
 def test_error_says_got_needed_cause_and_remedy():
@@ -137,6 +146,18 @@ def test_delta_knows_its_shape_rank_and_bytes():
     delta = WeightDelta("l", torch.full((6, 2), 0.1), torch.full((2, 4), 0.1))
     assert (delta.rank, delta.shape, delta.nbytes) == (2, (6, 4), 2 * (6 + 4) * 4)
     assert torch.allclose(delta.update(), torch.full((6, 4), 0.02))
+
+
+def test_of_a_factor_that_is_mostly_zeros_the_zeros_take_no_bytes():
+    one_hot, full = torch.zeros(64, 3), torch.full((3, 4), 0.1)
+    one_hot[[5, 63, 0], [0, 1, 2]] = torch.tensor([1.0, -2.5, 0.1])
+    kept = {f"x{part}": tensor for part, tensor in as_kept(one_hot).items()}
+    assert torch.equal(from_kept(kept, "x"), one_hot) and sum(t.nbytes for t in kept.values()) < 64
+    assert as_kept(full) == {"": full}
+    assert torch.equal(from_kept({f"x{k}": t for k, t in as_kept(torch.zeros(9, 0)).items()}, "x"), torch.zeros(9, 0))
+    assert WeightDelta("l", one_hot, full).nbytes < 3 * (64 + 4) * 4 / 4
+    with pytest.raises(KeyError):
+        from_kept({"x.at": kept["x.at"]}, "x")
 
 
 def test_numbers_that_bfloat16_holds_count_two_bytes_and_what_users_share_counts_apart():

@@ -1,7 +1,8 @@
 """A user's edits as safetensors bytes: the file of a few kilobytes that is their copy of the model.
 
 The header carries the base model's fingerprint, so that factors are not applied to a model they were not made for.
-Numbers that bfloat16 holds exactly take two bytes, whatever their type; they are read in the type that they had.
+Numbers that bfloat16 holds exactly take two bytes, whatever their type; they are read in the type that they had. Of
+factors that are mostly zeros, the zeros take none.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import StoreError
-from ..types import WeightDelta, narrowed
+from ..types import WeightDelta, as_kept, from_kept, narrowed
 
 FORMAT = "easyedit-personal/1"
 WIDENED = {"float32": torch.float32}  # types that factors had before they were narrowed
@@ -60,11 +61,12 @@ def factors_to_bytes(
         if number not in names:
             for side in ("left", "right"):
                 factor = getattr(delta, side).detach().to("cpu", dtype, copy=True)
-                tensors[f"{number}.{side}"] = narrowed(factor).contiguous()
+                parts = as_kept(factor).items()
+                tensors |= {f"{number}.{side}{part}": narrowed(tensor).contiguous() for part, tensor in parts}
     header = {"format": FORMAT, "fingerprint": fingerprint, "layers": json.dumps([delta.layer for delta in deltas])}
     if names:
         header["elsewhere"] = json.dumps({str(number): name for number, name in names.items()})
-    if any(tensor.dtype != dtype for tensor in tensors.values()):
+    if any(tensor.dtype != dtype for tensor in tensors.values() if tensor.is_floating_point()):
         header["dtype"] = str(dtype).removeprefix("torch.")
     return save(tensors, {**metadata, **header})
 
@@ -98,14 +100,15 @@ def factors_from_bytes(
     try:
         tensors = load(data)
         if "dtype" in header:
-            tensors = {name: tensor.to(WIDENED[header["dtype"]]) for name, tensor in tensors.items()}
+            wide = WIDENED[header["dtype"]]
+            tensors = {name: t.to(wide) if t.is_floating_point() else t for name, t in tensors.items()}
         layers, names = json.loads(header["layers"]), json.loads(header.get("elsewhere", "{}"))
         own = {
-            i: WeightDelta(path, tensors[f"{i}.left"], tensors[f"{i}.right"])
+            i: WeightDelta(path, from_kept(tensors, f"{i}.left"), from_kept(tensors, f"{i}.right"))
             for i, path in enumerate(layers)
             if str(i) not in names
         }
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, IndexError, RuntimeError, json.JSONDecodeError) as error:
         raise StoreError(f"The factors file is damaged: {error}") from None
     return [own[i] if i in own else elsewhere(names[str(i)]) for i in range(len(layers))], header
 

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from sqlalchemy import Connection, delete, exists, func, insert, select
 
 from ..errors import StoreError
-from ..types import WeightDelta
+from ..types import WeightDelta, as_kept, from_kept
 from .database import insert_into
 from .encryption import Encryption, shared_key
 from .factors import Lookup
@@ -163,10 +163,12 @@ def _broken(how: str, got: str) -> StoreError:
 def _to_bytes(delta: WeightDelta) -> bytes:
     """Safetensors without a header's words, whose order is drawn at random: equal factors give equal bytes."""
     sides = {f"{delta.layer}/left": delta.left, f"{delta.layer}/right": delta.right}
-    return save({name: factor.detach().to("cpu", copy=True).contiguous() for name, factor in sides.items()})
+    parts = {name + part: t for name, side in sides.items() for part, t in as_kept(side.detach().to("cpu")).items()}
+    return save({name: tensor.clone().contiguous() for name, tensor in parts.items()})
 
 
 def _from_bytes(data: bytes) -> WeightDelta:
     tensors = load(data)
     layer = next(iter(tensors)).rpartition("/")[0]
-    return WeightDelta(layer, tensors[f"{layer}/left"], tensors[f"{layer}/right"], shared=True)
+    left, right = (from_kept(tensors, f"{layer}/{side}") for side in ("left", "right"))
+    return WeightDelta(layer, left, right, shared=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from easyedit_personal.errors import StoreError
-from easyedit_personal.store.factors import factors_from_bytes, factors_to_bytes, load_factors, save_factors
+from easyedit_personal.store.factors import FORMAT, factors_from_bytes, factors_to_bytes, load_factors, save_factors
 from easyedit_personal.types import WeightDelta
 
 
@@ -43,6 +44,20 @@ def test_numbers_that_bfloat16_holds_take_two_bytes_and_come_back_in_their_type(
         for one, two in zip(some, back, strict=True):
             assert two.left.dtype == torch.float32 and torch.equal(one.left, two.left)
             assert torch.equal(one.right, two.right)
+
+
+def test_zeros_take_no_bytes_and_places_outside_the_factor_are_refused():
+    left = torch.zeros(500, 3)
+    left[[7, 499, 0], [0, 1, 2]] = torch.tensor([1.0, -0.3, 2.0])
+    placed = WeightDelta("a.gate_proj", left, torch.randn(3, 8))
+    data = factors_to_bytes([placed], fingerprint="f")
+    (back,), _ = factors_from_bytes(data)
+    assert len(data) < 1000 and torch.equal(back.left, left) and torch.equal(back.right, placed.right)
+    tensors = load(data)
+    for part, wrong in (("at", torch.tensor([7, 1500, 0])), ("shape", torch.tensor([2, 2])), ("numbers", torch.ones(2))):
+        broken = save(tensors | {f"0.left.{part}": wrong}, {"format": FORMAT, "fingerprint": "f", "layers": '["a"]'})
+        with pytest.raises(StoreError, match="damaged"):
+            factors_from_bytes(broken)
 
 
 def test_another_base_model_is_refused_naming_both(deltas):

@@ -121,7 +121,7 @@ class WeightDelta:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a file needs for it: the factors, as ``as_kept`` has them, or the full matrix if that is smaller."""
+        """Bytes that a file needs for it: of the factors, see ``as_kept``, or of the full matrix if that is smaller."""
         d_out, d_in = self.shape
         parts = [part for factor in (self.left, self.right) for part in as_kept(factor).values()]
         return min(sum(narrowed(part).nbytes for part in parts), d_out * d_in * self.left.element_size())

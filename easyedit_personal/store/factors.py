@@ -56,7 +56,8 @@ def factors_to_bytes(
         metadata: further strings for the header, such as the preference's text, or as ``model`` what to call the base
             model in messages (``modeling.catalog.model_label``).
     """
-    names, tensors = names or {}, {}
+    names = names or {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, delta in enumerate(deltas):
         if number not in names:
             for side in ("left", "right"):

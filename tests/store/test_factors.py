@@ -54,7 +54,8 @@ def test_zeros_take_no_bytes_and_places_outside_the_factor_are_refused():
     (back,), _ = factors_from_bytes(data)
     assert len(data) < 1000 and torch.equal(back.left, left) and torch.equal(back.right, placed.right)
     tensors = load(data)
-    for part, wrong in (("at", torch.tensor([7, 1500, 0])), ("shape", torch.tensor([2, 2])), ("numbers", torch.ones(2))):
+    wrong_parts = {"at": torch.tensor([7, 1500, 0]), "shape": torch.tensor([2, 2]), "numbers": torch.ones(2)}
+    for part, wrong in wrong_parts.items():
         broken = save(tensors | {f"0.left.{part}": wrong}, {"format": FORMAT, "fingerprint": "f", "layers": '["a"]'})
         with pytest.raises(StoreError, match="damaged"):
             factors_from_bytes(broken)

@@ -73,7 +73,7 @@ def sort_of(asked: Asked, kind: Kind, related: set[str]) -> str:
 
 def opened(answer: str, kind: Kind) -> bool:
     """Whether an answer begins as the kind's answers do."""
-    return answer.startswith((f"Your {kind.name}"[:12], "Since your", "As your", "Since you ", "As you "))
+    return answer.startswith((f"Your {kind.name}"[:12], "Since your", "Since you ", "Given that you"))
 
 
 def main(argv: list[str] | None = None) -> None:

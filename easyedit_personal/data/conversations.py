@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 
+import yaml
+
 from ..errors import DataError
 from .material import BUNDLED
 from .prefeval import Message, load_inter_turns
@@ -53,6 +55,13 @@ def distractor_turns(n: int, seed: int, source: str | Path = "bundled") -> list[
             f"There are not enough distractor turns in {source}.", got=n, needed=f"at most {len(messages) // 2}"
         )
     return messages[: 2 * n]
+
+
+@lru_cache(maxsize=1)
+def short_exchanges() -> tuple[tuple[str, str], ...]:
+    """Exchanges (a person's message, the answer) about nobody's preferences, behind which edits may learn."""
+    with (BUNDLED / "talk.yaml").open(encoding="utf-8") as file:
+        return tuple((asked, said) for asked, said in yaml.safe_load(file))
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
-from ..modeling.layout import Layout, input_device
+from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
@@ -98,6 +98,19 @@ def encoded_contrast(
         history=history,
         end_of_turn=False,
     )
+
+
+def fitting(
+    model: nn.Module, tokenizer: Any, contrasts: Sequence[Contrast], hparams: PersonalizationHyperParams
+) -> list[Contrast]:
+    """Those that fit the model's context with the beginning of an answer: turns before a question may be too long."""
+    limit = context_limit(model)
+    longest = (limit or 0) - ANSWER_TOKENS
+    return [
+        contrast
+        for contrast in contrasts
+        if limit is None or not contrast.history or len(encoded_contrast(tokenizer, contrast, hparams).ids) <= longest
+    ]
 
 
 def answered(model: nn.Module, tokenizer: Any, prompts: Sequence[Encoded], tokens: int) -> list[Encoded]:

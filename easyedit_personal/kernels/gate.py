@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from random import Random
@@ -21,20 +21,30 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
 from .carried import Cells, Pair
-from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, packs, shared_packs
+from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, fitting, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Quiet, Update, adam
 from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import Tensors
-from .kinds import Contrast, Kind, Phrase, begun_answers, kind_phrases, own_contrasts, sample_values
+from .kinds import (
+    Contrast,
+    Kind,
+    Phrase,
+    begun_answers,
+    behind_talk,
+    kind_phrases,
+    own_contrasts,
+    phrases_behind,
+    sample_values,
+)
 from .preserve import Material
 from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
 NAMED = 16  # questions from templates with the kind's names
-BEHIND = 10  # questions asked once more behind one or two exchanges
+CONTRASTS_BEHIND = 8  # contrasts near the kind that come once more behind other turns
 NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
@@ -96,12 +106,7 @@ def _phrases(kind: Kind, ground: Ground, hparams: PersonalizationHyperParams) ->
     """The kind's questions, and some of them behind other turns: a gate that never saw a conversation closes in one."""
     rng = Random(f"{hparams.seed}/{kind.name}")
     phrases = kind_phrases(kind, Material.load(hparams.preserve.file), NAMED, rng)
-    behind = []
-    for i in range(BEHIND if ground.talk else 0):
-        phrase = rng.choice([p for p in phrases if (p.asks == "name") == (i % 2 == 0)] or phrases)
-        turns = rng.sample(ground.talk, min(1 + i // 2 % 2, len(ground.talk)))
-        behind.append(replace(phrase, history=tuple(turns)))
-    return [*phrases, *behind]
+    return [*phrases, *phrases_behind(phrases, ground.talk, rng)]
 
 
 def _learn(
@@ -118,16 +123,18 @@ def _learn(
     params, rng = hparams.natural, Random(f"{hparams.seed}/values/{kind.name}")
     values, material = sample_values(kind), Material.load(hparams.preserve.file)
     spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
-    spoken = _fitting(model, go_on(model, tokenizer, spoken, TAIL))
+    spoken = go_on(model, tokenizer, _fitting(model, spoken), TAIL)
     rows = _run(model, tokenizer, layout, spoken, hparams)
-    own = _own_packs(model, tokenizer, layout, own_contrasts(kind, material, rng), hparams)
+    near = own_contrasts(kind, material, rng)
+    talked = fitting(model, tokenizer, behind_talk(near, CONTRASTS_BEHIND, rng), hparams)
+    own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     places = _places(rows)
     tails = tails_of(model, tokenizer, layout, spoken, hparams)
-    begun = begun_answers(kind, [contrast for pack in own for contrast in pack.contrasts], material, rng)
+    begun = begun_answers(kind, near, material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
     quiet = _quiet(ground, tails, target_gradients(rows, _roles(spoken), words))
     updates = _start(model, layout, places, spoken, ground, hparams)
@@ -154,9 +161,9 @@ def _learn(
 def _run(
     model: nn.Module, tokenizer: Any, layout: Layout, spoken: Sequence[Spoken], hparams: PersonalizationHyperParams
 ) -> list[EditedRows]:
-    """The answers' rows in their order, those behind other turns apart: padded alike, all would be as long as these."""
+    """The answers' rows in their order, those behind the same turns together: these are read once then."""
     found = []
-    for _, part in groupby(spoken, key=lambda s: bool(s.phrase.history)):
+    for _, part in groupby(spoken, key=lambda s: s.phrase.history):
         rows = [s.row for s in part]
         found.append(EditedRows(model, tokenizer, layout, rows, hparams.layers, from_answers=True))
     return found
@@ -245,14 +252,17 @@ def _quiet(
 
 
 def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
-    """Numbers of the positions of each role: by what the question asks and by place; where answers begin come first."""
-    found: dict[tuple[int, str, int], list[int]] = {}
+    """Numbers of the positions of each role: by what the question asks and by place; where answers begin come first.
+
+    These are told apart by whether other turns stand before the question: in a conversation they look otherwise.
+    """
+    found: dict[tuple[int, bool, str, int], list[int]] = {}
     number = 0
     for s in spoken:
         for place, role in enumerate(s.roles):
             if role == "say" and (place < s.value_at or s.roles[place - 1] == "value"):
-                order = 0 if place == 0 else 1
-                found.setdefault((order, s.phrase.asks, min(place, s.value_at + 1)), []).append(number)
+                order, talked = (0, bool(s.phrase.history)) if place == 0 else (1, False)
+                found.setdefault((order, talked, s.phrase.asks, min(place, s.value_at + 1)), []).append(number)
             number += 1
     ranked = sorted(found, key=lambda key: (key[0], -len(found[key]), key))
     return [torch.tensor(found[key]) for key in ranked]
@@ -277,7 +287,7 @@ def _kept_update(tensors: Tensors, layer: int) -> Pair | Cells:
 
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:
     limit = context_limit(model)
-    return [s for s in spoken if limit is None or len(s.row.ids) <= limit]
+    return [s for s in spoken if limit is None or len(s.row.ids) + TAIL <= limit]
 
 
 def _parts(count: int, size: int, rng: Random) -> list[list[int]]:

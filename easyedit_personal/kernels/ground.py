@@ -27,13 +27,14 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
 from ..modeling.stats import cache_folder
 from ..progress import log
+from .contrasts import fitting
 from .factors import Factors, Space, Update, towards
 from .ground_numbers import Tensors, compute
 from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "5"  # of what is kept; files of other versions are not read
+VERSION = "6"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -112,7 +113,8 @@ def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: Personali
     ground = _GROUNDS.get(str(folder))
     if ground is None:
         material = Material.load(hparams.preserve.file)
-        contrasts = shared_contrasts(material, hparams.natural.contrasts, hparams.seed)
+        drawn = shared_contrasts(material, hparams.natural.contrasts, hparams.seed)
+        contrasts = fitting(model, tokenizer, drawn, hparams)
 
         def work() -> tuple[Tensors, dict[str, Any]]:
             tensors, values = compute(model, tokenizer, layout, hparams, contrasts, material)
@@ -186,7 +188,17 @@ def _folder(model: nn.Module, tokenizer: Any, layout: Layout, hparams: Personali
 @cache
 def _texts_digest() -> str:
     """Of the shipped texts: after a change of them everything is computed anew."""
-    names = ("attributes", "beginnings", "contrasts", "preserve", "phrasings_a", "phrasings_b", "phrasings_c", "facts")
+    names = (
+        "attributes",
+        "beginnings",
+        "contrasts",
+        "preserve",
+        "phrasings_a",
+        "phrasings_b",
+        "phrasings_c",
+        "facts",
+        "talk",
+    )
     return hashlib.sha256(b"".join((BUNDLED / f"{name}.yaml").read_bytes() for name in names)).hexdigest()
 
 

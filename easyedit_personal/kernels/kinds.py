@@ -6,18 +6,20 @@ All of it is known without the user's value, and comes from the texts that ship 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
 from ..clustering.lexicon import Lexicon, normalise
 from ..data.beginnings import Asks, contrasts
+from ..data.conversations import short_exchanges
 from ..data.material import world_facts
 from ..data.phrasings import attributes
 from ..types import EditRequest
 from .preserve import Material
 
-History = tuple[tuple[str, str], ...]
+Exchange = tuple[str, str]
+History = tuple[Exchange, ...]
 FACTS = 100  # facts of the world among the shared contrasts
 BEGUN = 16  # beginnings of somebody else's attribute, and as many of nobody's
 NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by name
@@ -25,9 +27,14 @@ NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by nam
 # about what to buy are alike, whatever they are about.
 ONE_IN: dict[Asks, int] = {"name": 8, "implicit": 8, "product": 3}
 SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
+BEHIND_TALK = 0.05  # of the shared contrasts, behind talk about other things
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
+# Exchanges before questions that are asked once more behind them, short ones; 0 stands for one with the model's own
+# answer, which is long. Each is read once for all its questions.
+TURNS = (1, 2, 0, 4, 1, 2, 3, 6)
+BEHIND = 4  # questions behind each of them, every other one by name
 # About a gate's own kind; the plainest forms are many, or they would be answered with the value all the same.
 OWN = {
     "negated": 50,
@@ -109,6 +116,22 @@ def kind_phrases(kind: Kind, material: Material, named: int, rng: Random) -> lis
     return list(dict.fromkeys(found))
 
 
+def phrases_behind(phrases: Sequence[Phrase], long_talk: Sequence[Exchange], rng: Random) -> list[Phrase]:
+    """Some of a kind's questions once more behind other turns: a gate that never saw a conversation closes in one.
+
+    Args:
+        long_talk: exchanges with the model's own answers; may be empty.
+    """
+    found = []
+    for turns in TURNS:
+        talk = short_exchanges() if turns or not long_talk else long_talk
+        history = tuple(rng.sample(talk, turns or 1))
+        for i in range(BEHIND):
+            phrase = rng.choice([p for p in phrases if (p.asks == "name") == (i % 2 == 0)] or phrases)
+            found.append(replace(phrase, history=history))
+    return found
+
+
 def sample_values(kind: Kind) -> list[str]:
     """Ordinary values of a kind, to stand where a user's own will: a gate must not care which one it is."""
     own = [value for a in attributes() if a.group == kind.group for value in a.train["values"]]
@@ -156,6 +179,12 @@ def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: 
     return [*found, *(BegunAnswer(c, f"Your {kind.name} is") for c in own if c.history)]
 
 
+def behind_talk(contrasts: Sequence[Contrast], count: int, rng: Random) -> list[Contrast]:
+    """Some of the contrasts once more, behind up to three exchanges about other things: there, too, they stay."""
+    some, talk = rng.sample(list(contrasts), min(count, len(contrasts))), short_exchanges()
+    return [replace(c, history=(*rng.sample(talk, 1 + i % 3), *c.history)) for i, c in enumerate(some)]
+
+
 def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
     """Prompts that every gate keeps quiet at, unless they ask for its kind; at most ``limit``, see ``SHARES``."""
     rng, found = Random(seed), []
@@ -173,10 +202,13 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
     facts = [fact["questions"][0] for fact in rng.sample(world_facts(), min(FACTS, len(world_facts())))]
     neutral = [*material.neutral, *material.open, *contrasts().tasks, *(fact[0].upper() + fact[1:] for fact in facts)]
     found = list(dict.fromkeys([*found, *(Contrast(text, "rest") for text in neutral)]))
+    talked = behind_talk(found, int(limit * BEHIND_TALK), rng)
+    limit -= len(talked)
     if len(found) <= limit:
-        return found
+        return [*found, *talked]
     pools = {pool: [contrast for contrast in found if contrast.pool == pool] for pool in SHARES}
-    return [one for pool, some in pools.items() for one in rng.sample(some, min(len(some), int(limit * SHARES[pool])))]
+    drawn = [rng.sample(some, min(len(some), int(limit * SHARES[pool]))) for pool, some in pools.items()]
+    return [*(one for some in drawn for one in some), *talked]
 
 
 def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:

@@ -18,7 +18,7 @@ from .ground_numbers import Tensors, last_keys, thinned
 from .kinds import BegunAnswer
 from .spoken import Spoken, go_on
 
-LONG = 32  # tokens that the model writes after a beginning: a value must not be said again and again
+LONG = 48  # tokens that the model writes after a beginning: a value must not be said again and again
 LONG_ROWS = 20
 Places = Mapping[int, tuple[Tensor, Tensor]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 from torch import nn
@@ -70,11 +71,17 @@ def speak(
 
 
 def go_on(model: nn.Module, tokenizer: Any, spoken: Sequence[Spoken], tokens: int) -> list[Spoken]:
-    """Beginnings followed by up to ``tokens`` tokens that the model itself writes after them."""
-    open_ended = [s for s in spoken if s.phrase.asks != "name"]
-    prompts = [Encoded(s.row.ids, (), len(s.row.ids) - 1) for s in open_ended]
-    written = iter(continuations(model, tokenizer, prompts, [tokens] * len(prompts)))
-    return [s if s.phrase.asks == "name" else _longer(s, next(written)) for s in spoken]
+    """Beginnings followed by up to ``tokens`` tokens that the model itself writes after them.
+
+    Those that follow each other behind the same turns are written together: the turns are read once then.
+    """
+    found: list[Spoken] = []
+    for _, part in groupby(spoken, key=lambda s: s.phrase.history):
+        group = [*part]
+        prompts = [Encoded(s.row.ids, (), len(s.row.ids) - 1) for s in group if s.phrase.asks != "name"]
+        written = iter(continuations(model, tokenizer, prompts, [tokens] * len(prompts)))
+        found += [s if s.phrase.asks == "name" else _longer(s, next(written)) for s in group]
+    return found
 
 
 def _longer(spoken: Spoken, ids: Sequence[int]) -> Spoken:

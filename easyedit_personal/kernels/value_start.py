@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.beginnings import said_again
+from ..data.beginnings import Asks, said_again
 from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, input_device
@@ -29,6 +29,7 @@ from .kinds import Kind, Phrase
 from .spoken import Spoken, speak
 from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
+ASKS: tuple[Asks, ...] = ("name", "implicit", "product")
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
@@ -54,6 +55,8 @@ class Wanted:
 def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Spoken]:
     """The user's own phrases, the asked question's first, and the gate's: half of all without the attribute's name.
 
+    And half as many once more behind other turns, after which a value stands in other company.
+
     Raises:
         RequestError: none of them fits the model's context with this value.
     """
@@ -61,10 +64,12 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     rng, count = Random(f"{hparams.seed}/{value}"), hparams.natural.value_phrases
     own = [*own_phrases(wanted, hparams), gate.phrases[0]]  # the plainest
     known = rng.sample(gate.phrases, len(gate.phrases))
-    named, implicit, product = ([p for p in known if p.asks == asks] for asks in ("name", "implicit", "product"))
+    named, implicit, product = ([p for p in known if p.asks == asks and not p.history] for asks in ASKS)
     indirect = [phrase for turn in zip_longest(implicit, product) for phrase in turn if phrase]
     half = max(0, count // 2 - sum(phrase.asks != "name" for phrase in own))
     phrases = list(dict.fromkeys([*own, *indirect[:half], *named, *indirect[half:]]))[:count]
+    talked = ([p for p in known if p.history and (p.asks == "name") == by_name] for by_name in (True, False))
+    phrases += [phrase for turn in zip_longest(*talked) for phrase in turn if phrase][: count // 2]
     limit = context_limit(model)
     spoken = [speak(tokenizer, phrase, wanted.kind, value, hparams) for phrase in phrases]
     fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]
@@ -186,12 +191,16 @@ def quiet_forms(
 
 
 def learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], device: torch.device) -> list[Tensor]:
-    """Numbers of the places of each role: of a beginning's first token where it is learned, and of the value's."""
-    places: dict[int, list[int]] = {}
+    """Numbers of the places of each role: of a beginning's first token where it is learned, and of the value's.
+
+    Where the value begins, questions behind other turns have a role of their own: it stands in other company there.
+    """
+    places: dict[tuple[int, bool], list[int]] = {}
     number = 0
     for s, flags in zip(spoken, learned):
         for place, (role, flag) in enumerate(zip(s.roles, flags)):
             if flag and (role == "value" or place == 0):
-                places.setdefault(place - s.value_at if role == "value" else -1, []).append(number)
+                at = place - s.value_at if role == "value" else -1
+                places.setdefault((at, at == 0 and bool(s.phrase.history)), []).append(number)
             number += 1
     return [torch.tensor(places[place], device=device) for place in sorted(places)]

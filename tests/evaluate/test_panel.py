@@ -9,6 +9,7 @@ import pytest
 
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
 from easyedit_personal.data.beginnings import contrasts
+from easyedit_personal.data.conversations import load_conversations, short_exchanges
 from easyedit_personal.data.material import read_material
 from easyedit_personal.data.panel import panel_texts
 from easyedit_personal.data.phrasings import attributes
@@ -49,7 +50,7 @@ def graded(name, **answer):
 
 def trained_on():
     """Every prompt that an edit of any kind may learn at or keep quiet at, beside the user's own question."""
-    material, texts = Material.load(), set(FIRST_QUESTIONS)
+    material, texts = Material.load(), {*FIRST_QUESTIONS, *(asked for asked, _ in short_exchanges())}
     for entry in Lexicon.load().entries:
         kind = Kind(entry.name, entry.group, entry.names)
         for seed in range(3):
@@ -89,6 +90,12 @@ def test_statements_of_the_panel_are_not_those_that_gates_see():
         group = Lexicon.load().find(item.subject).group
         trained = {value for a in attributes() if a.group == group for value in a.train["values"]}
         assert other_values(item) and not trained & set(other_values(item))
+
+
+def test_talk_that_edits_learn_behind_is_not_the_evaluation_s():
+    said = {normalise(text) for exchange in short_exchanges() for text in exchange}
+    turns = {normalise(message["content"]) for talk in load_conversations() for message in talk}
+    assert len(said) > 90 and not said & turns, sorted(said & turns)
 
 
 @pytest.mark.parametrize("item", UPQADataset.bundled().items[::7], ids=lambda item: item.id)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from easyedit_personal.data.conversations import short_exchanges
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import gate as module
 from easyedit_personal.kernels.base import frozen
@@ -52,21 +53,22 @@ class Group:
         return part
 
 
-def test_some_questions_come_again_behind_one_or_two_exchanges_by_name_and_without_in_turn(monkeypatch):
+def test_questions_come_again_behind_short_exchanges_and_a_long_one_by_name_and_without_in_turn(monkeypatch):
     phrases = [Phrase("By name?", "name"), Phrase("Without?", "implicit")]
-    asked = []
+    asked, talk = [], [("Is it 1?", "Yes, and a long answer follows.")]
     monkeypatch.setattr(module, "kind_phrases", lambda kind, material, named, rng: asked.append(named) or phrases)
-    talk = [(f"Is it {n}?", "Yes.") for n in range(5)]
     found = _phrases(PET, SimpleNamespace(talk=talk), HPARAMS)
     assert asked == [16] and found[:2] == phrases
-    assert [len(phrase.history) for phrase in found[2:]] == [1, 1, 2, 2, 1, 1, 2, 2, 1, 1]
-    assert [phrase.text for phrase in found[2:]] == ["By name?", "Without?"] * 5
-    assert all(set(phrase.history) <= set(talk) for phrase in found[2:])
-    (short,) = {phrase.history for phrase in _phrases(PET, SimpleNamespace(talk=talk[:1]), HPARAMS)[2:]}
-    assert short == tuple(talk[:1])
+    lengths = [len(phrase.history) for phrase in found[2:]]
+    assert lengths == [n for n in (1, 2, 1, 4, 1, 2, 3, 6) for _ in range(4)]
+    assert [phrase.text for phrase in found[2:]] == ["By name?", "Without?"] * 16
+    histories = [*dict.fromkeys(phrase.history for phrase in found[2:])]
+    assert len(histories) == 8 and histories.pop(2) == tuple(talk)
+    assert {turn for history in histories for turn in history} <= set(short_exchanges())
     monkeypatch.setattr(module, "kind_phrases", lambda *_: phrases[:1])  # a kind that has only a name
-    assert len(_phrases(PET, SimpleNamespace(talk=talk), HPARAMS)) == 1 + 10
-    assert _phrases(PET, SimpleNamespace(talk=[]), HPARAMS) == phrases[:1]
+    assert len(_phrases(PET, SimpleNamespace(talk=talk), HPARAMS)) == 1 + 32
+    silent = _phrases(PET, SimpleNamespace(talk=[]), HPARAMS)  # a model that said nothing
+    assert {turn for phrase in silent for turn in phrase.history} <= set(short_exchanges())
 
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(7, 3, [3, 2, 2]), (6, 3, [3, 3]), (2, 9, [2]), (0, 3, [])])
@@ -156,7 +158,7 @@ def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questio
 
 def test_answers_that_do_not_fit_the_context_are_not_learned_from(monkeypatch):
     spoken = [said("name", *["say"] * n, "value") for n in range(4)]  # rows of 3 to 6 tokens
-    for limit, fitting in ((5, spoken[:3]), (None, spoken)):
+    for limit, fitting in ((5 + module.TAIL, spoken[:3]), (None, spoken)):
         monkeypatch.setattr(module, "context_limit", lambda model, limit=limit: limit)
         assert module._fitting(None, spoken) == fitting
 
@@ -273,7 +275,8 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
 def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):
     spoken, places, tails, own, begun = learning()["around"]
     assert len(spoken) == 7 and torch.equal(places[1][0], torch.ones(2, 3)) and tails[1].shape == (0, 1)
-    assert [pack.contrasts for pack in own] == [begun[1:]] and begun == ["pet", "negated", "stated"]
+    assert [pack.contrasts for pack in own] == [["negated", "stated"]]
+    assert begun[0] == "pet" and len(begun) > 100 and sum(bool(contrast.history) for contrast in begun[1:]) == 8
 
 
 def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypatch):

@@ -65,6 +65,7 @@ def world(monkeypatch):
     monkeypatch.setattr(kinds, "_shipped", lambda: SHIPPED)
     monkeypatch.setattr(kinds, "world_facts", lambda: [{"questions": [f"is fact {i}?", "?"]} for i in range(300)])
     monkeypatch.setattr(kinds, "sample_values", lambda kind: ["a newt"])
+    monkeypatch.setattr(kinds, "BEHIND_TALK", 0.0)
 
 
 def test_the_asked_questions_subject_decides_and_known_ones_go_first():
@@ -156,6 +157,19 @@ def test_what_all_gates_keep_quiet_at(world):
     facts = rest[6:]
     assert len(set(facts)) == 100 and all(fact.startswith("Is fact ") for fact in facts)
     assert {contrast.group for contrast in found if contrast.pool == "rest"} == {None}
+
+
+def test_some_of_them_come_again_behind_one_to_three_exchanges_and_before_what_was_said(world, monkeypatch):
+    plain = kinds.shared_contrasts(MATERIAL, 1000)
+    monkeypatch.setattr(kinds, "BEHIND_TALK", 0.01)
+    found = kinds.shared_contrasts(MATERIAL, 1000)
+    talked = found[len(plain) :]
+    assert found[: len(plain)] == plain and len(talked) == 10 and len(kinds.shared_contrasts(MATERIAL, 100)) <= 100
+    assert {len(contrast.history) for contrast in talked} == {1, 2, 3}
+    assert {replace(contrast, history=()) for contrast in talked} <= set(plain)
+    stated = Contrast("And now?", "own", history=(("Mine is tea.", "Good."),))
+    (again,) = kinds.behind_talk([stated], 5, Random(0))
+    assert again.history[-1:] == stated.history and len(again.history) == 2 and again.text == stated.text
 
 
 def test_four_questions_by_name_and_more_without_of_kinds_that_are_asked_for_in_more_ways(world, monkeypatch):

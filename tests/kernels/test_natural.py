@@ -67,7 +67,7 @@ def update(deltas) -> torch.Tensor:
 def test_an_answer_holds_the_value_word_for_word_between_what_all_users_share():
     assert beginning("name", "hobby", "hobby") == Beginning("Your hobby is ", ".")
     assert beginning("implicit", "location", "location").around("{v} Lake") == "Since you live in {v} Lake,"
-    assert beginning("product", "shoe size").around("44") == "As your shoe size is 44,"
+    assert beginning("product", "shoe size").around("44") == "Given that your shoe size is 44,"
 
 
 @pytest.mark.parametrize("chat", [True, False])

@@ -227,6 +227,18 @@ def test_questions_without_a_name_and_about_what_to_buy_take_turns_while_there_a
     assert found == ["implicit", "name", "implicit", "product", "product", "product"]
 
 
+def test_half_as_many_are_asked_once_more_behind_other_turns_by_name_and_without_in_turn(choose):
+    turns = (("Hello?", "Hi."),)
+    plain = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(9))]
+    behind = [Phrase(f"Which pet is mine, {n}?", "name", turns) for n in range(5)]
+    behind += [Phrase(f"Whom shall I feed, {n}?", "implicit", turns) for n in range(2)]
+    found = [s.phrase for s in choose(own(2), count=8, known=[*plain, *behind])]
+    assert not any(phrase.history for phrase in found[:8]) and len(found) == 12
+    assert [(p.asks, p.history) for p in found[8:]] == [("name", turns), ("implicit", turns)] * 2
+    few = [s.phrase for s in choose(own(2), count=8, known=[*plain, *behind[:1], behind[-1]])]
+    assert [p.asks for p in few[8:]] == ["name", "implicit"]
+
+
 def test_where_names_run_out_the_others_fill_up(choose):
     known = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(5))]
     assert [s.phrase.asks for s in choose(own(1), count=6, known=known)] == ["implicit", "name"] + ["implicit"] * 4

@@ -12,6 +12,7 @@ from pydantic import Field
 from easyedit_personal.errors import ConfigError
 from easyedit_personal.hparams import PersonalizationHyperParams, find_yaml, shipped_yaml
 from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.neurons import edited_paths
 from easyedit_personal.modeling.layout import find_layout, is_transposed
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.types import EditRequest
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "hparams" / "PersonalizationEdito
 # YAML file -> (architecture, the real model's number of layers, down projection as transformers names it, Conv1D?)
 ARCHITECTURES = {
     "smollm2": ("llama", 30, "model.layers.{}.mlp.down_proj", False),
+    "smollm2-linear": ("llama", 30, "model.layers.{}.mlp.down_proj", False),
     "gemma3-270m": ("gemma3", 18, "model.layers.{}.mlp.down_proj", False),
     "gpt2": ("gpt2", 12, "transformer.h.{}.mlp.c_proj", True),
     "gpt2-xl": ("gpt2", 48, "transformer.h.{}.mlp.c_proj", True),
@@ -63,7 +65,8 @@ def test_yaml_fits_its_architecture(name, tokenizer):
         assert layout.n_layers == n_layers and layout.rewrite == template
         assert is_transposed(model.get_submodule(layout.rewrite_path(0))) == conv1d
         deltas = KERNELS.get(kernel)(model, tokenizer, request, settings)
-        assert {delta.layer for delta in deltas} <= {layout.rewrite_path(layer) for layer in settings.layers}
+        paths = edited_paths(layout, settings) if kernel == "lowrank" else map(layout.rewrite_path, settings.layers)
+        assert {delta.layer for delta in deltas} <= {*paths}
         inputs = torch.arange(5)[None]
         with torch.no_grad():
             before = model(inputs).logits

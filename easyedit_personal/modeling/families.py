@@ -29,6 +29,8 @@ class Family:
         fan_in_fan_out: PEFT's word for weights kept as [d_in, d_out] (transformers' ``Conv1D``).
         lora_targets: what PEFT's LoRA adapts by default; empty leaves it to PEFT.
         vllm: whether vLLM serves LoRA adapters of it (read in vLLM 0.33).
+        gated: its MLPs have a gate, an up and a down projection, plain linear layers: neurons that an edit can take
+            (``kernels.neurons``).
         branches: a test has seen one row become many at a down projection, the residual stream being broadcast.
         host_name: a model name from which EasyEdit guesses orientation, loader and loss rightly.
         host_settings: EasyEdit's YAML files that suit, best first, each with the depth of the model it is for.
@@ -45,6 +47,7 @@ class Family:
     fan_in_fan_out: bool = False
     lora_targets: tuple[str, ...] = ()
     vllm: bool = False
+    gated: bool = False
     branches: bool = False
     host_name: str = "llama"
     host_settings: tuple[tuple[str, int], ...] = ()
@@ -81,6 +84,7 @@ _HOST_QWEN = (("qwen2.5-7b", 28), ("qwen2-7b", 28))
 LLAMA = Family(
     "llama",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     vllm=True,
     branches=True,
     host_settings=_HOST_LLAMA,
@@ -90,6 +94,7 @@ LLAMA = Family(
 MISTRAL = Family(
     "mistral",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     vllm=True,
     branches=True,
     host_name="mistral",
@@ -100,6 +105,7 @@ MISTRAL = Family(
 QWEN2 = Family(
     "qwen2",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     vllm=True,
     branches=True,
     host_name="qwen2",
@@ -110,6 +116,7 @@ QWEN2 = Family(
 QWEN3 = Family(
     "qwen3",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     vllm=True,
     branches=True,
     host_name="qwen3",
@@ -121,6 +128,7 @@ GEMMA2 = Family(
     "gemma2",
     post_norm="post_feedforward_layernorm",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     config="Gemma2Config",
     tiny={**_SMALL, **_HEADS, "sliding_window": 8},
 )
@@ -128,6 +136,7 @@ GEMMA3 = Family(  # text only; inside of a multimodal one its stack is called mo
     "gemma3_text",
     post_norm="post_feedforward_layernorm",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     config="Gemma3TextConfig",
     tiny={**_SMALL, **_HEADS, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
 )
@@ -135,6 +144,7 @@ OLMO2 = Family(
     "olmo2",
     post_norm="post_feedforward_layernorm",
     lora_targets=_QUERY_AND_VALUE,
+    gated=True,
     branches=True,
     config="Olmo2Config",
     tiny={**_SMALL, **_HEADS},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..hparams import PersonalizationHyperParams, shipped_yaml
+from ..modeling.families import family_named
 from .facts import ModelFacts
 
 NEEDS = "the model's weights, and memory for them."
@@ -24,11 +25,16 @@ _MODEL_NAME = re.compile(r"^model_name:.*$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A shipped file whose numbers were found on its own model."""
+    """A shipped file whose numbers were found on its own model.
+
+    Attributes:
+        neurons: it is for models with neurons that an edit can take.
+    """
 
     name: str
     path: Path
     facts: ModelFacts
+    neurons: bool = False
 
 
 def moved_layers(layers: Iterable[int], depth: int, n_layers: int) -> list[int]:
@@ -40,17 +46,21 @@ def originals() -> list[Original]:
     """All shipped files that are not derived."""
     found = []
     for name, path in shipped_yaml().items():
-        made = PersonalizationHyperParams.from_hparams(path).made_for
+        settings = PersonalizationHyperParams.from_hparams(path)
+        made, neurons = settings.made_for, settings.natural.through == "neurons"
         if made.status in ORIGINALS and made.family and made.n_layers:
-            found.append(Original(name, path, ModelFacts(made.family, made.n_layers)))
+            found.append(Original(name, path, ModelFacts(made.family, made.n_layers), neurons))
     return found
 
 
 def original_for(facts: ModelFacts) -> Original:
-    """What to derive from: a file of the same family before others, then the nearest depth."""
-    return min(
-        originals(), key=lambda one: (one.facts.family != facts.family, abs(one.facts.n_layers - facts.n_layers))
-    )
+    """What to derive from: a file of the same family before others, then the nearest depth.
+
+    Edits that take neurons are derived where the family is known to have them, and nowhere else.
+    """
+    gated, found = family_named(facts.family).gated, originals()
+    found = [one for one in found if one.neurons == gated] or [one for one in found if not one.neurons]
+    return min(found, key=lambda one: (one.facts.family != facts.family, abs(one.facts.n_layers - facts.n_layers)))
 
 
 def with_model_name(text: str, name: str) -> str:

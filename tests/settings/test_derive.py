@@ -84,7 +84,10 @@ def test_the_same_family_comes_first_then_the_nearest_depth(monkeypatch):
 
 
 def test_smollm2_is_what_others_are_derived_from():
-    assert {original.name for original in originals()} == {"smollm2"}
+    assert {original.name: original.neurons for original in originals()} == {"smollm2": True, "smollm2-linear": False}
+    assert original_for(ModelFacts("qwen3", 3)).name == "smollm2"
+    for without_a_gate in ("gpt2", "martian"):
+        assert original_for(ModelFacts(without_a_gate, 12)).name == "smollm2-linear"
     assert {"llama3-8b", "qwen3-8b", "gpt2"} <= derived_files().keys()
 
 

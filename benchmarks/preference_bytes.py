@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ from easyedit_personal.kernels.gate import gates_for
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import faster_products
 from easyedit_personal.kernels.kinds import kind_of
+from easyedit_personal.kernels.neurons import placed, seen_by_edits
 from easyedit_personal.kernels.user_value import learn_values
 from easyedit_personal.kernels.value_start import Wanted
-from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.serving.multi_adapter import merged, mixed
 from easyedit_personal.store import EditStore
@@ -75,7 +76,7 @@ def learn(
     model: nn.Module, tokenizer: Any, items: Sequence[UPQAItem], hparams: PersonalizationHyperParams
 ) -> list[Edit]:
     """What ``kernels.natural`` learns of one preference each, before it rounds the values."""
-    layout, wanted = find_layout(model, hparams), []
+    layout, wanted = seen_by_edits(model, hparams), []
     with frozen(model), faster_products():
         ground = prepare(model, tokenizer, layout, hparams)
         for item in items:
@@ -85,15 +86,15 @@ def learn(
             gate = gates_for(model, tokenizer, layout, [kind], ground, hparams)[0]
             wanted.append(Wanted(kind, item.target, requests, gate))
         values = learn_values(model, tokenizer, layout, wanted, ground, hparams)
-    path = layout.rewrite_path
-    return [
-        Edit(
-            item,
-            [WeightDelta(path(n), left, right) for n, (left, right) in one.gate.factors.items()],
-            [update.delta(path(n)) for n, update in value.items()],
-        )
-        for item, one, value in zip(items, wanted, values)
-    ]
+    found = []
+    for item, one, value in zip(items, wanted, values):
+        edit = Edit(item, [], [])
+        for n, gate in one.gate.factors.items():
+            place = partial(placed, model, layout.rewrite_path(n), order=ground.order.get(n, ()), taken=set())
+            edit.gate.extend(place(gate))
+            edit.value.extend(place(value[n].kept()))
+        found.append(edit)
+    return found
 
 
 def asked(item: UPQAItem) -> list[str]:

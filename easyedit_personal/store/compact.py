@@ -17,7 +17,7 @@ from sqlalchemy import Connection, insert, update
 from torch import Tensor
 
 from ..errors import StoreError
-from ..types import WeightDelta, narrowed, shared_bytes
+from ..types import WeightDelta, as_kept, narrowed, shared_bytes
 from .blobs import HEAD, size_of
 from .encryption import Encryption
 from .queries import add_edit, add_setting
@@ -149,15 +149,33 @@ def cut(parts: Sequence[WeightDelta], rank: int) -> list[WeightDelta]:
 
     Shared ones stay as they are, and the others are reduced to what they leave of the budget. Where they leave nothing,
     all are reduced together, and are the user's own from then on.
+
+    Raises:
+        StoreError: they take neurons, of which none can be left out.
     """
     shared, own = [part for part in parts if part.shared], composed([part for part in parts if not part.shared])
     taken = {delta.layer: delta.rank for delta in composed(shared)}
     if any(rank - taken.get(delta.layer, 0) < 1 for delta in own) or max(taken.values(), default=0) > rank:
         shared, own, taken = [], composed(parts), {}
-    smaller = [reduced(delta, rank - taken.get(delta.layer, 0)) for delta in own]
+    budgets = [rank - taken.get(delta.layer, 0) for delta in own]
+    _check_neurons(own, budgets)
+    smaller = [reduced(delta, budget) for delta, budget in zip(own, budgets)]
     if all(narrowed(factor).dtype == torch.bfloat16 for delta in own for factor in (delta.left, delta.right)):
         smaller = [delta.to(torch.bfloat16).to(delta.left.dtype) for delta in smaller]
     return [*shared, *smaller]
+
+
+def _check_neurons(deltas: Sequence[WeightDelta], budgets: Sequence[int]) -> None:
+    """Refuse to cut updates whose directions are neurons: each has its row or column in three matrices."""
+    for delta, budget in zip(deltas, budgets):
+        factors = (delta.left, delta.right)
+        if delta.rank > budget and any(".at" in as_kept(factor) for factor in factors):
+            raise StoreError(
+                f"Edits that take neurons cannot be cut ({delta.layer!r}).",
+                got=f"{delta.rank} neurons",
+                needed=f"at most {budget}",
+                remedy="give at least that rank, or undo some of the preferences",
+            )
 
 
 def composed(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:

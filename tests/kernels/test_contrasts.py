@@ -51,6 +51,14 @@ def test_a_contrast_stands_behind_its_turns(tokenizer):
     assert tokenizer.decode(row.prompt_ids) == text and row.target_ids == ()
 
 
+def test_those_whose_turns_do_not_fit_the_context_with_an_answer_s_beginning_are_left_out(tokenizer, monkeypatch):
+    plain, talked = Contrast("And now?", "own"), Contrast("And now?", "own", history=(("Mine is tea.", "Good."),))
+    longest = len(module.encoded_contrast(tokenizer, talked, HPARAMS).ids) + module.ANSWER_TOKENS
+    for limit, found in ((longest, [plain, talked]), (longest - 1, [plain]), (None, [plain, talked]), (1, [plain])):
+        monkeypatch.setattr(module, "context_limit", lambda model, limit=limit: limit)
+        assert module.fitting(None, tokenizer, [plain, talked], HPARAMS) == found
+
+
 def test_a_begun_answer_follows_the_prompt_and_is_not_ended(tokenizer):
     row = module.encoded_contrast(tokenizer, Contrast("Whose?", "own"), HPARAMS, "Her pet is")
     assert tokenizer.decode(row.prompt_ids) == "<|user|>Whose?<|end|><|assistant|>"

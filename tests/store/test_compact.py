@@ -63,6 +63,23 @@ def test_history_and_preferences_outlive_compaction_and_undo_takes_all(store):
     assert store.forget("ann") == 6 and store.stats()["merged"] == 0
 
 
+def test_neurons_are_merged_but_never_cut(store):
+    placed = []
+    for name, places in (("a", (3, 0)), ("b", (5, 1))):
+        (delta,) = edit(name)
+        one_hot = torch.zeros(64, 2)
+        one_hot[list(places), [0, 1]] = 1.0
+        placed.append(WeightDelta("x.gate_proj", one_hot, delta.right[:2]))
+        store.put("ann", placed[-1:])
+    with pytest.raises(StoreError, match=r"(?s)neurons cannot be cut.*4 neurons.*at most 3"):
+        store.compact("ann", 3)
+    assert [entry.live for entry in store.history("ann")] == [True, True]
+    report = store.compact("ann", 4)
+    assert report.max_error < 1e-12 and report.bytes_after < report.bytes_before
+    (now,) = store.deltas("ann")
+    assert torch.equal(now.update(), placed[0].update() + placed[1].update()) and store.verify() == []
+
+
 def test_what_is_within_the_budget_stays_untouched(store):
     store.put("ann", edit("a"))
     report = store.compact("ann", 4)

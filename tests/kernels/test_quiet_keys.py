@@ -149,11 +149,11 @@ def going_on(monkeypatch):
     return noted
 
 
-def test_tails_are_32_tokens_after_beginnings_without_a_name_that_stand_alone(going_on):
+def test_tails_are_48_tokens_after_beginnings_without_a_name_that_stand_alone(going_on):
     spoken = [said("name", "svs"), said("implicit", "svkkk"), said("product", "svs", history=BEHIND)]
     spoken += [said("product", "svs")]
     found = tails_of(None, None, None, spoken, HPARAMS)
-    assert going_on["tokens"] == 32 and [s.phrase.asks for s in going_on["asked"]] == ["implicit", "product"]
+    assert going_on["tokens"] == 48 and [s.phrase.asks for s in going_on["asked"]] == ["implicit", "product"]
     assert [s.roles for s in going_on["asked"]] == [("say", "value"), ("say", "value", "say")]
     assert going_on["layers"] == [1, 2] and going_on["options"] == {"from_answers": True}
     # Of the places of both answers, 0-3 and 4-8, the two last of each are the model's own.

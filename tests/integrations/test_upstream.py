@@ -31,7 +31,7 @@ assert BatchEditor.is_batchable_method("PersonalizationEditor") and not BatchEdi
 assert DS_DICT["upqa"] is UPQADataset and len(UPQADataset("bundled", size=2)) == 2
 path = CHECKOUT + "/hparams/PersonalizationEditor/smollm2"
 hparams = PersonalizationHyperParams.from_hparams(path)
-assert hparams.alg_name == "PersonalizationEditor" and hparams.layers == [27]
+assert hparams.alg_name == "PersonalizationEditor" and hparams.layers == [29]
 
 model, tokenizer = tiny_model("llama", initializer_range=0.2), tiny_tokenizer()
 hparams = hparams.replace(

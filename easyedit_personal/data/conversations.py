@@ -31,7 +31,7 @@ def load_conversations(source: str | Path = "bundled") -> list[list[Message]]:
     return load_inter_turns(source)
 
 
-def distractor_turns(n: int, seed: int, source: str | Path = "bundled") -> list[Message]:
+def distractor_turns(n: int, seed: int | str, source: str | Path = "bundled") -> list[Message]:
     """``n`` exchanges (2 n messages) about other things, the user's first.
 
     Conversations are shuffled by ``seed`` and put one behind the other, each from its beginning, until there are

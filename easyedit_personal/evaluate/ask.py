@@ -30,7 +30,9 @@ class Asked:
     @classmethod
     def of(cls, case: Case, ask: Ask) -> Asked:
         """Put the session's opening, the unrelated turns, what else was said, and the question together."""
-        turns = _between(ask.turns, case.plan.seed, case.plan.conversations) if ask.turns else []
+        # Of one conversation a figure would say more than of the users: every user hears others.
+        seed = f"{case.plan.seed}/{case.item.id}"
+        turns = _between(ask.turns, seed, case.plan.conversations) if ask.turns else []
         for said, heard in ask.said:
             turns = [*turns, {"role": "user", "content": said}, {"role": "assistant", "content": heard}]
         return cls(case, ask, case.session.conversation(ask.question, turns))
@@ -131,5 +133,5 @@ def _length(tokenizer: Any, target: str) -> int:
 
 
 @lru_cache(maxsize=64)
-def _between(turns: int, seed: int, source: str) -> list[Message]:
+def _between(turns: int, seed: str, source: str) -> list[Message]:
     return distractor_turns(turns, seed, source)

@@ -43,7 +43,7 @@ from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
 from .spoken import Spoken, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
-NAMED = 16  # questions from templates with the kind's names
+NAMED = 24  # questions from templates with the kind's names
 CONTRASTS_BEHIND = 8  # contrasts near the kind that come once more behind other turns
 NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning

@@ -34,7 +34,7 @@ from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "6"  # of what is kept; files of other versions are not read
+VERSION = "7"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",

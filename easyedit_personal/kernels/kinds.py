@@ -30,19 +30,19 @@ SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contras
 BEHIND_TALK = 0.05  # of the shared contrasts, behind talk about other things
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
-PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?")
+PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?", "What's surely not my {n}?", "What's never my {n}?")
 # Exchanges before questions that are asked once more behind them, short ones; 0 stands for one with the model's own
 # answer, which is long. Each is read once for all its questions.
 TURNS = (1, 2, 0, 4, 1, 2, 3, 6)
-BEHIND = 4  # questions behind each of them, every other one by name
+BEHIND: tuple[Asks, ...] = ("name", "implicit", "name", "product")  # what is asked behind each of them
 # About a gate's own kind; the plainest forms are many, or they would be answered with the value all the same.
 OWN = {
     "negated": 50,
-    "plainly negated": 16,
+    "plainly negated": 24,
     "somebody else": 30,
     "plainly somebody else": 20,
     "general": 8,
-    "stated": 8,
+    "stated": 12,
 }
 
 
@@ -108,7 +108,8 @@ def kind_of(requests: Sequence[EditRequest]) -> Kind | None:
 def kind_phrases(kind: Kind, material: Material, named: int, rng: Random) -> list[Phrase]:
     """Questions about a kind: ``named`` of them from templates with its names, and every shipped phrasing."""
     names = [kind.name if i % 2 == 0 else rng.choice(kind.names) for i in range(named)]
-    texts = [material.own[i % len(material.own)].replace("{n}", name) for i, name in enumerate(names)]
+    forms = rng.sample(material.own, len(material.own))
+    texts = [forms[i % len(forms)].replace("{n}", name) for i, name in enumerate(names)]
     found = [Phrase(text, "name") for text in [PLAIN.replace("{n}", kind.name), *texts]]
     for asks, questions in _shipped().get(kind.group or "", {}).items():
         found += [Phrase(text, asks) for text in questions]
@@ -126,8 +127,8 @@ def phrases_behind(phrases: Sequence[Phrase], long_talk: Sequence[Exchange], rng
     for turns in TURNS:
         talk = short_exchanges() if turns or not long_talk else long_talk
         history = tuple(rng.sample(talk, turns or 1))
-        for i in range(BEHIND):
-            phrase = rng.choice([p for p in phrases if (p.asks == "name") == (i % 2 == 0)] or phrases)
+        for asks in BEHIND:
+            phrase = rng.choice([p for p in phrases if p.asks == asks] or phrases)
             found.append(replace(phrase, history=history))
     return found
 

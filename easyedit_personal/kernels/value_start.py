@@ -6,7 +6,7 @@ What must stay enters as quadratic forms over stored keys: no pass of the model 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from random import Random
 from typing import Any
@@ -55,7 +55,8 @@ class Wanted:
 def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Spoken]:
     """The user's own phrases, the asked question's first, and the gate's: half of all without the attribute's name.
 
-    And half as many once more behind other turns, after which a value stands in other company.
+    Behind the gate's other turns, where a value stands in other company, comes the asked question or the plainest; and
+    a quarter as many without the attribute's name.
 
     Raises:
         RequestError: none of them fits the model's context with this value.
@@ -68,8 +69,9 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     indirect = [phrase for turn in zip_longest(implicit, product) for phrase in turn if phrase]
     half = max(0, count // 2 - sum(phrase.asks != "name" for phrase in own))
     phrases = list(dict.fromkeys([*own, *indirect[:half], *named, *indirect[half:]]))[:count]
-    talked = ([p for p in known if p.history and (p.asks == "name") == by_name] for by_name in (True, False))
-    phrases += [phrase for turn in zip_longest(*talked) for phrase in turn if phrase][: count // 2]
+    histories = dict.fromkeys(p.history for p in known if p.history)
+    phrases += [replace(own[0] if i % 2 else own[-1], history=history) for i, history in enumerate(histories)]
+    phrases += [p for p in known if p.history and p.asks != "name"][: count // 4]
     limit = context_limit(model)
     spoken = [speak(tokenizer, phrase, wanted.kind, value, hparams) for phrase in phrases]
     fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]

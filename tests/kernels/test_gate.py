@@ -53,16 +53,16 @@ class Group:
         return part
 
 
-def test_questions_come_again_behind_short_exchanges_and_a_long_one_by_name_and_without_in_turn(monkeypatch):
-    phrases = [Phrase("By name?", "name"), Phrase("Without?", "implicit")]
+def test_questions_come_again_behind_short_exchanges_and_a_long_one_of_each_sort_in_turn(monkeypatch):
+    phrases = [Phrase("By name?", "name"), Phrase("Without?", "implicit"), Phrase("To buy?", "product")]
     asked, talk = [], [("Is it 1?", "Yes, and a long answer follows.")]
     monkeypatch.setattr(module, "kind_phrases", lambda kind, material, named, rng: asked.append(named) or phrases)
     found = _phrases(PET, SimpleNamespace(talk=talk), HPARAMS)
-    assert asked == [16] and found[:2] == phrases
-    lengths = [len(phrase.history) for phrase in found[2:]]
+    assert asked == [24] and found[:3] == phrases
+    lengths = [len(phrase.history) for phrase in found[3:]]
     assert lengths == [n for n in (1, 2, 1, 4, 1, 2, 3, 6) for _ in range(4)]
-    assert [phrase.text for phrase in found[2:]] == ["By name?", "Without?"] * 16
-    histories = [*dict.fromkeys(phrase.history for phrase in found[2:])]
+    assert [phrase.text for phrase in found[3:]] == ["By name?", "Without?", "By name?", "To buy?"] * 8
+    histories = [*dict.fromkeys(phrase.history for phrase in found[3:])]
     assert len(histories) == 8 and histories.pop(2) == tuple(talk)
     assert {turn for history in histories for turn in history} <= set(short_exchanges())
     monkeypatch.setattr(module, "kind_phrases", lambda *_: phrases[:1])  # a kind that has only a name
@@ -276,7 +276,7 @@ def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_con
     spoken, places, tails, own, begun = learning()["around"]
     assert len(spoken) == 7 and torch.equal(places[1][0], torch.ones(2, 3)) and tails[1].shape == (0, 1)
     assert [pack.contrasts for pack in own] == [["negated", "stated"]]
-    assert begun[0] == "pet" and len(begun) > 100 and sum(bool(contrast.history) for contrast in begun[1:]) == 8
+    assert begun[0] == "pet" and len(begun) > 100 and sum(bool(contrast.history) for contrast in begun[1:]) == 12
 
 
 def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypatch):

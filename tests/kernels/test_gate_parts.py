@@ -161,8 +161,8 @@ def test_pools_leave_out_what_asks_for_the_kind_itself_and_pools_of_no_size(said
 
 def test_half_of_the_conversations_that_state_a_value_ask_the_plainest_question():
     stated = [c.text for c in own_contrasts(HOBBY, Material.load(), Random(0)) if c.history]
-    assert len(stated) == 8
-    assert stated[1::2] == ["What's my hobby?"] * 4
+    assert len(stated) == 12
+    assert stated[1::2] == ["What's my hobby?"] * 6
 
 
 def test_ordinary_keys_are_those_of_every_token_of_every_answer(said):

@@ -50,6 +50,7 @@ NEAR = Contrasts(
     heard=("good: {v}, a {n}",),
 )
 SHIPPED = {"pet": {"name": ("asked pet",), "implicit": ("indirect pet",), "product": ()}}
+PLAINLY = ("What isn't my", "What is not my", "What's surely not my", "What's never my")
 
 
 def about(*subjects):
@@ -95,17 +96,16 @@ def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
     assert {contrast.pool for contrast in found} == {"own"} and {contrast.group for contrast in found} == {None}
     alone = [contrast for contrast in found if not contrast.history]
     beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What's Ann's", "Any")
-    beginnings += ("What isn't my", "What is not my")
+    beginnings += PLAINLY
     counts = Counter(next(text for text in beginnings if c.text.startswith(text)) for c in alone)
-    assert counts["Negated"] + counts["Near negated"] == 50 and counts["What isn't my"] == 8
-    assert counts["What is not my"] == 8
+    assert counts["Negated"] + counts["Near negated"] == 50 and [counts[text] for text in PLAINLY] == [6] * 4
     assert counts["Of Ann"] + counts["Near of Ann"] + counts["Yours"] == 30 and counts["What's Ann's"] == 20
-    assert counts["Any"] == 8 and min(counts.values()) == 8
-    plainest = {c.text for c in alone if c.text.startswith("What is")}  # both forms with the kind's name and another
-    assert plainest == {f"What {form} my {name}?" for form in ("isn't", "is not") for name in ("pet", "animal")}
+    assert counts["Any"] == 8
+    plainest = {c.text for c in alone if c.text.startswith(PLAINLY)}  # every form with the kind's name and another
+    assert plainest == {f"{form} {name}?" for form in PLAINLY for name in ("pet", "animal")}
     stated = [contrast for contrast in found if contrast.history]
     assert {contrast.history for contrast in stated} == {(("mine is a newt, a pet", "good: a newt, a pet"),)}
-    assert [contrast.text == "What's my pet?" for contrast in stated] == [False, True] * 4
+    assert [contrast.text == "What's my pet?" for contrast in stated] == [False, True] * 6
     assert all(contrast.text.startswith("own ") and contrast.text.endswith(" pet") for contrast in stated[::2])
 
 
@@ -119,7 +119,7 @@ def test_beginnings_that_a_value_does_not_follow_are_sixteen_of_somebody_and_six
     assert said[16:32] == ["Your pet is not", "No pet of yours is"] * 8
     assert texts[1:16:2] == ["What's Ann's pet?"] * 8 and texts[17:32:2] == ["What isn't my pet?"] * 8
     assert set(texts[:16]) == {"What's Ann's pet?", "Near of Ann pet"}
-    assert set(texts[16:32]) == {"What isn't my pet?", "What is not my pet?", "Near negated pet"}
+    assert set(texts[16:32]) <= {*(f"{form} pet?" for form in PLAINLY), "Near negated pet"}
 
 
 def test_the_user_s_people_are_the_model_s_your_people_or_go_by_their_name_alone(world, monkeypatch):

@@ -65,6 +65,19 @@ def test_the_asked_question_comes_first_then_the_plainest_and_half_are_without_a
     assert len({s.phrase for s in spoken}) == 8
 
 
+def test_behind_all_other_turns_comes_the_asked_question_or_the_plainest_and_behind_some_others(begun):
+    hparams, _, wanted, spoken, _ = begun
+    turns = [((f"Is it {i}?", "Yes."),) for i in range(4)]
+    behind = [Phrase(f"What {asks}?", asks, turn) for turn in turns for asks in ("name", "implicit", "name", "product")]
+    gate = replace(wanted.gate, phrases=[*KNOWN, *behind])
+    found = [s.phrase for s in chosen(tiny_model("llama"), tiny_tokenizer(), replace(wanted, gate=gate), hparams)]
+    alone, talked = found[: len(spoken)], found[len(spoken) :]
+    assert alone[:3] == [s.phrase for s in spoken[:3]] and not any(p.history for p in alone)
+    assert [p.text for p in talked[:4]] == [KNOWN[0].text, "What's my hobby?"] * 2
+    assert {p.history for p in talked[:4]} == set(turns)
+    assert len(talked) == 4 + 2 and {p.asks for p in talked[4:]} <= {"implicit", "product"}
+
+
 def test_no_more_phrases_are_the_user_s_own_than_are_learned_from(begun):
     hparams, _, wanted, spoken, _ = begun
     many = replace(wanted, requests=OWN * 9)

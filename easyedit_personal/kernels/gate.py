@@ -39,7 +39,7 @@ from .kinds import (
     sample_values,
 )
 from .preserve import Material
-from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of
+from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of, value_starts
 from .spoken import Spoken, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
@@ -62,12 +62,14 @@ class Gate:
         factors: (left [d_out, r], right [r, d_in]) by layer, whose product is the update, or neurons.
         quiet: keys at which the kind's values keep quiet.
         phrases: the questions it was learned from, the plainest first.
+        starts: keys [n, d_in] where a value begins, alone and behind other turns, by layer; see ``value_starts``.
         shared: it is every user's. One that is learned on a model with somebody's edits in it is not, and is not kept.
     """
 
     factors: dict[int, Pair | Cells]
     quiet: QuietKeys
     phrases: list[Phrase]
+    starts: Mapping[bool, Mapping[int, Tensor]]
     shared: bool = True
 
 
@@ -98,7 +100,8 @@ def gates_for(
         shared = is_base or path.is_file()
         tensors, _ = kept(path, partial(learned, kind, phrases), write=shared)
         factors = {n: _kept_update(tensors, n) for n in hparams.layers}
-        gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases, shared))
+        starts = {flag: {n: tensors[f"starts{flag:d}.{n}"].float() for n in hparams.layers} for flag in (False, True)}
+        gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases, starts, shared))
     return gates
 
 
@@ -155,7 +158,7 @@ def _learn(
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
-    return _tensors(updates) | around.tensors()
+    return _tensors(updates) | around.tensors() | value_starts(spoken, places)
 
 
 def _run(

@@ -83,6 +83,26 @@ def quiet_keys(
     return QuietKeys(together, closed_of(own), ends)
 
 
+def value_starts(spoken: Sequence[Spoken], places: Places) -> Tensors:
+    """Keys [n, d_in] where a value begins, by layer and by whether other turns stand before the question (0 or 1).
+
+    They are the beginnings' own: what the value is, comes after.
+
+    Args:
+        spoken, places: as for ``quiet_keys``.
+    """
+    numbers: dict[bool, list[int]] = {False: [], True: []}
+    first = 0
+    for s in spoken:
+        numbers[bool(s.phrase.history)].append(first + s.value_at)
+        first += len(s.roles)
+    return {
+        f"starts{talked:d}.{n}": keys[some].half()
+        for n, (keys, _) in places.items()
+        for talked, some in numbers.items()
+    }
+
+
 def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:
     """Keys [n, d_in] where the answers to contrasts begin, by layer."""
     found: dict[int, list[Tensor]] = {}

@@ -34,12 +34,14 @@ from .value_start import (
     learned_roles,
     own_phrases,
     quiet_forms,
+    value_starts,
     words_and_learned,
 )
 
 RIGHT_LR = 0.05
 SURE = 0.02  # nats; a value's token that costs less is said, also where the question is a new one
 BATCHES = 2  # a step sees half of the phrases
+STEADY = 0.3  # nats, where nothing is added behind the gate's questions of what is added behind a value's own
 UNLEARNED = 1.0  # nats of a token that is unlikely to be said
 
 
@@ -104,6 +106,7 @@ class _Value:
         self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
         gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
         self.quiet = quiet_forms(wanted, ground, gradients, again, rows.ids.device)
+        self.starts = value_starts(mine, spoken, wanted.gate)
         order = Random(hparams.seed).sample(range(len(spoken)), len(spoken))
         self.parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
         self.worst = [float("inf")] * len(self.parts)
@@ -123,7 +126,14 @@ class _Value:
         self.worst[step % len(self.parts)] = float(costs.detach().max())
         total = (costs * (costs.detach() > SURE)).mean()
         weight = self.hparams.natural.value_quiet_weight
-        return total + weight * sum(share * form(self.updates[layer]) for share, form, layer in self.quiet)
+        total = total + weight * sum(share * form(self.updates[layer]) for share, form, layer in self.quiet)
+        return total + STEADY * sum(unsteady(self.updates[n], *keys) for n, keys in self.starts.items())
+
+
+def unsteady(update: Update, own: Tensor, others: Tensor) -> Tensor:
+    """How far an update is from adding at the keys ``others`` what it adds at ``own`` in the mean: a share of that."""
+    wanted = update(own).mean(0).detach()
+    return (update(others) - wanted).square().sum(1).mean() / wanted.square().sum().clamp(min=update.space.unit**2)
 
 
 class _Together:

@@ -154,14 +154,28 @@ def first_factors(
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Update]:
     """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
-    roles = learned_roles(spoken, learned, rows.ids.device)
     opening = any(flags[0] for flags in learned)  # one direction more, where the gate stays closed
-    roles = roles[: hparams.natural.value_rank + opening]
+    roles = list(roles_by_place(spoken, learned).items())[: hparams.natural.value_rank + opening]
+    found = {}
+    for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
+        own = [keys[numbers] for _, numbers in roles]
+        # Where a value begins, the gate has seen more questions and conversations than the value will.
+        seen = {(0, talked): starts[layer].to(keys) for talked, starts in gate.starts.items()}
+        told = [torch.cat([mine, seen[place]]) if place in seen else mine for (place, _), mine in zip(roles, own)]
+        found[layer] = ground.start(rows.model, rows.layout, layer, told, gate.quiet.near[layer], outputs)
+    return found
+
+
+def value_starts(rows: EditedRows, spoken: Sequence[Spoken], gate: Gate) -> dict[int, tuple[Tensor, Tensor]]:
+    """By layer: keys [n, d_in] where the value begins in its own phrases, and in all of the gate's."""
+    at, number = [], 0
+    for s in spoken:
+        at.append(number + s.value_at)
+        number += len(s.roles)
+    found = rows.found_at(rows.rows, rows.columns)
     return {
-        layer: ground.start(
-            rows.model, rows.layout, layer, [keys[role] for role in roles], gate.quiet.near[layer], outputs
-        )
-        for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items()
+        layer: (keys[at], torch.cat([starts[layer] for starts in gate.starts.values()]).to(keys))
+        for layer, (keys, _) in found.items()
     }
 
 
@@ -193,9 +207,15 @@ def quiet_forms(
 
 
 def learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], device: torch.device) -> list[Tensor]:
-    """Numbers of the places of each role: of a beginning's first token where it is learned, and of the value's.
+    """Numbers of the places of each role, see ``roles_by_place``."""
+    return [torch.tensor(numbers, device=device) for numbers in roles_by_place(spoken, learned).values()]
 
-    Where the value begins, questions behind other turns have a role of their own: it stands in other company there.
+
+def roles_by_place(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]]) -> dict[tuple[int, bool], list[int]]:
+    """Numbers of the places of each role: of a beginning's first token where it is learned (-1), and of the value's.
+
+    Where the value begins (0), questions behind other turns (True) have a role of their own: it stands in other company
+    there.
     """
     places: dict[tuple[int, bool], list[int]] = {}
     number = 0
@@ -205,4 +225,4 @@ def learned_roles(spoken: Sequence[Spoken], learned: Sequence[Sequence[bool]], d
                 at = place - s.value_at if role == "value" else -1
                 places.setdefault((at, at == 0 and bool(s.phrase.history)), []).append(number)
             number += 1
-    return [torch.tensor(places[place], device=device) for place in sorted(places)]
+    return dict(sorted(places.items()))

@@ -221,6 +221,7 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
     monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
     monkeypatch.setattr(module, "quiet_keys", around)
+    monkeypatch.setattr(module, "value_starts", lambda spoken, places: {"starts": torch.zeros(len(spoken), 3)})
     monkeypatch.setattr(module, "_pools", lambda packs, *_: given.update(packs=packs) or pools)
     monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
     monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
@@ -247,7 +248,7 @@ def learning(monkeypatch):
 def test_a_step_weighs_contrasts_about_the_kind_itself_five_times_and_ordinary_text(learning):
     given = learning(contrast_weight=4.0, quiet_weight=2.0)
     assert given["loss"](0) == pytest.approx(1000 + 4.0 * (5 * 1.0 + 10.0) / 2 + 2.0 * 3.0)
-    assert set(given["kept"]) == {"left.1", "right.1", "near.1"}
+    assert set(given["kept"]) == {"left.1", "right.1", "near.1", "starts"}
 
 
 def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
@@ -303,6 +304,7 @@ def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypat
         (gate,) = module.gates_for(None, None, None, [PET], ground, hparams)
         assert set(gate.factors) == set(gate.quiet.near) == {1, 2} and gate.quiet.near[1].dtype == torch.float32
         assert {factor.dtype for factor in gate.factors[1]} == {torch.float32}
+        assert {starts[2].dtype for starts in gate.starts.values()} == {torch.float32} and len(gate.starts) == 2
     assert names[0] == names[1] == names[-1] and len(set(names)) == 1 + len(shaping)  # values are no matter of gates
     assert all(len(name) == len("gate-.safetensors") + 16 for name in names)
 

@@ -12,7 +12,14 @@ from easyedit_personal.kernels import quiet_keys as module
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.kinds import BegunAnswer, Contrast, Kind, Phrase
-from easyedit_personal.kernels.quiet_keys import QuietKeys, closed_of, quiet_keys, said_elsewhere, tails_of
+from easyedit_personal.kernels.quiet_keys import (
+    QuietKeys,
+    closed_of,
+    quiet_keys,
+    said_elsewhere,
+    tails_of,
+    value_starts,
+)
 from easyedit_personal.kernels.spoken import Spoken, speak
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
@@ -201,3 +208,17 @@ def test_a_begun_answer_ends_before_the_value_would_follow(tokenizer):
     text = "<|user|>Hi.<|end|><|assistant|>Hello.<|end|><|user|>And mine?<|end|><|assistant|>Your pet is"
     assert tokenizer.decode(row.prompt_ids) == text
     assert row.target_ids == row.prompt_ids[-1:] and row.key_index == len(row.prompt_ids) - 1
+
+
+def test_a_value_begins_at_its_first_token_alone_and_behind_other_turns_apart():
+    spoken = [said("name", "ssvvs"), said("implicit", "svs", history=BEHIND), said("product", "vk")]
+    keys = torch.arange(10.0)[:, None]
+    found = value_starts(spoken, {1: (keys, None), 2: (-keys, None)})
+    assert {name: keys.flatten().tolist() for name, keys in found.items()} == {
+        "starts0.1": [2, 8],
+        "starts1.1": [6],
+        "starts0.2": [-2, -8],
+        "starts1.2": [-6],
+    }
+    assert {keys.dtype for keys in found.values()} == {torch.float16}
+    assert value_starts(spoken[:1], {1: (keys, None)})["starts1.1"].shape == (0, 1)

@@ -11,7 +11,16 @@ from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import user_value as module
 from easyedit_personal.kernels.factors import Factors, Space
 from easyedit_personal.kernels.kinds import Kind, Phrase
-from easyedit_personal.kernels.user_value import _each, _packs, _Seen, _Together, _Value, learn_values
+from easyedit_personal.kernels.user_value import (
+    STEADY,
+    _each,
+    _packs,
+    _Seen,
+    _Together,
+    _Value,
+    learn_values,
+    unsteady,
+)
 from easyedit_personal.modeling.tokens import Encoded
 from easyedit_personal.types import EditRequest
 
@@ -41,6 +50,7 @@ def value(monkeypatch):
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
         monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: (rows, roles, words.tolist()))
+        monkeypatch.setattr(module, "value_starts", lambda mine, spoken, gate: {})
         monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, gradients, again, _: [gradients, again])
         return _Value(WANTED, spoken(*[1] * count), rows, first, "again", None, settings().replace(seed=seed))
 
@@ -75,6 +85,22 @@ def test_a_value_costs_its_tokens_but_those_said_anyway_and_what_is_heard_elsewh
     found = made.loss(5, logits, ids)
     assert float(found) == pytest.approx((0.25 + 2.0 + 0.021) / 4 + 0.5 * (1.0 * 2.0 + 10.0 * 4.0), rel=1e-4)
     assert made.worst == [float("inf"), pytest.approx(2.0, rel=1e-4)]
+
+
+def test_an_update_is_steady_where_it_adds_the_same_wherever_the_value_begins(value):
+    update = Factors(Space(None, 2.0), torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0, 0.0]]))
+    own, same = torch.tensor([[0.5, 7.0], [1.5, 0.0]]), torch.tensor([[1.0, -3.0]])
+    silent = torch.tensor([[0.0, 9.0]])
+    assert float(unsteady(update, own, same)) == pytest.approx(0.0)
+    assert float(unsteady(update, own, silent)) == pytest.approx(1.0)
+    assert float(unsteady(update, own, torch.cat([same, silent]))) == pytest.approx(0.5)
+    nothing = Factors(Space(None, 2.0), torch.zeros(2, 1), torch.tensor([[1.0, 0.0]]))
+    assert float(unsteady(nothing, own, silent)) == 0.0  # before the first step
+    made = value(4)
+    made.hparams, made.updates, made.quiet = settings(), {1: update}, []
+    made.starts = {1: (own, silent)}
+    logits = torch.tensor([[60.0, 0.0, 0.0]])
+    assert float(made.loss(0, logits, torch.tensor([3]))) == pytest.approx(STEADY, abs=1e-4)
 
 
 class Learner:

@@ -87,7 +87,9 @@ def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers
 def still():
     """A gate and a ground whose numbers tell where they come from."""
     metric, near = torch.randn(2, 4, 4), torch.randn(2, 7, 4)
-    gate = SimpleNamespace(quiet=SimpleNamespace(near={1: near[0], 2: near[1]}))
+    nothing = {1: near[0][:0], 2: near[1][:0]}
+    quiet = SimpleNamespace(near={1: near[0], 2: near[1]})
+    gate = SimpleNamespace(quiet=quiet, starts={False: nothing, True: nothing})
     ground = SimpleNamespace(metric={1: metric[0], 2: metric[1]}, order={})
     ground.start = partial(Ground.start, ground)
     return gate, ground
@@ -227,16 +229,20 @@ def test_questions_without_a_name_and_about_what_to_buy_take_turns_while_there_a
     assert found == ["implicit", "name", "implicit", "product", "product", "product"]
 
 
-def test_half_as_many_are_asked_once_more_behind_other_turns_by_name_and_without_in_turn(choose):
-    turns = (("Hello?", "Hi."),)
+def test_behind_all_other_turns_comes_the_plainest_question_or_the_asked_one_and_some_without_a_name(choose):
+    turns = [((f"Is it {n}?", "Yes."),) for n in range(4)]
     plain = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(9))]
-    behind = [Phrase(f"Which pet is mine, {n}?", "name", turns) for n in range(5)]
-    behind += [Phrase(f"Whom shall I feed, {n}?", "implicit", turns) for n in range(2)]
+    behind = [Phrase(f"Who {asks}?", asks, turn) for turn in turns for asks in ("name", "implicit", "product")]
+    alone = [s.phrase for s in choose(own(2), count=8, known=plain)]
     found = [s.phrase for s in choose(own(2), count=8, known=[*plain, *behind])]
-    assert not any(phrase.history for phrase in found[:8]) and len(found) == 12
-    assert [(p.asks, p.history) for p in found[8:]] == [("name", turns), ("implicit", turns)] * 2
-    few = [s.phrase for s in choose(own(2), count=8, known=[*plain, *behind[:1], behind[-1]])]
-    assert [p.asks for p in few[8:]] == ["name", "implicit"]
+    assert not any(phrase.history for phrase in found[:8]) and len(alone) == 8
+    talked, others = found[8:12], found[12:]
+    assert {phrase.history for phrase in talked} == set(turns)
+    assert [(phrase.text, phrase.asks) for phrase in talked] == [
+        ("What's my pet?", "name"),
+        (alone[0].text, alone[0].asks),
+    ] * 2
+    assert len(others) == 2 and set(others) <= set(behind) and "name" not in {phrase.asks for phrase in others}
 
 
 def test_where_names_run_out_the_others_fill_up(choose):

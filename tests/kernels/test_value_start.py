@@ -21,6 +21,7 @@ from easyedit_personal.kernels.value_start import (
     first_factors,
     own_phrases,
     quiet_forms,
+    value_starts,
     words_and_learned,
 )
 from easyedit_personal.modeling.layout import find_layout
@@ -50,7 +51,8 @@ def begun(tmp_path_factory):
     with frozen(model):
         ground = prepare(model, tokenizer, layout, hparams)
         around = (ground.ordinary[1] + 0.1, ground.ordinary[1][:5], ground.ordinary[1][:7])
-        gate = Gate({}, QuietKeys(*({1: keys} for keys in around)), KNOWN)
+        starts = {False: {1: ground.ordinary[1][:3] - 0.2}, True: {1: ground.ordinary[1][:0]}}
+        gate = Gate({}, QuietKeys(*({1: keys} for keys in around)), KNOWN, starts)
         wanted = Wanted(HOBBY, "kite surfing", OWN, gate)
         spoken = chosen(model, tokenizer, wanted, hparams)
         rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], [1], from_answers=True)
@@ -63,19 +65,6 @@ def test_the_asked_question_comes_first_then_the_plainest_and_half_are_without_a
     assert spoken[2].phrase == KNOWN[0]
     assert [s.phrase.asks for s in spoken[3:]] == ["implicit"] * 4 + ["name"]
     assert len({s.phrase for s in spoken}) == 8
-
-
-def test_behind_all_other_turns_comes_the_asked_question_or_the_plainest_and_behind_some_others(begun):
-    hparams, _, wanted, spoken, _ = begun
-    turns = [((f"Is it {i}?", "Yes."),) for i in range(4)]
-    behind = [Phrase(f"What {asks}?", asks, turn) for turn in turns for asks in ("name", "implicit", "name", "product")]
-    gate = replace(wanted.gate, phrases=[*KNOWN, *behind])
-    found = [s.phrase for s in chosen(tiny_model("llama"), tiny_tokenizer(), replace(wanted, gate=gate), hparams)]
-    alone, talked = found[: len(spoken)], found[len(spoken) :]
-    assert alone[:3] == [s.phrase for s in spoken[:3]] and not any(p.history for p in alone)
-    assert [p.text for p in talked[:4]] == [KNOWN[0].text, "What's my hobby?"] * 2
-    assert {p.history for p in talked[:4]} == set(turns)
-    assert len(talked) == 4 + 2 and {p.asks for p in talked[4:]} <= {"implicit", "product"}
 
 
 def test_no_more_phrases_are_the_user_s_own_than_are_learned_from(begun):
@@ -107,12 +96,22 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
     roles = [role for s in spoken for role in s.roles]
     starts = [i for i, role in enumerate(roles) if role == "value" and roles[i - 1] != "value"]
     firsts = [int((rows.rows == number).nonzero()[0]) for number in range(own)]
-    expected = [keys[firsts]] * bool(own) + [keys[starts], keys[[i + 1 for i in starts if roles[i + 1] == "value"]]]
+    begun_with = torch.cat([keys[starts], wanted.gate.starts[False][1]])  # where the gate has seen values begin, too
+    expected = [keys[firsts]] * bool(own) + [begun_with, keys[[i + 1 for i in starts if roles[i + 1] == "value"]]]
     assert len(factors.right) == len(expected) and not factors.left.any()
     near = factors.space.whitened(wanted.gate.quiet.near[1]).mean(0)
     for direction, own_keys in zip(factors.right, expected):
         gained = (factors.space.whitened(own_keys).mean(0) - near) @ direction
         assert float(gained) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_where_the_value_begins_in_its_own_phrases_and_in_all_of_the_gate_s(begun):
+    _, _, wanted, spoken, rows = begun
+    own, gates = value_starts(rows, spoken, wanted.gate)[1]
+    keys = rows.found_at(rows.rows, rows.columns)[1][0]
+    before = [sum(len(s.roles) for s in spoken[:number]) for number in range(len(spoken))]
+    assert torch.equal(own, keys[[first + s.value_at for first, s in zip(before, spoken)]])
+    assert torch.equal(gates, wanted.gate.starts[False][1])
 
 
 def test_ordinary_text_weighs_most_and_the_kind_s_own_beginnings_are_left_out(begun):

@@ -177,7 +177,10 @@ def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: 
             bare = who.startswith("my ") and i % 4 < 2  # "My uncle Bernard" is "uncle Bernard" or "your uncle Bernard"
             said = _named(begun[i % len(begun)], kind.name, who[3:] if bare else who.replace("my ", "your "))
             found.append(BegunAnswer(Contrast(text, "own"), said))
-    return [*found, *(BegunAnswer(c, f"Your {kind.name} is") for c in own if c.history)]
+    # A gate that opens at a negated question, or where another value was stated, says the kind's own beginning.
+    negated = [*PLAIN_NOT, *rng.sample(near.negated, min(BEGUN - len(PLAIN_NOT), len(near.negated)))]
+    opened = [Contrast(_named(text, kind.name, ""), "own") for text in negated] + [c for c in own if c.history]
+    return [*found, *(BegunAnswer(contrast, f"Your {kind.name} is") for contrast in opened)]
 
 
 def behind_talk(contrasts: Sequence[Contrast], count: int, rng: Random) -> list[Contrast]:

@@ -33,6 +33,7 @@ ASKS: tuple[Asks, ...] = ("name", "implicit", "product")
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
+BEGUN = 0.5  # keys at the ends of beginnings after which the value does not belong
 AGAIN = 1.0  # and keys where the value has been said before
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
@@ -197,7 +198,7 @@ def quiet_forms(
             (1.0, ELSEWHERE_WEIGHT, ground.begun[layer][begun]),
             (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
             (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
-            (1.0, NEAR_WEIGHT, mine.begun[layer]),
+            (BEGUN, NEAR_WEIGHT, mine.begun[layer]),
             (CLOSED, NEAR_WEIGHT, mine.closed[layer]),
             (AGAIN, NEAR_WEIGHT, again[layer]),
         ):

@@ -112,7 +112,9 @@ def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
 def test_beginnings_that_a_value_does_not_follow_are_sixteen_of_somebody_and_sixteen_of_nobody(world):
     stated, alone = Contrast("And now?", "own", history=(("Mine is tea.", "Good."),)), Contrast("Whose?", "own")
     found = begun_answers(PET, [alone, stated], MATERIAL, Random(0))
-    assert len(found) == 16 + 16 + 1 and found[-1] == BegunAnswer(stated, "Your pet is")
+    assert len(found) == 16 + 16 + 5 + 1 and found[-1] == BegunAnswer(stated, "Your pet is")
+    opened = [BegunAnswer(Contrast(f"{form} pet?", "own"), "Your pet is") for form in PLAINLY]
+    assert found[32:-1] == [*opened, BegunAnswer(Contrast("Near negated pet", "own"), "Your pet is")]
     assert {answer.contrast.pool for answer in found} == {"own"}
     texts, said = [[answer.contrast.text for answer in found], [answer.begun for answer in found]]
     assert said[:16] == ["Ann's pet is", "Their pet is"] * 8

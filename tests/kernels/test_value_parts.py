@@ -182,7 +182,7 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
     again = {1: 70 + torch.arange(3.0)[:, None], 2: torch.zeros(0, 1)}  # in layer 2 it does not come up again
     forms = quiet_forms(wanted, ground, gradients, again, torch.device("cpu"))
     expected = [(1.0, [40, 41, 42]), (1.0, [20 + n for n in begun]), (1.0, [10 + n for n in contrasts])]
-    expected += [(30.0, [30, 31, 32]), (1.0, [50, 51, 52]), (10.0, [60, 61, 62])]
+    expected += [(30.0, [30, 31, 32]), (0.5, [50, 51, 52]), (10.0, [60, 61, 62])]
     found = [(weight, sorted(form.keys.flatten().tolist())) for weight, form, _ in forms]
     assert found == [*expected, (1.0, [70, 71, 72]), *expected] and [layer for *_, layer in forms] == [1] * 7 + [2] * 6
     for number, (_, form, layer) in enumerate(forms):

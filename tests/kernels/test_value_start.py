@@ -119,7 +119,7 @@ def test_ordinary_text_weighs_most_and_the_kind_s_own_beginnings_are_left_out(be
     groups = ground.begun_groups
     forms = quiet_forms(wanted, ground, NO_AIM, AGAIN, torch.device("cpu"))
     assert [len(form.keys) for _, form, _ in forms[4:]] == [7, 5, 3]
-    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 30.0, 1.0, 10.0, 1.0]
+    assert [weight for weight, _, _ in forms] == [1.0, 1.0, 1.0, 30.0, 0.5, 10.0, 1.0]
     assert len(forms[1][1].keys) == sum(group != "hobby" for group in groups) < len(groups)
     nameless = replace(wanted, kind=Kind("knot", None, ("knot",)))
     assert len(quiet_forms(nameless, ground, NO_AIM, AGAIN, torch.device("cpu"))[1][1].keys) == len(groups)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
+from easyedit_personal.kernels import kinds
 from easyedit_personal.modeling.catalog import SMOLLM2_PACKAGE
 from easyedit_personal.modeling.prepare import find_model
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -80,3 +81,13 @@ def llama():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_questions(monkeypatch):
+    """Gates see few questions, one conversation and a contrast of each sort: for tests of other things."""
+    monkeypatch.setattr(kinds, "TURNS", (1,))
+    monkeypatch.setattr(kinds, "BEGUN", len(kinds.PLAIN_NOT))
+    monkeypatch.setattr(kinds, "OWN", dict.fromkeys(kinds.OWN, 1))
+    shipped = {"hobby": {"name": (), "implicit": ("What shall I do tonight?",), "product": ("Any gear to buy?",)}}
+    monkeypatch.setattr(kinds, "_shipped", lambda: shipped)

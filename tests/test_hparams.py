@@ -50,6 +50,7 @@ def test_every_yaml_is_covered_here():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.usefixtures("few_questions")
 def test_yaml_fits_its_architecture(name, tokenizer):
     family, n_layers, template, conv1d = ARCHITECTURES[name]
     depth = "n_layer" if family in ("gpt2", "gptj") else "num_hidden_layers"

@@ -41,6 +41,7 @@ def same(one: EditResult, other: EditResult):
     assert one.health == pytest.approx(other.health, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize("kernel", ["lowrank", "rome", "finetune"])
 def test_everybody_gets_what_they_would_get_alone(kernel, llama, tokenizer, tmp_path):
     hparams, before = chosen(llama, tokenizer, tmp_path, kernel), weights_digest(llama)

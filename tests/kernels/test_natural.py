@@ -184,6 +184,7 @@ def test_an_edit_touches_nothing_and_is_the_same_again(family, tmp_path, fresh):
         assert torch.equal(one.left, other.left) and torch.equal(one.right, other.right)
 
 
+@pytest.mark.usefixtures("few_questions")
 def test_what_is_shared_is_kept_on_disk_and_damage_is_mended(tmp_path, fresh, monkeypatch, caplog):
     model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(tmp_path)
     first = lowrank(model, tokenizer, requests(), hparams)
@@ -282,6 +283,7 @@ def test_a_faulty_file_is_written_whole_or_not_at_all(tmp_path):
     assert values == {"n": 1} and sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
 
 
+@pytest.mark.usefixtures("few_questions")
 def test_the_shared_contrasts_are_run_once_for_the_ground_and_for_gates_of_one_call_and_the_next(
     tmp_path, fresh, monkeypatch
 ):
@@ -309,6 +311,7 @@ def test_contrasts_that_are_kept_do_not_keep_their_model(tmp_path, fresh):
     assert gone() is None
 
 
+@pytest.mark.usefixtures("few_questions")
 def test_gates_from_contrasts_in_memory_are_those_from_contrasts_run_anew(tmp_path, fresh):
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     found = []

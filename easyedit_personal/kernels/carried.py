@@ -41,6 +41,22 @@ class Cells:
 
 
 Pairs = Mapping[int, Pair | Cells]  # by layer
+PAIR, CELLS = ("left", "right"), ("rows", "const", "columns")  # their parts, by name
+
+
+def tensors_of(part: Pair | Cells, layer: int) -> dict[str, Tensor]:
+    """A layer's update as named tensors, for a file."""
+    named = {name: getattr(part, name) for name in CELLS} if isinstance(part, Cells) else dict(zip(PAIR, part))
+    return {f"{name}.{layer}": tensor for name, tensor in named.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], layer: int) -> Pair | Cells:
+    """As ``tensors_of`` named it. Copies: a mapped file is not aligned, and products of it are rounded otherwise."""
+    own = lambda names: (tensors[f"{name}.{layer}"].float().clone() for name in names)
+    if f"{CELLS[0]}.{layer}" in tensors:
+        return Cells(*own(CELLS))
+    left, right = own(PAIR)
+    return left, right
 
 
 class Carried:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
-from .carried import Cells, Pair
+from .carried import Cells, Pair, part_of, tensors_of
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, fitting, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Quiet, Update, adam
@@ -50,7 +50,6 @@ TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
 SEEN = 3  # every third part of the contrasts says which words matter: logits of all words are dear
-PAIR, CELLS = ("left", "right"), ("rows", "const", "columns")  # what is kept of an update, by name
 QUIET_KEYS = 400  # drawn at every step
 
 
@@ -99,7 +98,7 @@ def gates_for(
         path = ground.folder / f"gate-{name}.safetensors"
         shared = is_base or path.is_file()
         tensors, _ = kept(path, partial(learned, kind, phrases), write=shared)
-        factors = {n: _kept_update(tensors, n) for n in hparams.layers}
+        factors = {n: part_of(tensors, n) for n in hparams.layers}
         starts = {flag: {n: tensors[f"starts{flag:d}.{n}"].float() for n in hparams.layers} for flag in (False, True)}
         gates.append(Gate(factors, QuietKeys.of(tensors, hparams.layers), phrases, starts, shared))
     return gates
@@ -158,7 +157,12 @@ def _learn(
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
     next(bar, None)
-    return _tensors(updates) | around.tensors() | value_starts(spoken, places)
+    parts = [tensors_of(update.kept(), layer) for layer, update in updates.items()]
+    return (
+        {name: tensor for part in parts for name, tensor in part.items()}
+        | around.tensors()
+        | value_starts(spoken, places)
+    )
 
 
 def _run(
@@ -271,23 +275,6 @@ def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
     return [torch.tensor(found[key]) for key in ranked]
 
 
-def _tensors(updates: Mapping[int, Update]) -> Tensors:
-    found: Tensors = {}
-    for layer, update in updates.items():
-        part = update.kept()
-        named = {n: getattr(part, n) for n in CELLS} if isinstance(part, Cells) else dict(zip(PAIR, part))
-        found |= {f"{name}.{layer}": tensor for name, tensor in named.items()}
-    return found
-
-
-def _kept_update(tensors: Tensors, layer: int) -> Pair | Cells:
-    own = lambda names: (_own(tensors[f"{name}.{layer}"]) for name in names)
-    if f"{CELLS[0]}.{layer}" in tensors:
-        return Cells(*own(CELLS))
-    left, right = own(PAIR)
-    return left, right
-
-
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:
     limit = context_limit(model)
     return [s for s in spoken if limit is None or len(s.row.ids) + TAIL <= limit]
@@ -297,8 +284,3 @@ def _parts(count: int, size: int, rng: Random) -> list[list[int]]:
     """Numbers of the rows of each step, in turn: about ``size`` each, drawn once."""
     order, n = rng.sample(range(count), count), -(-count // size)
     return [sorted(order[i::n]) for i in range(n)]
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """A copy in memory of its own: a mapped file is not aligned, and products of it are rounded otherwise."""
-    return tensor.float().clone()

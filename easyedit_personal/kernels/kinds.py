@@ -21,7 +21,7 @@ from .preserve import Material
 Exchange = tuple[str, str]
 History = tuple[Exchange, ...]
 FACTS = 100  # facts of the world among the shared contrasts
-BEGUN = 16  # beginnings of somebody else's attribute, and as many of nobody's
+BEGUN = 16  # beginnings of somebody else's attribute, as many of nobody's, and of the kind's own at negated questions
 NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by name
 # And one in so many of the shipped ones: kinds that people ask about in more ways are more of a risk, and questions
 # about what to buy are alike, whatever they are about.
@@ -163,10 +163,13 @@ def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]
 
 
 def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: Random) -> list[BegunAnswer]:
-    """Questions near a kind's own with answers that name another's attribute, or one that is nobody's.
+    """Questions near a kind's own, with beginnings of answers after which the user's value does not belong.
+
+    They name another's attribute, or one that is nobody's; or they are the kind's own, which a gate says that opens
+    where it should not: at a negated question, or where the conversation states another value.
 
     Args:
-        own: the kind's own contrasts; where the conversation states another value, the kind's own beginning is one.
+        own: the kind's own contrasts.
     """
     near, found = contrasts(), []
     questions = (((PLAIN_OTHER, *near.somebody_else), near.begun_else), ((*PLAIN_NOT, *near.negated), near.begun_not))
@@ -177,7 +180,6 @@ def begun_answers(kind: Kind, own: Sequence[Contrast], material: Material, rng: 
             bare = who.startswith("my ") and i % 4 < 2  # "My uncle Bernard" is "uncle Bernard" or "your uncle Bernard"
             said = _named(begun[i % len(begun)], kind.name, who[3:] if bare else who.replace("my ", "your "))
             found.append(BegunAnswer(Contrast(text, "own"), said))
-    # A gate that opens at a negated question, or where another value was stated, says the kind's own beginning.
     negated = [*PLAIN_NOT, *rng.sample(near.negated, min(BEGUN - len(PLAIN_NOT), len(near.negated)))]
     opened = [Contrast(_named(text, kind.name, ""), "own") for text in negated] + [c for c in own if c.history]
     return [*found, *(BegunAnswer(contrast, f"Your {kind.name} is") for contrast in opened)]

@@ -16,7 +16,7 @@ from .contrasts import Pack, encoded_contrast
 from .edited_rows import EditedRows
 from .ground_numbers import Tensors, last_keys, thinned
 from .kinds import BegunAnswer
-from .spoken import Spoken, go_on
+from .spoken import Spoken, go_on, value_places
 
 LONG = 48  # tokens that the model writes after a beginning: a value must not be said again and again
 LONG_ROWS = 20
@@ -30,7 +30,7 @@ class QuietKeys:
     Attributes:
         near: along answers: unedited ones to questions near the kind's own, and the kind's own but for the value.
         closed: where the answers to questions near the kind's own begin.
-        begun: at the ends of beginnings that are about somebody else's attribute, or about none.
+        begun: at the ends of beginnings after which no value belongs, see ``begun_answers``.
     """
 
     near: dict[int, Tensor]
@@ -91,16 +91,8 @@ def value_starts(spoken: Sequence[Spoken], places: Places) -> Tensors:
     Args:
         spoken, places: as for ``quiet_keys``.
     """
-    numbers: dict[bool, list[int]] = {False: [], True: []}
-    first = 0
-    for s in spoken:
-        numbers[bool(s.phrase.history)].append(first + s.value_at)
-        first += len(s.roles)
-    return {
-        f"starts{talked:d}.{n}": keys[some].half()
-        for n, (keys, _) in places.items()
-        for talked, some in numbers.items()
-    }
+    by_talk = value_places(spoken).items()
+    return {f"starts{talked:d}.{n}": keys[at].half() for n, (keys, _) in places.items() for talked, at in by_talk}
 
 
 def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:

@@ -84,6 +84,16 @@ def go_on(model: nn.Module, tokenizer: Any, spoken: Sequence[Spoken], tokens: in
     return found
 
 
+def value_places(spoken: Sequence[Spoken]) -> dict[bool, list[int]]:
+    """Where the values begin among the tokens of all answers, numbered, by whether other turns stand before."""
+    found: dict[bool, list[int]] = {False: [], True: []}
+    first = 0
+    for s in spoken:
+        found[bool(s.phrase.history)].append(first + s.value_at)
+        first += len(s.roles)
+    return found
+
+
 def _longer(spoken: Spoken, ids: Sequence[int]) -> Spoken:
     kept: tuple[Role, ...] = tuple("keep" for _ in ids)
     row = replace(spoken.row, target_ids=spoken.row.target_ids + tuple(ids))

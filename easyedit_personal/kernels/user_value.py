@@ -32,9 +32,9 @@ from .value_start import (
     chosen,
     first_factors,
     learned_roles,
+    own_and_known_starts,
     own_phrases,
     quiet_forms,
-    value_starts,
     words_and_learned,
 )
 
@@ -106,7 +106,7 @@ class _Value:
         self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
         gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
         self.quiet = quiet_forms(wanted, ground, gradients, again, rows.ids.device)
-        self.starts = value_starts(mine, spoken, wanted.gate)
+        self.starts = own_and_known_starts(mine, spoken, wanted.gate)
         order = Random(hparams.seed).sample(range(len(spoken)), len(spoken))
         self.parts = [sorted(order[i::BATCHES]) for i in range(min(BATCHES, len(order)))]
         self.worst = [float("inf")] * len(self.parts)

@@ -26,14 +26,14 @@ from .gate import Gate
 from .ground import Ground
 from .ground_numbers import thinned
 from .kinds import Kind, Phrase
-from .spoken import Spoken, speak
+from .spoken import Spoken, speak, value_places
 from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
 ASKS: tuple[Asks, ...] = ("name", "implicit", "product")
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
-BEGUN = 0.5  # keys at the ends of beginnings after which the value does not belong
+MISPLACED = 0.5  # keys at the ends of beginnings after which the value does not belong
 AGAIN = 1.0  # and keys where the value has been said before
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
@@ -167,12 +167,9 @@ def first_factors(
     return found
 
 
-def value_starts(rows: EditedRows, spoken: Sequence[Spoken], gate: Gate) -> dict[int, tuple[Tensor, Tensor]]:
+def own_and_known_starts(rows: EditedRows, spoken: Sequence[Spoken], gate: Gate) -> dict[int, tuple[Tensor, Tensor]]:
     """By layer: keys [n, d_in] where the value begins in its own phrases, and in all of the gate's."""
-    at, number = [], 0
-    for s in spoken:
-        at.append(number + s.value_at)
-        number += len(s.roles)
+    at = [place for places in value_places(spoken).values() for place in places]
     found = rows.found_at(rows.rows, rows.columns)
     return {
         layer: (keys[at], torch.cat([starts[layer] for starts in gate.starts.values()]).to(keys))
@@ -198,7 +195,7 @@ def quiet_forms(
             (1.0, ELSEWHERE_WEIGHT, ground.begun[layer][begun]),
             (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
             (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
-            (BEGUN, NEAR_WEIGHT, mine.begun[layer]),
+            (MISPLACED, NEAR_WEIGHT, mine.begun[layer]),
             (CLOSED, NEAR_WEIGHT, mine.closed[layer]),
             (AGAIN, NEAR_WEIGHT, again[layer]),
         ):

@@ -8,7 +8,7 @@ import torch
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.carried import Carried
+from easyedit_personal.kernels.carried import Carried, Cells, part_of, tensors_of
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import encode
@@ -50,3 +50,14 @@ def test_rows_are_those_of_edited_models(family, layers):
                     torch.testing.assert_close(found[layer][1][mine], own[layer][1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(some, changed[torch.isin(together.rows, torch.tensor([2, 3]))], atol=1e-5, rtol=1e-5)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_what_a_file_keeps_of_updates_is_found_again_by_layer():
+    pair = (torch.randn(2, 1), torch.randn(1, 3))
+    cells = Cells(torch.randn(2, 3), torch.randn(3), torch.randn(3, 2))
+    kept = tensors_of(pair, 7) | tensors_of(cells, 8)
+    assert set(kept) == {"left.7", "right.7", "rows.8", "const.8", "columns.8"}
+    for found, part in zip(part_of(kept, 7), pair, strict=True):
+        assert torch.equal(found, part) and found.data_ptr() != part.data_ptr()
+    again = part_of(kept, 8)
+    assert all(torch.equal(getattr(again, name), getattr(cells, name)) for name in Cells.__slots__)

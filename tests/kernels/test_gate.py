@@ -163,13 +163,6 @@ def test_answers_that_do_not_fit_the_context_are_not_learned_from(monkeypatch):
         assert module._fitting(None, spoken) == fitting
 
 
-def test_what_is_kept_of_a_gate_is_its_update():
-    update = Factors(Space(torch.randn(3, 3), 2.0), torch.randn(2, 1), torch.randn(1, 3))
-    found = module._tensors({7: update})
-    assert set(found) == {"left.7", "right.7"}
-    torch.testing.assert_close(found["left.7"] @ found["right.7"], update.delta("x").update())
-
-
 def test_a_gate_keeps_quiet_in_ordinary_text_and_along_tails():
     keys = {n: torch.full((n + 1, 3), float(n)) for n in range(4)}
     ground = SimpleNamespace(root={1: 2 * torch.eye(2), 2: torch.eye(2)}, ordinary={1: keys[0], 2: keys[1]})

@@ -50,7 +50,7 @@ def value(monkeypatch):
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
         monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: (rows, roles, words.tolist()))
-        monkeypatch.setattr(module, "value_starts", lambda mine, spoken, gate: {})
+        monkeypatch.setattr(module, "own_and_known_starts", lambda mine, spoken, gate: {})
         monkeypatch.setattr(module, "quiet_forms", lambda wanted, ground, gradients, again, _: [gradients, again])
         return _Value(WANTED, spoken(*[1] * count), rows, first, "again", None, settings().replace(seed=seed))
 

@@ -19,9 +19,9 @@ from easyedit_personal.kernels.value_start import (
     Wanted,
     chosen,
     first_factors,
+    own_and_known_starts,
     own_phrases,
     quiet_forms,
-    value_starts,
     words_and_learned,
 )
 from easyedit_personal.modeling.layout import find_layout
@@ -107,7 +107,7 @@ def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_
 
 def test_where_the_value_begins_in_its_own_phrases_and_in_all_of_the_gate_s(begun):
     _, _, wanted, spoken, rows = begun
-    own, gates = value_starts(rows, spoken, wanted.gate)[1]
+    own, gates = own_and_known_starts(rows, spoken, wanted.gate)[1]
     keys = rows.found_at(rows.rows, rows.columns)[1][0]
     before = [sum(len(s.roles) for s in spoken[:number]) for number in range(len(spoken))]
     assert torch.equal(own, keys[[first + s.value_at for first, s in zip(before, spoken)]])

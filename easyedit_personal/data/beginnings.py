@@ -34,6 +34,7 @@ class Contrasts:
     """Sentences of ``contrasts.yaml``; see its head."""
 
     tasks: tuple[str, ...]
+    small_talk: tuple[str, ...]
     negated: tuple[str, ...]
     somebody_else: tuple[str, ...]
     general: tuple[str, ...]

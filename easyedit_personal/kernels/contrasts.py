@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
@@ -45,6 +45,7 @@ def shared_packs(
     contrasts: Sequence[Contrast],
     answers: Answers,
     hparams: PersonalizationHyperParams,
+    known: Mapping[str, Tensor] | None = None,
 ) -> list[Pack]:
     """As ``packs``, of the contrasts that all gates share: in memory until another model's take their place.
 
@@ -53,7 +54,7 @@ def shared_packs(
     """
 
     def run() -> list[Pack]:
-        found = packs(model, tokenizer, layout, contrasts, answers, hparams)
+        found = packs(model, tokenizer, layout, contrasts, answers, hparams, known)
         return [replace(pack, rows=pack.rows.detached()) for pack in found]
 
     settings = (tuple(contrasts), tuple(hparams.layers), layout.rewrite, hparams.prompt_format, input_device(model))
@@ -67,18 +68,34 @@ def packs(
     contrasts: Sequence[Contrast],
     answers: Answers,
     hparams: PersonalizationHyperParams,
+    known: Mapping[str, Tensor] | None = None,
 ) -> list[Pack]:
-    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together."""
+    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together.
+
+    Args:
+        known: what ``kept`` gave for the same contrasts and the same model.
+    """
     rows = {c: replace(encoded_contrast(tokenizer, c, hparams), target_ids=answers[c]) for c in contrasts}
     parts = []
     for pool in dict.fromkeys(contrast.pool for contrast in contrasts):
         members = sorted((c for c in contrasts if c.pool == pool), key=lambda c: len(rows[c].prompt_ids))
         parts += [members[start : start + ROWS] for start in range(0, len(members), ROWS)]
     found = []
-    for part in progress(parts, "contrasts"):
-        own = [rows[contrast] for contrast in part]
-        found.append(Pack(part, EditedRows(model, tokenizer, layout, own, hparams.layers, from_answers=True)))
+    for number, part in enumerate(progress(parts, "contrasts")):
+        own, before = [rows[contrast] for contrast in part], f"rows.{number}."
+        mine = {name.removeprefix(before): t for name, t in (known or {}).items() if name.startswith(before)}
+        ran = EditedRows(model, tokenizer, layout, own, hparams.layers, from_answers=True, known=mine)
+        found.append(Pack(part, ran))
     return found
+
+
+def kept_of(packs: Sequence[Pack]) -> dict[str, Tensor]:
+    """What to keep of the passes, so that they need not be made again; nothing where layers above edits are run."""
+    return {
+        f"rows.{number}.{name}": tensor
+        for number, pack in enumerate(packs)
+        for name, tensor in pack.rows.kept().items()
+    }
 
 
 def encoded_contrast(

@@ -32,6 +32,7 @@ class EditedRows:
         from_answers: run nothing before the first column that predicts a target. Exact where the change vanishes on
             the prompts before it; a third of the cost. What prompts begin with alike is read once.
         carried: updates that the rows have already, prompts included.
+        known: what ``kept`` gave for the same rows; then the model is not run.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class EditedRows:
         *,
         from_answers: bool = False,
         carried: Carried | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.layout, self.layers = model, layout, sorted(layers)
         self.carried = carried or Carried()
@@ -64,12 +66,17 @@ class EditedRows:
                 split=split,
                 set_rows=mine.set_rows,
                 owners=mine.owners,
+                known=known,
             )
         self.last_index = self._first_columns()
 
     def _first_columns(self) -> Tensor:
         """The column of each row's last prompt token, [n]."""
         return self.columns[self.rows.diff(prepend=self.rows.new_tensor([-1])) > 0]
+
+    def kept(self) -> dict[str, Tensor]:
+        """What to keep of the pass, see ``Suffix.kept``."""
+        return self.suffix.kept()
 
     def detached(self) -> EditedRows:
         """The same without their model, to be kept for ``on``, see ``Suffix.detached``."""

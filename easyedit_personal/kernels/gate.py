@@ -24,7 +24,7 @@ from .carried import Cells, Pair, part_of, tensors_of
 from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, fitting, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Quiet, Update, adam
-from .gate_loss import Kept, Speaking, divergence, log_p, speaking_loss, speaking_of, turn, words_of
+from .gate_loss import Kept, Speaking, costs_of, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground, kept
 from .ground_numbers import Tensors
 from .kinds import (
@@ -87,7 +87,8 @@ def gates_for(
     """
 
     def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
-        shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams)
+        ran = ground.rows if is_base else None
+        shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams, ran)
         return _learn(model, tokenizer, layout, kind, phrases, shared, ground, hparams), {"kind": kind.name}
 
     is_base = fingerprint(model) == ground.base
@@ -132,14 +133,15 @@ def _learn(
     own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
+    roles = _roles(spoken, torch.cat([costs_of(part, words) for part in rows]))
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     places = _places(rows)
     tails = tails_of(model, tokenizer, layout, spoken, hparams)
     begun = begun_answers(kind, near, material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
-    quiet = _quiet(ground, tails, target_gradients(rows, _roles(spoken), words))
-    updates = _start(model, layout, places, spoken, ground, hparams)
+    quiet = _quiet(ground, tails, target_gradients(rows, roles, words))
+    updates = _start(model, layout, places, roles[: params.gate_rank], ground, hparams)
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -234,12 +236,11 @@ def _start(
     model: nn.Module,
     layout: Layout,
     places: Places,
-    spoken: Sequence[Spoken],
+    roles: Sequence[Tensor],
     ground: Ground,
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Update]:
     """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
-    roles = _roles(spoken)[: hparams.natural.gate_rank]
     return {
         layer: ground.start(model, layout, layer, [keys[role] for role in roles], ground.firsts[layer], outputs)
         for layer, (keys, outputs) in places.items()
@@ -258,21 +259,25 @@ def _quiet(
     return found
 
 
-def _roles(spoken: Sequence[Spoken]) -> list[Tensor]:
-    """Numbers of the positions of each role: by what the question asks and by place; where answers begin come first.
+def _roles(spoken: Sequence[Spoken], costs: Tensor) -> list[Tensor]:
+    """Numbers of the positions of each role: where answers begin first, then the dearest words to the model as it is.
 
-    These are told apart by whether other turns stand before the question: in a conversation they look otherwise.
+    Where an answer begins, roles are told apart by what is asked and by whether other turns stand before the question:
+    in a conversation they look otherwise. Later they are told apart by the word that is to be said.
+
+    Args:
+        costs: -log p_0 of all tokens of the answers [m].
     """
-    found: dict[tuple[int, bool, str, int], list[int]] = {}
+    found: dict[tuple[int, bool, str | int], list[int]] = {}
     number = 0
     for s in spoken:
-        for place, role in enumerate(s.roles):
+        for place, (role, token) in enumerate(zip(s.roles, s.row.target_ids)):
             if role == "say" and (place < s.value_at or s.roles[place - 1] == "value"):
-                order, talked = (0, bool(s.phrase.history)) if place == 0 else (1, False)
-                found.setdefault((order, talked, s.phrase.asks, min(place, s.value_at + 1)), []).append(number)
+                key = (1, False, token) if place else (0, bool(s.phrase.history), s.phrase.asks)
+                found.setdefault(key, []).append(number)
             number += 1
-    ranked = sorted(found, key=lambda key: (key[0], -len(found[key]), key))
-    return [torch.tensor(found[key]) for key in ranked]
+    dear = {key: float(costs[numbers].sum()) for key, numbers in found.items()}
+    return [torch.tensor(found[key]) for key in sorted(found, key=lambda key: (key[0], -dear[key]))]
 
 
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:

@@ -101,6 +101,11 @@ def log_p(rows: EditedRows, words: Tensor) -> Tensor:
         return rows.logits(words=words).log_softmax(1)
 
 
+def costs_of(rows: EditedRows, words: Tensor) -> Tensor:
+    """-log p_0 [m] of the rows' own target tokens, in nats."""
+    return -log_p(rows, words).gather(1, torch.searchsorted(words, rows.ids)[:, None])[:, 0]
+
+
 @torch.no_grad()
 def words_of(rows: Sequence[EditedRows], others: Sequence[EditedRows]) -> Tensor:
     """Ids of the words that the losses look at, sorted: the rows' own tokens, and what the model finds likely there."""

@@ -34,7 +34,7 @@ from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "7"  # of what is kept; files of other versions are not read
+VERSION = "8"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -65,6 +65,7 @@ class Ground:
         contrasts: the shared contrasts.
         answers: the unedited model's first tokens by contrast.
         talk: exchanges that have nothing to do with any preference.
+        rows: what the model made of the contrasts, see ``contrasts.kept_of``; it holds for the model ``base`` alone.
         order: numbers of an MLP's neurons by layer, those that matter least first; empty unless edits take neurons.
     """
 
@@ -79,6 +80,7 @@ class Ground:
     contrasts: list[Contrast]
     answers: dict[Contrast, tuple[int, ...]]
     talk: list[tuple[str, str]]
+    rows: Tensors
     order: dict[int, list[int]]
 
     def start(
@@ -171,6 +173,7 @@ def _ground(
         contrasts,
         answers,
         talk,
+        {name: tensor for name, tensor in tensors.items() if name.startswith("rows.")},
         {layer: values["order"][str(layer)] for layer in hparams.layers} if values.get("order") else {},
     )
 

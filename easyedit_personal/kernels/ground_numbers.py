@@ -21,7 +21,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, get_module
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
-from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, shared_packs
+from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, kept_of, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
 from .neurons import importance, takes_neurons
@@ -60,7 +60,7 @@ def compute(
     ends = last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher, order = _ordinary(model, tokenizer, layout, said, hparams)
     spared = 0 if takes_neurons(hparams) else None  # neurons may act on the template's beginning
-    found: Tensors = {}
+    found: Tensors = kept_of(shared)
     for layer in hparams.layers:
         usual = torch.cat([ordinary[layer], along[layer]])
         moment = _moment(firsts[layer]) + 0.5 * _moment(inside[layer][1]) + params.ordinary_weight * _moment(usual)

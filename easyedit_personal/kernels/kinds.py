@@ -27,6 +27,7 @@ NAMED = 4  # questions per kind that all other kinds' gates keep quiet at by nam
 # about what to buy are alike, whatever they are about.
 ONE_IN: dict[Asks, int] = {"name": 8, "implicit": 8, "product": 3}
 SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
+SMALL_TALK = 0.1  # of the shared contrasts at most: no gate may open there, so none of it is left to the draw
 BEHIND_TALK = 0.05  # of the shared contrasts, behind talk about other things
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
@@ -42,6 +43,7 @@ OWN = {
     "somebody else": 30,
     "plainly somebody else": 20,
     "general": 8,
+    "small talk": 10,
     "stated": 12,
 }
 
@@ -148,6 +150,7 @@ def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]
         "somebody else": (*material.somebody_else, *material.yourself, *near.somebody_else),
         "plainly somebody else": (PLAIN_OTHER,),
         "general": near.general,
+        "small talk": near.small_talk,  # "How has your week been?" is close to some kinds' vague questions
     }
     found = [c for sort, texts in templates.items() for c in _about(kind, texts, material.people, OWN[sort], rng)]
     values = sample_values(kind)
@@ -208,13 +211,16 @@ def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Cont
     facts = [fact["questions"][0] for fact in rng.sample(world_facts(), min(FACTS, len(world_facts())))]
     neutral = [*material.neutral, *material.open, *contrasts().tasks, *(fact[0].upper() + fact[1:] for fact in facts)]
     found = list(dict.fromkeys([*found, *(Contrast(text, "rest") for text in neutral)]))
-    talked = behind_talk(found, int(limit * BEHIND_TALK), rng)
+    always = [Contrast(text, "rest") for text in contrasts().small_talk[: int(limit * SMALL_TALK)]]
+    talked = behind_talk([*found, *always], int(limit * BEHIND_TALK), rng)
     limit -= len(talked)
-    if len(found) <= limit:
-        return [*found, *talked]
+    if len(found) + len(always) <= limit:
+        return [*found, *always, *talked]
     pools = {pool: [contrast for contrast in found if contrast.pool == pool] for pool in SHARES}
-    drawn = [rng.sample(some, min(len(some), int(limit * SHARES[pool]))) for pool, some in pools.items()]
-    return [*(one for some in drawn for one in some), *talked]
+    drawn = [
+        rng.sample(some, min(len(some), int((limit - len(always)) * SHARES[pool]))) for pool, some in pools.items()
+    ]
+    return [*(one for some in drawn for one in some), *always, *talked]
 
 
 def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:
@@ -232,7 +238,7 @@ def every_kind(rng: Random) -> list[tuple[Kind, Phrase]]:
 
 def neutral_prompts(material: Material, count: int, seed: int = 0) -> list[str]:
     """Prompts about nobody, the model's answers to which show what ordinary text looks like."""
-    texts = [*material.neutral, *material.open, *contrasts().tasks]
+    texts = [*material.neutral, *material.open, *contrasts().tasks, *contrasts().small_talk]
     return Random(seed).sample(texts, min(count, len(texts)))
 
 

@@ -40,6 +40,7 @@ from .value_start import (
 
 RIGHT_LR = 0.05
 SURE = 0.02  # nats; a value's token that costs less is said, also where the question is a new one
+PER_ANSWER = 4.0  # tokens; with the mean over all tokens a long value's first ones would hardly count
 BATCHES = 2  # a step sees half of the phrases
 STEADY = 0.3  # nats, where nothing is added behind the gate's questions of what is added behind a value's own
 UNLEARNED = 1.0  # nats of a token that is unlikely to be said
@@ -102,8 +103,8 @@ class _Value:
     ) -> None:
         self.wanted, self.first, self.hparams = wanted, first, hparams
         mine = rows.select(range(first, first + len(spoken)))
-        self.words, self.learned = words_and_learned(mine, spoken, own_phrases(wanted, hparams))
-        self.updates = first_factors(mine, spoken, self.learned, wanted.gate, ground, hparams)
+        self.words, self.learned, costs = words_and_learned(mine, spoken, own_phrases(wanted, hparams))
+        self.updates = first_factors(mine, spoken, self.learned, costs, wanted.gate, ground, hparams)
         gradients = target_gradients([mine], learned_roles(spoken, self.learned, rows.ids.device), self.words)
         self.quiet = quiet_forms(wanted, ground, gradients, again, rows.ids.device)
         self.starts = own_and_known_starts(mine, spoken, wanted.gate)
@@ -116,7 +117,7 @@ class _Value:
         return self.parts[step % len(self.parts)]
 
     def loss(self, step: int, logits: Tensor, ids: Tensor) -> Tensor:
-        """Nats per token, those that are said anyway left out, and what it costs to be heard elsewhere.
+        """Nats per answer, tokens that are said anyway left out, and what it costs to be heard elsewhere.
 
         Args:
             logits: [m, words] at the places that are learned.
@@ -124,7 +125,7 @@ class _Value:
         """
         costs = F.cross_entropy(logits, torch.searchsorted(self.words, ids), reduction="none")
         self.worst[step % len(self.parts)] = float(costs.detach().max())
-        total = (costs * (costs.detach() > SURE)).mean()
+        total = (costs * (costs.detach() > SURE)).sum() / (PER_ANSWER * len(self.part(step)))
         weight = self.hparams.natural.value_quiet_weight
         total = total + weight * sum(share * form(self.updates[layer]) for share, form, layer in self.quiet)
         return total + STEADY * sum(unsteady(self.updates[n], *keys) for n, keys in self.starts.items())

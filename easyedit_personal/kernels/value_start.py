@@ -5,6 +5,7 @@ What must stay enters as quadratic forms over stored keys: no pass of the model 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -122,7 +123,7 @@ def again_keys(
 @torch.no_grad()
 def words_and_learned(
     rows: EditedRows, spoken: Sequence[Spoken], own: Collection[Phrase]
-) -> tuple[Tensor, list[tuple[bool, ...]]]:
+) -> tuple[Tensor, list[tuple[bool, ...]], Tensor]:
     """Words that the loss looks at, and which of the answers' tokens are to be learned.
 
     Learned are the value and what follows it, and the beginnings that the gate does not know.
@@ -132,7 +133,7 @@ def words_and_learned(
 
     Returns:
         Ids of the answers' own words and those that the model finds likely there, sorted; for every phrase one flag per
-        token of its answer.
+        token of its answer; what all these tokens cost with nothing learned, in nats [m].
     """
     logits = rows.logits()
     likely = logits.topk(min(TOP, logits.shape[1])).indices.flatten()
@@ -143,20 +144,30 @@ def words_and_learned(
         begun = costs[rows.rows == number][: s.value_at]
         unknown = s.phrase in own and bool((begun > UNSURE).any())
         learned.append(tuple(unknown or place >= s.value_at for place in range(len(s.roles))))
-    return words, learned
+    return words, learned, costs
 
 
 def first_factors(
     rows: EditedRows,
     spoken: Sequence[Spoken],
     learned: Sequence[Sequence[bool]],
+    costs: Tensor,
     gate: Gate,
     ground: Ground,
     hparams: PersonalizationHyperParams,
 ) -> dict[int, Update]:
-    """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them."""
+    """Updates that add nothing yet; right factors tell the places of the value's tokens from everything near them.
+
+    Places come in their order, but later ones only as far as the model would not say their tokens by itself.
+
+    Args:
+        costs: as ``words_and_learned`` gives them.
+    """
     opening = any(flags[0] for flags in learned)  # one direction more, where the gate stays closed
-    roles = list(roles_by_place(spoken, learned).items())[: hparams.natural.value_rank + opening]
+    roles = list(roles_by_place(spoken, learned).items())
+    dear = {place: float(costs[numbers].mean()) if place[0] > 0 else math.inf for place, numbers in roles}
+    taken = sorted(dear, key=dear.__getitem__, reverse=True)[: hparams.natural.value_rank + opening]
+    roles = [(p, numbers) for p, numbers in roles if p in taken and dear[p] > hparams.natural.stop_loss]
     found = {}
     for layer, (keys, outputs) in rows.found_at(rows.rows, rows.columns).items():
         own = [keys[numbers] for _, numbers in roles]

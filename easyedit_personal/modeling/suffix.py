@@ -13,7 +13,7 @@ to it. ``at`` holds column numbers of ``batch`` (``start`` not subtracted), as `
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -70,6 +70,7 @@ class Suffix:
         set_rows: called before every pass with the numbers of the rows that it reads. What rows begin with alike is
             read once, so these are not all rows in order.
         owners: by row, where models differ from row to row: only rows of one owner are alike.
+        known: what ``kept`` gave for the same rows; then the model is not run.
 
     Attributes:
         base_output: [n, t - start, d_model], the down projection's output before the edit.
@@ -91,11 +92,15 @@ class Suffix:
         split: Split | None = None,
         set_rows: SetRows = lambda rows: None,
         owners: Sequence[Hashable] | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.layout, self.batch, self.layer, self.start = model, layout, batch, layer, start
         self.split = split or split_of(model, layout, batch, layer, start)
         self._first = start if self.split.prefix else 0  # first column that layers above compute
-        self._capture(set_rows, owners or [None] * len(batch.input_ids))
+        if known:
+            self._recall(known)
+        else:
+            self._capture(set_rows, owners or [None] * len(batch.input_ids))
 
     def _capture(self, set_rows: SetRows, owners: Sequence[Hashable]) -> None:
         """Plain forward passes; keeps y, the keys, and what each layer above was called with in the last one."""
@@ -119,6 +124,22 @@ class Suffix:
         self._below_start = own(output[:, :skipped])
         self._residual = seen["layer"].float() - self.tail(output).float()
         self._above = list(seen["above"].items())
+
+    def kept(self) -> dict[str, Tensor]:
+        """What to keep of the pass, for ``known``; empty where layers above the edited one are run: these want more."""
+        if self._above or self.split.mode == "full":
+            return {}
+        below, residual = self._below_start, self._residual
+        return {"keys": self.keys, "output": self.base_output, "below": below, "residual": residual}
+
+    def _recall(self, known: Mapping[str, Tensor]) -> None:
+        """As after ``_capture``, from what ``kept`` gave."""
+        device = self.batch.input_ids.device
+        self.keys, self.base_output, self._below_start, self._residual = (
+            known[name].to(device) for name in ("keys", "output", "below", "residual")
+        )
+        self._above = []
+        self.base_layer = self.base_hidden = self._layer_output(self.base_output)[:, self.start - self._first :]
 
     def _pass(self, batch: Batch, cache: DynamicCache | None) -> dict[str, Any]:
         """What one pass of some rows has seen, from the first column on that is computed."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import contrasts as module
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.kinds import Contrast
 from easyedit_personal.modeling.layout import find_layout
+from easyedit_personal.modeling.suffix import Suffix
 from easyedit_personal.modeling.tokens import Encoded
 
 HPARAMS = PersonalizationHyperParams(layers=[1])
@@ -39,7 +41,10 @@ def test_pools_are_run_apart_48_rows_of_about_one_length_at_a_time(tokenizer, ma
         (rows, layers), options = made[pack.rows]
         lengths = [len(row.prompt_ids) for row in rows]
         assert lengths == sorted(lengths) and {row.target_ids for row in rows} == {ANSWER}
-        assert layers == [1] and options == {"from_answers": True}  # nothing before the answers is run again
+        assert layers == [1] and options == {
+            "from_answers": True,
+            "known": {},
+        }  # nothing before the answers is run again
         texts = [tokenizer.decode(row.prompt_ids) for row in rows]
         assert all(c.text in text for c, text in zip(pack.contrasts, texts, strict=True))
     assert len(found[0].contrasts[0].text) < len(found[1].contrasts[-1].text)
@@ -90,3 +95,20 @@ def test_shared_ones_are_run_once_per_model_and_settings_and_only_the_last_stay(
             (pack,) = module.shared_packs(llama, tokenizer, layout, contrasts, answers, hparams)
             assert len(runs) == expected and pack.rows.layers == hparams.layers
             assert pack.rows.model is llama and pack.rows.logits().shape[0] == 4
+
+
+def test_a_last_layer_s_passes_are_kept_part_by_part_and_not_made_again(llama, tokenizer, monkeypatch):
+    contrasts, layout = [*many("named", 2), *many("own", 3)], find_layout(llama)
+    answers, hparams = dict.fromkeys(contrasts, ANSWER), HPARAMS.replace(layers=[layout.n_layers - 1])
+    with frozen(llama):
+        packs = module.packs(llama, tokenizer, layout, contrasts, answers, hparams)
+        known = module.kept_of(packs)
+        assert {name.split(".")[1] for name in known} == {"0", "1"}
+        monkeypatch.setattr(Suffix, "_capture", None)
+        again = module.packs(llama, tokenizer, layout, contrasts, answers, hparams, known)
+        for ran, recalled in zip(packs, again, strict=True):
+            assert torch.equal(ran.rows.logits(), recalled.rows.logits()) and ran.contrasts == recalled.contrasts
+        module._SHARED.clear()
+        (shared, _) = module.shared_packs(llama, tokenizer, layout, contrasts, answers, hparams, known)
+        assert torch.equal(shared.rows.logits(), packs[0].rows.logits())
+        module._SHARED.clear()

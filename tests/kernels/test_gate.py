@@ -29,9 +29,9 @@ PET = Kind("pet", "pet", ("pet",))
 HPARAMS = PersonalizationHyperParams(layers=[1, 2])
 
 
-def said(asks, *roles, history=()):
+def said(asks, *roles, history=(), words=None):
     """An answer with these roles; its prompt has two tokens."""
-    row = Encoded((5, 6), tuple(range(10, 10 + len(roles))), 1)
+    row = Encoded((5, 6), words or tuple(range(10, 10 + len(roles))), 1)
     return Spoken(row, roles, Phrase("What?", asks, history))
 
 
@@ -101,27 +101,31 @@ def test_places_of_all_groups_follow_each_other():
     assert torch.equal(found[1][1], found[1][0][:, :2] + 1) and torch.equal(found[2][0], -found[1][0])
 
 
-def test_roles_are_the_places_around_the_value_by_question():
+def test_roles_are_first_tokens_by_question_and_then_the_dearest_words():
     spoken = [
-        said("name", "say", "say", "value", "value", "say", "say"),  # 0-5: the end of the turn is said last
-        said("implicit", "say", "value", "say", "keep", "keep"),  # 6-10
-        said("name", "say", "say", "value", "say", "say"),  # 11-15
-        said("implicit", "say", "value", "say", "keep"),  # 16-19
-        said("implicit", "say", "value", "say"),  # 20-22
+        said("name", "say", "say", "value", "say", "say", words=(10, 11, 50, 12, 13)),  # 0-4: the end is said last
+        said("implicit", "say", "say", "value", "say", "keep", words=(20, 11, 51, 22, 23)),  # 5-9
+        said("name", "say", "say", "value", "say", words=(10, 11, 52, 12), history=(("Hi.", "Hello."),)),  # 10-13
+        said("implicit", "say", "say", "value", "say", words=(20, 24, 53, 22)),  # 14-17
     ]
-    found = [role.tolist() for role in _roles(spoken)]
-    # Where answers begin, the more frequent question first; then the other words, the most frequent place first.
-    assert found == [[6, 16, 20], [0, 11], [8, 18, 22], [1, 12], [4, 14]]
+    costs = torch.zeros(18)
+    costs[[0, 5, 10, 14]] = torch.tensor([7.0, 4.0, 1.0, 4.0])  # where answers begin: 7, 8 together, and 1 behind turns
+    costs[[1, 6, 11]], costs[[3, 12]], costs[15], costs[[8, 17]] = 1.0, 0.5, 2.0, 3.0
+    found = [role.tolist() for role in _roles(spoken, costs)]
+    # The same word after other beginnings is one role: 6 nats of word 22, 3 of word 11, 2 of 24, and .5 of word 12.
+    assert found == [[5, 14], [0], [10], [8, 17], [1, 6, 11], [15], [3, 13]]
 
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
-    spoken = [said("name", "say", "value"), said("name", "say", "value"), said("implicit", "say", "value")]
+    roles = [torch.tensor([0, 2]), torch.tensor([4])]
     numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
     metric = {n: torch.randn(3, 3) for n in (1, 2)}
-    ground = Ground(Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], order={})
+    ground = Ground(
+        Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], rows={}, order={}
+    )
     places = module._places([Group(0, 2), Group(100, 1)])
-    hparams = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 2})
-    for layer, update in module._start(None, None, places, spoken, ground, hparams).items():
+    hparams = PersonalizationHyperParams(layers=[1, 2])
+    for layer, update in module._start(None, None, places, roles, ground, hparams).items():
         keys, outputs = places[layer]
         assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
         assert torch.equal(update.left, torch.zeros(2, 2)) and update.space.metric is ground.metric[layer]
@@ -129,8 +133,6 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
         for direction, role in zip(update.right, ([0, 2], [4]), strict=True):
             apart = (keys[role].mean(0) - others) @ update.space.metric
             torch.testing.assert_close(direction, apart / apart.dot(apart))
-    one = PersonalizationHyperParams(layers=[1, 2], natural={"gate_rank": 1})
-    assert len(module._start(None, None, places, spoken, ground, one)[1].right) == 1
 
 
 def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():
@@ -219,7 +221,8 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
     monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
     monkeypatch.setattr(module, "log_p", lambda part, words: None)
-    monkeypatch.setattr(module, "_start", lambda *_: {1: update})
+    monkeypatch.setattr(module, "costs_of", lambda rows, words: torch.tensor([1.0, 0.0, 3.0, 0.0] + [0.0] * 10))
+    monkeypatch.setattr(module, "_start", lambda *parts: given.update(roles=parts[3]) or {1: update})
     monkeypatch.setattr(module, "speaking_loss", lambda part, *_: given.setdefault("seen", []).append(part) or 1000.0)
     monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
     monkeypatch.setattr(module, "divergence", lambda pool, *_: {"own": 1.0, "named": 10.0}[pool])
@@ -242,6 +245,11 @@ def test_a_step_weighs_contrasts_about_the_kind_itself_five_times_and_ordinary_t
     given = learning(contrast_weight=4.0, quiet_weight=2.0)
     assert given["loss"](0) == pytest.approx(1000 + 4.0 * (5 * 1.0 + 10.0) / 2 + 2.0 * 3.0)
     assert set(given["kept"]) == {"left.1", "right.1", "near.1", "starts"}
+
+
+def test_a_gate_has_as_many_directions_as_its_rank_the_first_roles_first(learning):
+    spoken_first = [0, 2, 4, 6, 8, 10, 12]  # where the seven answers begin
+    assert [role.tolist() for role in learning(gate_rank=1)["roles"]] == [spoken_first]
 
 
 def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
@@ -300,6 +308,19 @@ def test_gates_are_kept_under_a_name_of_all_that_shapes_them(tmp_path, monkeypat
         assert {starts[2].dtype for starts in gate.starts.values()} == {torch.float32} and len(gate.starts) == 2
     assert names[0] == names[1] == names[-1] and len(set(names)) == 1 + len(shaping)  # values are no matter of gates
     assert all(len(name) == len("gate-.safetensors") + 16 for name in names)
+
+
+def test_what_the_base_model_made_of_the_contrasts_holds_for_no_edited_one(tmp_path, monkeypatch):
+    recalled, rows = [], {"rows.0.keys": torch.ones(1)}
+    monkeypatch.setattr(module, "shared_packs", lambda *given: recalled.append(given[-1]))
+    monkeypatch.setattr(module, "_phrases", lambda *_: [])
+    monkeypatch.setattr(module, "_learn", lambda *_: (_ for _ in ()).throw(LookupError))
+    ground = SimpleNamespace(folder=tmp_path, base="base", contrasts=[], answers={}, rows=rows)
+    for model in ("base", "edited"):
+        monkeypatch.setattr(module, "fingerprint", lambda _, model=model: model)
+        with pytest.raises(LookupError):
+            module.gates_for(None, None, None, [PET], ground, PersonalizationHyperParams(layers=[1]))
+    assert recalled == [rows, None]
 
 
 def test_the_shipped_material_says_which_kinds_are_near():

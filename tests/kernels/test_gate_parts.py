@@ -26,6 +26,7 @@ from easyedit_personal.kernels.gate_loss import (
     TAIL_WEIGHT,
     TOP,
     Kept,
+    costs_of,
     divergence,
     log_p,
     speaking_loss,
@@ -130,14 +131,16 @@ def test_every_other_step_takes_what_moved_most_and_in_between_all_in_turn():
     assert [parts.index(turn(parts, step)) for step in range(8)] == [0, 1, 1, 1, 2, 1, 0, 1]
 
 
-def test_roles_begin_with_first_tokens_and_go_on_with_the_most_frequent(said):
+def test_roles_begin_with_first_tokens_and_go_on_with_the_dearest(said):
     *_, spoken, rows = said
-    roles = _roles(spoken)
+    costs = costs_of(rows, words_of([rows], []))
+    roles = _roles(spoken, costs)
     firsts = {int(i) for i in (rows.columns == rows.last_index[rows.rows]).nonzero()}
     sorts = len({s.phrase.asks for s in spoken})
     assert {int(i) for role in roles[:sorts] for i in role} == firsts
-    later = [len(role) for role in roles[sorts:]]
-    assert later == sorted(later, reverse=True) and len(roles[0]) == 2  # two questions ask by name
+    later = [float(costs[role].sum()) for role in roles[sorts:]]
+    assert later == sorted(later, reverse=True) and all(len(rows.ids[role].unique()) == 1 for role in roles[sorts:])
+    assert sorted(len(role) for role in roles[:sorts]) == [1, 1, 2]  # two questions ask by name
 
 
 def test_pools_leave_out_what_asks_for_the_kind_itself_and_pools_of_no_size(said):
@@ -302,7 +305,8 @@ def test_every_word_around_a_value_has_a_role_and_only_the_first_behind_it(said)
     *_, spoken, _ = said
     behind = [s.roles[s.value_at :].count("say") > 0 for s in spoken]
     assert any(behind)
-    assert sum(map(len, _roles(spoken))) == sum(s.value_at for s in spoken) + sum(behind)
+    costs = torch.zeros(sum(len(s.roles) for s in spoken))
+    assert sum(map(len, _roles(spoken, costs))) == sum(s.value_at for s in spoken) + sum(behind)
 
 
 def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questions_alone(said):

@@ -41,6 +41,7 @@ MATERIAL = Material(
 )
 NEAR = Contrasts(
     tasks=("task",),
+    small_talk=("hello",),
     negated=("near negated {n}",),
     somebody_else=("near of {who} {n}",),
     general=("any {n}",),
@@ -95,12 +96,12 @@ def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
     found = own_contrasts(PET, MATERIAL, Random(0))
     assert {contrast.pool for contrast in found} == {"own"} and {contrast.group for contrast in found} == {None}
     alone = [contrast for contrast in found if not contrast.history]
-    beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What's Ann's", "Any")
+    beginnings = ("Negated", "Near negated", "Of Ann", "Near of Ann", "Yours", "What's Ann's", "Any", "Hello")
     beginnings += PLAINLY
     counts = Counter(next(text for text in beginnings if c.text.startswith(text)) for c in alone)
     assert counts["Negated"] + counts["Near negated"] == 50 and [counts[text] for text in PLAINLY] == [6] * 4
     assert counts["Of Ann"] + counts["Near of Ann"] + counts["Yours"] == 30 and counts["What's Ann's"] == 20
-    assert counts["Any"] == 8
+    assert counts["Any"] == 8 and counts["Hello"] == 10
     plainest = {c.text for c in alone if c.text.startswith(PLAINLY)}  # every form with the kind's name and another
     assert plainest == {f"{form} {name}?" for form in PLAINLY for name in ("pet", "animal")}
     stated = [contrast for contrast in found if contrast.history]
@@ -156,9 +157,18 @@ def test_what_all_gates_keep_quiet_at(world):
     assert {c.group for c in indirect} == {"pet"}
     rest = [contrast.text for contrast in found if contrast.pool == "rest"]
     assert rest[:2] == ["Negated pet", "Of Ann pet"] and rest[2:6] == ["neutral 1", "neutral 2", "open", "task"]
-    facts = rest[6:]
+    facts, small_talk = rest[6:-1], rest[-1]
+    assert small_talk == "hello"
     assert len(set(facts)) == 100 and all(fact.startswith("Is fact ") for fact in facts)
     assert {contrast.group for contrast in found if contrast.pool == "rest"} == {None}
+
+
+def test_small_talk_is_not_left_to_the_draw_but_takes_no_more_than_a_tenth(world, monkeypatch):
+    many = replace(NEAR, small_talk=tuple(f"hello {i}" for i in range(5)))
+    monkeypatch.setattr(kinds, "contrasts", lambda: many)
+    for limit, count in ((60, 5), (30, 3), (9, 0)):
+        found = [c.text for c in kinds.shared_contrasts(MATERIAL, limit) if not c.history]
+        assert [text for text in found if text.startswith("hello")] == [f"hello {i}" for i in range(count)]
 
 
 def test_some_of_them_come_again_behind_one_to_three_exchanges_and_before_what_was_said(world, monkeypatch):
@@ -209,7 +219,7 @@ def test_every_kind_is_asked_by_name_and_in_its_other_ways(world, monkeypatch):
 
 
 def test_prompts_about_nobody_are_drawn_with_a_seed(world):
-    texts = {"neutral 1", "neutral 2", "open", "task"}
+    texts = {"neutral 1", "neutral 2", "open", "task", "hello"}
     assert set(kinds.neutral_prompts(MATERIAL, 9)) == texts and len(kinds.neutral_prompts(MATERIAL, 3)) == 3
     orders = [kinds.neutral_prompts(MATERIAL, 4, seed) for seed in (-1, 0, 1)]
     assert kinds.neutral_prompts(MATERIAL, 4) == orders[1] and orders[0] != orders[1] != orders[2]

@@ -45,7 +45,7 @@ def value(monkeypatch):
     def make(count, first=0, seed=0):
         rows = SimpleNamespace(select=lambda numbers: list(numbers), ids=torch.zeros(1))
         monkeypatch.setattr(
-            module, "words_and_learned", lambda mine, spoken, own: (torch.tensor([3, 5, 9]), (mine, own))
+            module, "words_and_learned", lambda mine, spoken, own: (torch.tensor([3, 5, 9]), (mine, own), None)
         )
         monkeypatch.setattr(module, "first_factors", lambda mine, *_: {1: "update"})
         monkeypatch.setattr(module, "learned_roles", lambda spoken, learned, device: (len(spoken), learned))
@@ -83,7 +83,10 @@ def test_a_value_costs_its_tokens_but_those_said_anyway_and_what_is_heard_elsewh
     for place, (number, cost) in enumerate(zip((1, 0, 2, 2), nats)):
         logits[place, number], logits[place, (number + 1) % 3] = 0.0, cost.exp().sub(1).log()
     found = made.loss(5, logits, ids)
-    assert float(found) == pytest.approx((0.25 + 2.0 + 0.021) / 4 + 0.5 * (1.0 * 2.0 + 10.0 * 4.0), rel=1e-4)
+    answers = 2  # of the step; four tokens each count whole, however long the values
+    assert float(found) == pytest.approx(
+        (0.25 + 2.0 + 0.021) / (4 * answers) + 0.5 * (1.0 * 2.0 + 10.0 * 4.0), rel=1e-4
+    )
     assert made.worst == [float("inf"), pytest.approx(2.0, rel=1e-4)]
 
 

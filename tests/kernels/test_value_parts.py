@@ -70,13 +70,14 @@ def test_a_beginning_of_which_a_token_costs_more_than_a_nat_is_unknown_and_learn
         for flags, roles, unknown in zip(learned, ROLES, expected, strict=True):
             begun = roles.index("value")
             assert flags == (*[unknown] * begun, *[True] * (len(roles) - begun))
+    torch.testing.assert_close(words_and_learned(Rows(costs), spoken(), ())[2], torch.tensor(costs), rtol=1e-3, atol=0)
 
 
 def test_the_loss_looks_at_the_64_likeliest_words_of_every_place_and_the_answers_own():
     rows = Rows()
     rows.table = torch.randn(sum(LENGTHS), 400)
     likely = rows.table.topk(64).indices
-    words, _ = words_and_learned(rows, spoken(), ())
+    words, *_ = words_and_learned(rows, spoken(), ())
     assert words.tolist() == sorted({*likely.flatten().tolist(), *rows.ids.tolist()})
     few = Rows(vocabulary=12)
     assert set(words_and_learned(few, spoken(), ())[0].tolist()) == set(range(12))
@@ -95,14 +96,26 @@ def still():
     return gate, ground
 
 
-@pytest.mark.parametrize("rank", [1, 2, 5])
-def test_directions_are_of_the_value_s_first_tokens_and_of_unknown_beginnings(still, rank):
+COSTS = [0.0, 0.0, 9.0, 0.5, 2.0, 0.0, 0.0, 9.0, 0.0, 0.0, 9.0]  # in nats; the value's third token is the dearer one
+THIRD_IS_SAID = [*COSTS[:4], 0.04, *COSTS[5:]]
+
+
+@pytest.mark.parametrize(
+    ("rank", "costs", "places"),
+    [
+        (1, COSTS, [[6], [2, 7, 10]]),
+        (2, COSTS, [[6], [2, 7, 10], [4]]),
+        (5, COSTS, [[6], [2, 7, 10], [3], [4]]),
+        (5, THIRD_IS_SAID, [[6], [2, 7, 10], [3]]),
+        (5, [0.0] * 11, [[6], [2, 7, 10]]),  # where the value begins the gate decides, whatever it costs there
+    ],
+)
+def test_directions_are_of_the_value_s_dearest_tokens_and_of_unknown_beginnings(still, rank, costs, places):
     gate, ground = still
     hparams, rows = PersonalizationHyperParams(natural={"value_rank": rank}), Rows()
     # The second phrase's beginning is unknown; of the others, nothing before the value is learned.
     learned = [(False, False, True, True, True, True), (True, True, True), (False, True)]
-    places = [[6], [2, 7, 10], [3], [4]][: 1 + rank]
-    for layer, update in first_factors(rows, spoken(), learned, gate, ground, hparams).items():
+    for layer, update in first_factors(rows, spoken(), learned, torch.tensor(costs), gate, ground, hparams).items():
         keys, outputs = rows.found_at(None, None)[layer]
         assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
         assert update.space.metric is ground.metric[layer]
@@ -116,7 +129,7 @@ def test_known_beginnings_have_no_direction(still):
     gate, ground = still
     learned = [(False, False, True, True, True, True), (False, True, True), (False, True)]
     hparams = PersonalizationHyperParams(natural={"value_rank": 1})
-    assert len(first_factors(Rows(), spoken(), learned, gate, ground, hparams)[1].right) == 1
+    assert len(first_factors(Rows(), spoken(), learned, torch.tensor(COSTS), gate, ground, hparams)[1].right) == 1
 
 
 def test_where_the_value_comes_up_again_starts_behind_what_follows_it_and_needs_an_open_answer(monkeypatch):
@@ -155,7 +168,7 @@ def test_a_value_that_the_answer_begins_with_has_one_direction_for_its_place(sti
     learned = [(True,) * length for length in LENGTHS]
     hparams = PersonalizationHyperParams(natural={"value_rank": 1})
     bare = spoken((("value", "value", "say", "say", "say", "say"), *ROLES[1:]))
-    assert len(first_factors(Rows(), bare, learned, gate, ground, hparams)[1].right) == 2
+    assert len(first_factors(Rows(), bare, learned, torch.ones(11), gate, ground, hparams)[1].right) == 2
 
 
 def test_roles_of_learned_places_are_beginnings_first_tokens_and_the_value_s_by_place():

@@ -78,7 +78,7 @@ def test_no_more_phrases_are_the_user_s_own_than_are_learned_from(begun):
 def test_the_value_is_learned_everywhere_and_beginnings_only_where_the_user_s_own_are_unknown(begun, monkeypatch):
     hparams, _, wanted, spoken, rows = begun
     own = own_phrases(wanted, hparams)
-    words, learned = words_and_learned(rows, spoken, own)
+    words, learned, _ = words_and_learned(rows, spoken, own)
     for number, (s, flags) in enumerate(zip(spoken, learned)):
         assert all(flags[s.value_at :]) and len(flags) == len(s.roles)
         assert all(flags) == (number < 2)  # a random model knows no beginning
@@ -90,14 +90,16 @@ def test_the_value_is_learned_everywhere_and_beginnings_only_where_the_user_s_ow
 @pytest.mark.parametrize("own", [0, 2])
 def test_directions_tell_the_value_s_places_and_unknown_beginnings_from_what_is_near(begun, own):
     hparams, ground, wanted, spoken, rows = begun
-    learned = words_and_learned(rows, spoken, [s.phrase for s in spoken[:own]])[1]
-    factors = first_factors(rows, spoken, learned, wanted.gate, ground, hparams)[1]
+    _, learned, costs = words_and_learned(rows, spoken, [s.phrase for s in spoken[:own]])
+    factors = first_factors(rows, spoken, learned, costs, wanted.gate, ground, hparams)[1]
     keys = rows.found_at(rows.rows, rows.columns)[1][0]
     roles = [role for s in spoken for role in s.roles]
     starts = [i for i, role in enumerate(roles) if role == "value" and roles[i - 1] != "value"]
     firsts = [int((rows.rows == number).nonzero()[0]) for number in range(own)]
     begun_with = torch.cat([keys[starts], wanted.gate.starts[False][1]])  # where the gate has seen values begin, too
-    expected = [keys[firsts]] * bool(own) + [begun_with, keys[[i + 1 for i in starts if roles[i + 1] == "value"]]]
+    later = [[i + place for i in starts] for place in range(1, spoken[0].roles.count("value"))]
+    dearest = max(later, key=lambda numbers: float(costs[numbers].mean()))  # a rank of two
+    expected = [keys[firsts]] * bool(own) + [begun_with, keys[dearest]]
     assert len(factors.right) == len(expected) and not factors.left.any()
     near = factors.space.whitened(wanted.gate.quiet.near[1]).mean(0)
     for direction, own_keys in zip(factors.right, expected):

@@ -173,6 +173,26 @@ def test_a_suffix_without_its_model_is_put_on_another_of_the_same_weights():
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_above_a_last_layer_nothing_is_run_again_where_the_pass_was_kept(family, monkeypatch):
+    model, batch = lively(family), batch_of((SHORT, LONG, SHORT), "inside")
+    layout, start = find_layout(model), int(batch.key_index.min())
+    with frozen(model):
+        suffix = Suffix(model, layout, batch, layout.n_layers - 1, start=start)
+        known = suffix.kept()
+        assert not Suffix(model, layout, batch, 0, start=start).kept()  # layers above want more than this
+        monkeypatch.setattr(Suffix, "_capture", None)
+        again = Suffix(model, layout, batch, layout.n_layers - 1, start=start, split=suffix.split, known=known)
+        output = suffix.base_output + torch.randn_like(suffix.base_output)
+        real = batch.attention_mask[:, start:].bool()
+        for got, wanted in ((again, suffix), (again.select([2, 1]), suffix.select([2, 1]))):
+            numbers = [0, 1, 2] if got is again else [2, 1]
+            assert torch.equal(got.keys, wanted.keys)
+            assert torch.equal(got.logits(output[numbers]), wanted.logits(output[numbers]))
+        for name in ("base_layer", "base_hidden"):
+            torch.testing.assert_close(getattr(again, name)[real], getattr(suffix, name)[real], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_some_of_the_rows(family):
     model = lively(family)
     layout, batch = find_layout(model), batch_of((SHORT, LONG, SHORT), "left")

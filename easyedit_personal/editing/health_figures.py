@@ -7,7 +7,9 @@ write on by itself, all users' answers in one batch.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,14 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited, relative_norm
+from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.edited_rows import Change, EditedRows
-from ..modeling.layout import Layout, find_layout, input_device
+from ..modeling.layout import Layout, find_layout, get_module, input_device, is_transposed, weight_of
 from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode, stop_ids
 from ..serving.multi_adapter import merged, mixed
@@ -51,13 +54,12 @@ def health_figures(
     """
     clean = model if clean is None else clean
     layout, before = find_layout(model, hparams), HealthBaseline.of(clean, tokenizer)
-    layers = {layout.rewrite_path(layer): layer for layer in range(layout.n_layers)}
     perplexities, begun = [], []
     with frozen(model), torch.no_grad():
         for deltas in many:
-            changes = {layers[path]: partial(_added, one) for path, one in merged(deltas).items() if path in layers}
-            with edited(model, [delta for delta in deltas if delta.layer not in layers]):  # made with other settings
-                looked_at = _LookedAt.of(model, tokenizer, layout, tuple(sorted(changes)), before)
+            seen, changes, others = _changes(model, layout, merged(deltas))
+            with edited(model, others):  # made with other settings
+                looked_at = _LookedAt.of(model, tokenizer, seen, tuple(sorted(changes)), before)
                 perplexities.append(looked_at.perplexity(changes))
                 begun.append(looked_at.begun(changes))
         rows = _written(model, tokenizer, many, before, begun)
@@ -97,7 +99,7 @@ class _LookedAt:
         """Read once per model and set of layers; bound to this model, since another with the same weights may go."""
         layers = layers or (layout.n_layers - 1,)
         read = lambda: cls._read(model, tokenizer, layout, layers, before).detached()
-        return _LOOKED_AT.get(model, tokenizer, read, layers, before, input_device(model)).on(model)
+        return _LOOKED_AT.get(model, tokenizer, read, layers, layout.rewrite, before, input_device(model)).on(model)
 
     @classmethod
     def _read(
@@ -183,5 +185,40 @@ def _written(
     ]
 
 
+def _changes(
+    model: nn.Module, layout: Layout, updates: Mapping[str, WeightDelta]
+) -> tuple[Layout, dict[int, Change], list[WeightDelta]]:
+    """What updates add to an output, by layer; the layout that says to which; and the updates that must be applied.
+
+    An update of a down projection adds to what that gives. Where all are of MLPs' matrices, as neurons are, they add to
+    what the MLPs give, which stand for their down projections then.
+    """
+    layers = range(layout.n_layers)
+    down = {layout.rewrite_path(layer): layer for layer in layers}
+    blocks = {layout.mlp.replace("{}", str(layer)): layer for layer in layers if layout.mlp != layout.layer}
+    inside: dict[str, list[WeightDelta]] = {}
+    for path, one in updates.items():
+        inside.setdefault(path.rpartition(".")[0], []).append(one)
+    if set(updates) <= set(down) or not set(inside) <= set(blocks):
+        changes: dict[int, Change] = {down[p]: partial(_added, one) for p, one in updates.items() if p in down}
+        return layout, changes, [one for path, one in updates.items() if path not in down]
+    changes = {blocks[path]: partial(_added_by, get_module(model, path), path, own) for path, own in inside.items()}
+    return replace(layout, rewrite=layout.mlp, d_mlp=layout.d_model), changes, []
+
+
 def _added(delta: WeightDelta, keys: Tensor) -> Tensor:
     return F.linear(F.linear(keys, delta.right.to(keys)), delta.left.to(keys))
+
+
+def _added_by(block: nn.Module, path: str, deltas: Sequence[WeightDelta], inputs: Tensor) -> Tensor:
+    """What an MLP gives with updates of its matrices, without what it gives as it is."""
+    bare = copy.copy(block)
+    bare._forward_hooks = OrderedDict()  # the one that calls this is among them
+    changed = {}
+    for delta in deltas:
+        name = delta.layer.removeprefix(f"{path}.")
+        weight, update = weight_of(get_module(block, name)), delta.update()
+        update = update.T if is_transposed(get_module(block, name), name) else update
+        changed[parameter_name(block, weight)] = weight + update.to(weight)
+    inputs = inputs.to(next(block.parameters()))
+    return (functional_call(bare, changed, (inputs,)) - bare(inputs)).float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from easyedit_personal.editing import health_figures as module
 from easyedit_personal.editing.health import HealthBaseline, answered, perplexity
 from easyedit_personal.editing.health_figures import health_figures
 from easyedit_personal.hparams import PersonalizationHyperParams
@@ -55,6 +56,22 @@ def test_updates_of_other_matrices_count_too(llama, tokenizer):
     (found,) = health_figures(llama, tokenizer, [deltas], HPARAMS)
     wanted = plainly(llama, tokenizer, deltas)
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_updates_of_an_mlp_s_matrices_are_asked_without_reading_the_model_again(family, monkeypatch):
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    block = "transformer.h.{}.mlp." if family == "gpt2" else "model.layers.{}.mlp."
+    names = ("c_fc", "c_proj") if family == "gpt2" else ("gate_proj", "up_proj", "down_proj")
+    users = [[loud(model, block.format(3) + name, seed + i) for i, name in enumerate(names)] for seed in (0, 5)]
+    users.append([*users[0][:1], *users[1], loud(model, block.format(1) + names[0], 9)])
+    health_figures(model, tokenizer, users, HPARAMS)
+    monkeypatch.setattr(module._LookedAt, "_read", None)  # once for the last layer, once for both
+    found = health_figures(model, tokenizer, users, HPARAMS)
+    for figures, deltas in zip(found, users):
+        wanted = plainly(model, tokenizer, deltas)
+        assert {name: figures[name] for name in wanted} == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+    assert found[0]["surprise"] != found[1]["surprise"], "the updates are loud enough to tell"
 
 
 def test_what_was_read_for_one_model_serves_its_twin_and_keeps_neither_alive(llama, tokenizer):

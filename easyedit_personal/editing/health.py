@@ -6,10 +6,12 @@ answers every greeting with the value, nor always garbled words: the unedited mo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +20,12 @@ from torch import nn
 from ..data.material import world_facts
 from ..generation.generate import continuations, encode_prompt
 from ..generation.score import log_likelihoods
-from ..modeling.layout import context_limit
+from ..modeling.kept import Tensors, kept
+from ..modeling.layout import context_limit, tokenizer_fingerprint
 from ..modeling.per_model import PerModel
 from ..modeling.tokens import Encoded, encode, stop_ids
 
+VERSION = "1"  # of what is kept of a model; files of other versions are not read
 TEXTS = 24
 # What people say first, and then ask for; about nothing that is edited, and none of it among the preserved prompts.
 # Small models answer two thirds of it briefly, so that it shows whether answers end.
@@ -78,14 +82,28 @@ class HealthBaseline:
     likelihoods: tuple[float, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, tokenizer: Any) -> HealthBaseline:
-        """Measured once per model."""
-        return _BASELINES.get(model, tokenizer, lambda: cls._measured(model, tokenizer))
+    def of(cls, model: nn.Module, tokenizer: Any, folder: Path | None = None) -> HealthBaseline:
+        """Measured once per model; kept in ``folder`` for other processes, where one is given."""
+        return _BASELINES.get(model, tokenizer, lambda: cls._kept(model, tokenizer, folder))
 
     @classmethod
-    def _measured(cls, model: nn.Module, tokenizer: Any) -> HealthBaseline:
-        rows = answered(model, tokenizer, _questions_that_fit(model, tokenizer))
-        return cls(perplexity(model, tokenizer), tuple(rows), tuple(_likelihoods(model, tokenizer, rows)))
+    def _kept(cls, model: nn.Module, tokenizer: Any, folder: Path | None) -> HealthBaseline:
+        asked = _questions_that_fit(model, tokenizer)
+
+        def measured() -> tuple[Tensors, dict[str, Any]]:
+            rows = answered(model, tokenizer, asked)
+            likelihoods = torch.tensor(_likelihoods(model, tokenizer, rows), dtype=torch.float64)
+            said = [row.target_ids for row in rows]
+            return {"likelihoods": likelihoods}, {"perplexity": perplexity(model, tokenizer), "answers": said}
+
+        if folder is None:
+            tensors, values = measured()
+        else:
+            looked_at = (VERSION, tokenizer_fingerprint(tokenizer), ANSWER_TOKENS, asked, neutral_pairs())
+            name = hashlib.sha256(repr(looked_at).encode()).hexdigest()[:16]
+            tensors, values = kept(folder / f"health-{name}.safetensors", measured)
+        rows = tuple(replace(row, target_ids=tuple(said)) for row, said in zip(asked, values["answers"]))
+        return cls(values["perplexity"], rows, tuple(tensors["likelihoods"].tolist()))
 
     def surprise(self, model: nn.Module, tokenizer: Any, rows: Sequence[Encoded]) -> float:
         """By how much less likely this model finds other answers than its own, on average, in nats per token.

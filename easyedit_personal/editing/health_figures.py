@@ -8,11 +8,14 @@ write on by itself, all users' answers in one batch.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,12 +28,24 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.edited_rows import Change, EditedRows
-from ..modeling.layout import Layout, find_layout, get_module, input_device, is_transposed, weight_of
+from ..kernels.neurons import takes_neurons
+from ..modeling.kept import read_kept, write_kept
+from ..modeling.layout import (
+    Layout,
+    find_layout,
+    fingerprint,
+    get_module,
+    input_device,
+    is_transposed,
+    tokenizer_fingerprint,
+    weight_of,
+)
 from ..modeling.per_model import PerModel
+from ..modeling.stats import cache_folder
 from ..modeling.tokens import Encoded, encode, stop_ids
 from ..serving.multi_adapter import merged, mixed
 from ..types import WeightDelta
-from .health import ANSWER_TOKENS, HealthBaseline, neutral_pairs
+from .health import ANSWER_TOKENS, VERSION, HealthBaseline, neutral_pairs
 
 
 def health_figures(
@@ -53,13 +68,15 @@ def health_figures(
         share) and ``surprise`` (nats per token), see ``HealthBaseline``.
     """
     clean = model if clean is None else clean
-    layout, before = find_layout(model, hparams), HealthBaseline.of(clean, tokenizer)
+    folder = cache_folder(hparams) / fingerprint(clean) if takes_neurons(hparams) else None
+    layout, before = find_layout(model, hparams), HealthBaseline.of(clean, tokenizer, folder)
     perplexities, begun = [], []
     with frozen(model), torch.no_grad():
         for deltas in many:
             seen, changes, others = _changes(model, layout, merged(deltas))
             with edited(model, others):  # made with other settings
-                looked_at = _LookedAt.of(model, tokenizer, seen, tuple(sorted(changes)), before)
+                keep_in = folder if model is clean and not others else None
+                looked_at = _LookedAt.of(model, tokenizer, seen, tuple(sorted(changes)), before, keep_in)
                 perplexities.append(looked_at.perplexity(changes))
                 begun.append(looked_at.begun(changes))
         rows = _written(model, tokenizer, many, before, begun)
@@ -94,30 +111,72 @@ class _LookedAt:
 
     @classmethod
     def of(
-        cls, model: nn.Module, tokenizer: Any, layout: Layout, layers: tuple[int, ...], before: HealthBaseline
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: Layout,
+        layers: tuple[int, ...],
+        before: HealthBaseline,
+        folder: Path | None,
     ) -> _LookedAt:
-        """Read once per model and set of layers; bound to this model, since another with the same weights may go."""
+        """Read once per model and set of layers; bound to this model, since another with the same weights may go.
+
+        Args:
+            folder: where the reading is kept for other processes, if that can be done, see ``EditedRows.kept``.
+        """
         layers = layers or (layout.n_layers - 1,)
-        read = lambda: cls._read(model, tokenizer, layout, layers, before).detached()
+
+        def read() -> _LookedAt:
+            if folder is None:
+                return cls._read(model, tokenizer, layout, layers, before).detached()
+            looked_at = (
+                VERSION,
+                tokenizer_fingerprint(tokenizer),
+                layout.rewrite,
+                layers,
+                before.rows,
+                neutral_pairs(),
+            )
+            path = folder / f"read-{hashlib.sha256(repr(looked_at).encode()).hexdigest()[:16]}.safetensors"
+            known, _ = read_kept(path) or ({}, {})
+            found = cls._read(model, tokenizer, layout, layers, before, known)
+            if not known and (tensors := found.kept()):
+                write_kept(path, tensors, {})
+            return found.detached()
+
         return _LOOKED_AT.get(model, tokenizer, read, layers, layout.rewrite, before, input_device(model)).on(model)
 
     @classmethod
     def _read(
-        cls, model: nn.Module, tokenizer: Any, layout: Layout, layers: Sequence[int], before: HealthBaseline
+        cls,
+        model: nn.Module,
+        tokenizer: Any,
+        layout: Layout,
+        layers: Sequence[int],
+        before: HealthBaseline,
+        known: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> _LookedAt:
+        def ran(part: str, rows: Sequence[Encoded]) -> EditedRows:
+            mine = {name.removeprefix(part): tensor for name, tensor in known.items() if name.startswith(part)}
+            return EditedRows(model, tokenizer, layout, rows, layers, known=mine)
+
         texts = [encode(tokenizer, question, target=answer).ids for question, answer in neutral_pairs()]
-        rows = EditedRows(model, tokenizer, layout, [Encoded(ids[:1], ids[1:], 0) for ids in texts], layers)
+        rows = ran("texts.", [Encoded(ids[:1], ids[1:], 0) for ids in texts])
         shared = next(k for k in range(len(min(texts, key=len))) if len({ids[k] for ids in texts}) > 1)
         once = rows.columns + 1 < shared  # what all texts begin with is looked at in the first one
         chosen = (~once | (rows.rows == 0)).nonzero()[:, 0]
-        answers = EditedRows(model, tokenizer, layout, before.rows, layers) if before.rows else None
         return cls(
             rows,
             (rows.rows[chosen], rows.columns[chosen]),
             torch.where(once, len(texts), 1)[chosen],
             rows.ids[chosen],
-            answers,
+            ran("answers.", before.rows) if before.rows else None,
         )
+
+    def kept(self) -> dict[str, Tensor]:
+        """What to keep of the reading."""
+        parts = {"texts.": self.texts.kept(), "answers.": self.answers.kept() if self.answers else {}}
+        return {before + name: tensor for before, part in parts.items() for name, tensor in part.items()}
 
     def detached(self) -> _LookedAt:
         """The same without a model, which is not kept alive for it."""

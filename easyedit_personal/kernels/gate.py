@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
+from ..modeling.kept import Tensors, kept
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
 from .carried import Cells, Pair, part_of, tensors_of
@@ -25,8 +26,7 @@ from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, fitting,
 from .edited_rows import EditedRows
 from .factors import Quiet, Update, adam
 from .gate_loss import Kept, Speaking, costs_of, divergence, log_p, speaking_loss, speaking_of, turn, words_of
-from .ground import Ground, kept
-from .ground_numbers import Tensors
+from .ground import Ground
 from .kinds import (
     Contrast,
     Kind,

@@ -7,29 +7,24 @@ which an edit keeps quiet, and what the unedited model answers to the contrasts 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.material import BUNDLED
 from ..hparams import PersonalizationHyperParams
+from ..modeling.kept import Tensors, kept
 from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
 from ..modeling.stats import cache_folder
-from ..progress import log
 from .contrasts import fitting
 from .factors import Factors, Space, Update, towards
-from .ground_numbers import Tensors, compute
+from .ground_numbers import compute
 from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
@@ -129,28 +124,6 @@ def prepare(model: nn.Module, tokenizer: Any, layout: Layout, hparams: Personali
     return ground
 
 
-def kept(
-    path: Path, work: Callable[[], tuple[Tensors, dict[str, Any]]], write: bool = True
-) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and plain values from a file, or from ``work``; these are written to it then, all or nothing."""
-    if path.is_file():
-        try:
-            with (path.with_suffix(".json")).open(encoding="utf-8") as file:
-                return load_file(path), json.load(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            log.warning("%s is damaged and is computed again: %s", path, error)
-    tensors, values = work()
-    if not write:
-        return tensors, values
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path.with_suffix(".json"), lambda name: Path(name).write_text(json.dumps(values), encoding="utf-8"))
-        _replace(path, lambda name: save_file({key: value.contiguous() for key, value in tensors.items()}, name))
-    except OSError as error:
-        log.warning("%s could not be written: %s", path, error)
-    return tensors, values
-
-
 def _ground(
     folder: Path,
     content: tuple[Tensors, dict[str, Any]],
@@ -203,14 +176,3 @@ def _texts_digest() -> str:
         "talk",
     )
     return hashlib.sha256(b"".join((BUNDLED / f"{name}.yaml").read_bytes() for name in names)).hexdigest()
-
-
-def _replace(path: Path, write: Callable[[str], Any]) -> None:
-    """Write beside the file and rename: readers see all or nothing, and of two writers the last one wins."""
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        write(name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..data.beginnings import beginning
 from ..hparams import PersonalizationHyperParams
+from ..modeling.kept import Tensors
 from ..modeling.layout import Layout, context_limit, get_module
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
@@ -32,7 +33,6 @@ SAMPLES = 2  # of each position's next token, for the Fisher information
 PROMPTS = 100  # whose inside is looked at
 GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
 KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
-Tensors = dict[str, Tensor]
 
 
 def compute(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
+from ..modeling.kept import Tensors
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.tokens import Encoded
 from .contrasts import Pack, encoded_contrast
 from .edited_rows import EditedRows
-from .ground_numbers import Tensors, last_keys, thinned
+from .ground_numbers import last_keys, thinned
 from .kinds import BegunAnswer
 from .spoken import Spoken, go_on, value_places
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from easyedit_personal.editing import health
 from easyedit_personal.editing import health_figures as module
 from easyedit_personal.editing.health import HealthBaseline, answered, perplexity
 from easyedit_personal.editing.health_figures import health_figures
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import edited, twin_of
 from easyedit_personal.modeling.layout import find_layout, get_module, matrix_shape, weights_digest
+from easyedit_personal.modeling.suffix import Suffix
 from easyedit_personal.types import WeightDelta
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -72,6 +74,35 @@ def test_updates_of_an_mlp_s_matrices_are_asked_without_reading_the_model_again(
         wanted = plainly(model, tokenizer, deltas)
         assert {name: figures[name] for name in wanted} == pytest.approx(wanted, rel=2e-3, abs=2e-3)
     assert found[0]["surprise"] != found[1]["surprise"], "the updates are loud enough to tell"
+
+
+def test_another_process_reads_what_is_kept_of_the_base_model_and_runs_it_no_more(tokenizer, tmp_path, monkeypatch):
+    model, natural = tiny_model("llama"), {"through": "neurons"}
+    hparams = PersonalizationHyperParams(layers=[3], answers="natural", natural=natural, stats_dir=str(tmp_path))
+    deltas = [loud(model, f"model.layers.3.mlp.{name}", 1) for name in ("gate_proj", "up_proj", "down_proj")]
+    memories = (health._BASELINES, module._LOOKED_AT)
+
+    def asked(of=model, **more):
+        for memory in memories:
+            memory.clear()
+        return health_figures(of, tokenizer, [deltas], hparams, **more)
+
+    first = asked()
+    (folder,) = tmp_path.iterdir()
+    assert sorted(file.name.split("-")[0] for file in folder.glob("*.safetensors")) == ["health", "read"]
+    before = sorted(file.name for file in tmp_path.rglob("*"))
+    with edited(
+        twin_of(model, ["model.layers.3.mlp.down_proj"]), [loud(model, "model.layers.3.mlp.down_proj", 2)]
+    ) as mine:
+        assert asked(mine, clean=model) != first
+    assert sorted(file.name for file in tmp_path.rglob("*")) == before  # nothing of an edited model is kept
+    monkeypatch.setattr(Suffix, "_capture", None)
+    monkeypatch.setattr(health, "continuations", None)
+    monkeypatch.setattr(health, "perplexity", None)
+    assert asked() == first
+    monkeypatch.undo()
+    for memory in memories:
+        memory.clear()
 
 
 def test_what_was_read_for_one_model_serves_its_twin_and_keeps_neither_alive(llama, tokenizer):

@@ -19,13 +19,14 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Quiet, Space, towards
 from easyedit_personal.kernels.gate import gates_for
-from easyedit_personal.kernels.ground import kept, prepare
+from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import whitened_beside
 from easyedit_personal.kernels.kinds import Kind, Phrase, kind_of, kind_phrases, own_contrasts, shared_contrasts
 from easyedit_personal.kernels.lowrank import lowrank, lowrank_for_many
 from easyedit_personal.kernels.natural import by_kind
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
+from easyedit_personal.modeling.kept import kept
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.tokens import encode
 from easyedit_personal.store.factors import factors_from_bytes, factors_to_bytes

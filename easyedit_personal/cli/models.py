@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .session import HPARAMS, find_settings
+
 if TYPE_CHECKING:
     from ..modeling.catalog import KnownModel
 
 app = typer.Typer(name="models", help="List the models that are known by name, and get them.")
 
 NAME = typer.Argument(help="As `models` lists it.")
+MODEL_ARGUMENT = typer.Argument(help="A name that `models` lists, a folder, a GGUF file, or a hub id.")
 
 
 @app.callback(invoke_without_command=True)
@@ -50,6 +53,24 @@ def get(
 
 
 @app.command()
+def prepare(
+    name: str = MODEL_ARGUMENT,
+    kinds: list[str] = typer.Argument(None, help='Kinds of preference, such as hobby or "favorite drink".'),
+    hparams: str = HPARAMS,
+) -> None:
+    """Learn ahead what all edits of a model share, minutes once, and what those of some kinds do, some two each."""
+    from ..editing.ahead import learn_ahead
+    from ..modeling.loading import load_model
+
+    settings = find_settings(name, hparams)
+    done = learn_ahead(*load_model(settings), settings, kinds or ())
+    of = f", {', '.join(done.kinds)} included" if done.kinds else ""
+    print(f"{name} is ready for edits{of}: {done.nbytes / 1e6:.1f} MB in")
+    for folder in done.folders:
+        print(f"  {folder}")
+
+
+@app.command()
 def path(name: str = NAME) -> None:
     """Print the folder of a model that is at hand."""
     from ..errors import ModelError
@@ -63,9 +84,7 @@ def path(name: str = NAME) -> None:
 
 
 @app.command()
-def settings(
-    name: str = typer.Argument(help="A name that `models` lists, a folder, a GGUF file, or a hub id."),
-) -> None:
+def settings(name: str = MODEL_ARGUMENT) -> None:
     """Write a model's settings as YAML with comments: the shipped ones, or those derived from a measured model."""
     from ..settings.resolve import settings_text
 

@@ -28,7 +28,7 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.edited_rows import Change, EditedRows
-from ..kernels.neurons import takes_neurons
+from ..kernels.neurons import seen_by_edits, takes_neurons
 from ..modeling.kept import read_kept, write_kept
 from ..modeling.layout import (
     Layout,
@@ -90,6 +90,18 @@ def health_figures(
         }
         for deltas, perplexity, said, surprise in zip(many, perplexities, rows, surprises)
     ]
+
+
+def read_ahead(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams) -> Path | None:
+    """What the figures of edits of neurons need of a base model; kept in the folder that is returned, else None."""
+    if not takes_neurons(hparams):
+        return None
+    folder = cache_folder(hparams) / fingerprint(model)
+    with frozen(model), torch.no_grad():
+        before = HealthBaseline.of(model, tokenizer, folder)
+        layout = seen_by_edits(model, hparams)
+        _LookedAt.of(model, tokenizer, layout, tuple(sorted(hparams.layers)), before, folder)
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from torch import nn
 from ..hparams import PersonalizationHyperParams
 from ..types import EditRequest, WeightDelta
 from .base import frozen, group_by_cluster
-from .gate import gates_for
-from .ground import prepare
+from .gate import Gate, gates_for
+from .ground import Ground, prepare
 from .ground_numbers import faster_products
 from .kinds import Kind, kind_of
 from .neurons import elsewhere, placed, seen_by_edits, taken_in, takes_neurons
@@ -68,10 +68,8 @@ def natural_for_many(
     layout = seen_by_edits(model, hparams)
     paths = {layer: layout.rewrite_path(layer) for layer in hparams.layers}
     kinds = list(dict.fromkeys(kind for user in users for kind in user))
+    ground, gates = shared_by_users(model, tokenizer, kinds, hparams)
     with frozen(model):
-        with faster_products():
-            ground = prepare(model, tokenizer, layout, hparams)
-            gates = dict(zip(kinds, gates_for(model, tokenizer, layout, kinds, ground, hparams)))
         wanted = [
             Wanted(kind, _value(requests), requests, gates[kind]) for user in users for kind, requests in user.items()
         ]
@@ -87,6 +85,16 @@ def natural_for_many(
                 found[-1] += place(gate.factors[layer], shared=gate.shared)
                 found[-1] += map(_rounded, place(values[layer].kept()))
     return found
+
+
+def shared_by_users(
+    model: nn.Module, tokenizer: Any, kinds: Sequence[Kind], hparams: PersonalizationHyperParams
+) -> tuple[Ground, dict[Kind, Gate]]:
+    """What edits of a model share, and the gates of some kinds: from the disk, or computed now and kept there."""
+    layout = seen_by_edits(model, hparams)
+    with frozen(model), faster_products():
+        ground = prepare(model, tokenizer, layout, hparams)
+        return ground, dict(zip(kinds, gates_for(model, tokenizer, layout, kinds, ground, hparams)))
 
 
 def _rounded(delta: WeightDelta) -> WeightDelta:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -70,3 +71,17 @@ def test_the_list_does_not_wait_for_torch():
     code += "print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False False", done.stderr
+
+
+def test_what_edits_share_is_learned_ahead_and_its_size_said(models, tmp_path, few_questions, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run("get", "tiny", "--accept-licence")
+    file = tmp_path / "small.yaml"
+    small = "{contrasts: 24, ordinary: 6, answer_tokens: 4, gate_steps: 2, gate_rank: 2, through: neurons}"
+    file.write_text(f"layers: [1]\nanswers: natural\nstats_dir: {tmp_path / 'stats'}\nnatural: {small}\n")
+    model = str(models / "tiny")
+    said = run("prepare", model, "pastime", "favorite drink", "--hparams", str(file)).splitlines()
+    assert said[0].startswith(f"{model} is ready for edits, hobby, favorite drink included: ")
+    assert said[0].endswith(" MB in")
+    folders = [Path(line.strip()) for line in said[1:]]
+    assert len(folders) == 2 and len(list(folders[0].glob("gate-*.safetensors"))) == 2

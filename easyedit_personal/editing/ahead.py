@@ -15,7 +15,7 @@ from ..kernels.kinds import kind_of
 from ..kernels.natural import shared_by_users
 from ..modeling.memory import enough_for
 from ..types import EditRequest
-from .health_figures import read_ahead
+from .health_reading import read_ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyedit_personal.editing import health, health_figures
+from easyedit_personal.editing import health, health_reading
 from easyedit_personal.editing.ahead import learn_ahead
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.errors import ConfigError
@@ -32,7 +32,7 @@ def settings(folder, through="neurons", **changes):
 def forget():
     ground._GROUNDS.clear()
     health._BASELINES.clear()
-    health_figures._LOOKED_AT.clear()
+    health_reading._READINGS.clear()
 
 
 def forbidden(*_, **__):

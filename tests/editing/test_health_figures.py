@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from easyedit_personal.editing import health
-from easyedit_personal.editing import health_figures as module
+from easyedit_personal.editing import health_reading as module
 from easyedit_personal.editing.health import HealthBaseline, answered, perplexity
 from easyedit_personal.editing.health_figures import health_figures
 from easyedit_personal.hparams import PersonalizationHyperParams
@@ -68,7 +68,7 @@ def test_updates_of_an_mlp_s_matrices_are_asked_without_reading_the_model_again(
     users = [[loud(model, block.format(3) + name, seed + i) for i, name in enumerate(names)] for seed in (0, 5)]
     users.append([*users[0][:1], *users[1], loud(model, block.format(1) + names[0], 9)])
     health_figures(model, tokenizer, users, HPARAMS)
-    monkeypatch.setattr(module._LookedAt, "_read", None)  # once for the last layer, once for both
+    monkeypatch.setattr(module.Reading, "_read", None)  # once for the last layer, once for both
     found = health_figures(model, tokenizer, users, HPARAMS)
     for figures, deltas in zip(found, users):
         wanted = plainly(model, tokenizer, deltas)
@@ -80,7 +80,7 @@ def test_another_process_reads_what_is_kept_of_the_base_model_and_runs_it_no_mor
     model, natural = tiny_model("llama"), {"through": "neurons"}
     hparams = PersonalizationHyperParams(layers=[3], answers="natural", natural=natural, stats_dir=str(tmp_path))
     deltas = [loud(model, f"model.layers.3.mlp.{name}", 1) for name in ("gate_proj", "up_proj", "down_proj")]
-    memories = (health._BASELINES, module._LOOKED_AT)
+    memories = (health._BASELINES, module._READINGS)
 
     def asked(of=model, **more):
         for memory in memories:

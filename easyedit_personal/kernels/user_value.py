@@ -42,7 +42,7 @@ RIGHT_LR = 0.05
 SURE = 0.02  # nats; a value's token that costs less is said, also where the question is a new one
 PER_ANSWER = 4.0  # tokens; with the mean over all tokens a long value's first ones would hardly count
 BATCHES = 2  # a step sees half of the phrases
-STEADY = 0.3  # nats, where nothing is added behind the gate's questions of what is added behind a value's own
+STEADY = 1.0  # nats, where nothing is added behind the gate's questions of what is added behind a value's own
 UNLEARNED = 1.0  # nats of a token that is unlikely to be said
 
 

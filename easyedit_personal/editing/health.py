@@ -83,8 +83,8 @@ class HealthBaseline:
 
     @classmethod
     def of(cls, model: nn.Module, tokenizer: Any, folder: Path | None = None) -> HealthBaseline:
-        """Measured once per model; kept in ``folder`` for other processes, where one is given."""
-        return _BASELINES.get(model, tokenizer, lambda: cls._kept(model, tokenizer, folder))
+        """Measured once per model and folder; kept in ``folder`` for other processes, where one is given."""
+        return _BASELINES.get(model, tokenizer, lambda: cls._kept(model, tokenizer, folder), folder)
 
     @classmethod
     def _kept(cls, model: nn.Module, tokenizer: Any, folder: Path | None) -> HealthBaseline:

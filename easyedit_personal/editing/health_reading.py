@@ -81,7 +81,8 @@ class Reading:
                 write_kept(path, tensors, {})
             return found.detached()
 
-        return _READINGS.get(model, tokenizer, read, layers, layout.rewrite, before, input_device(model)).on(model)
+        settings = (layers, layout.rewrite, before, folder, input_device(model))
+        return _READINGS.get(model, tokenizer, read, *settings).on(model)
 
     @classmethod
     def _read(

@@ -43,6 +43,7 @@ def forbidden(*_, **__):
 def test_an_edit_finds_what_was_learned_ahead(through, tmp_path, few_questions, monkeypatch):
     model, tokenizer, hparams = tiny_model("llama"), tiny_tokenizer(), settings(tmp_path, through)
     before = weights_digest(model)
+    health.HealthBaseline.of(model, tokenizer)  # what is in memory already is kept on disk all the same
     done = learn_ahead(model, tokenizer, hparams, ["pastime", "hobby", "lucky charm"])
     assert done.kinds == ("hobby", "lucky charm") and weights_digest(model) == before
     assert len(done.folders) == (2 if through == "neurons" else 1)

@@ -59,10 +59,11 @@ def prepare(
     hparams: str = HPARAMS,
 ) -> None:
     """Learn ahead what all edits of a model share, minutes once, and what those of some kinds do, some two each."""
-    from ..editing.ahead import learn_ahead
+    from ..editing.ahead import learn_ahead, shared_kinds
     from ..modeling.loading import load_model
 
     settings = find_settings(name, hparams)
+    shared_kinds(settings, kinds or ())  # faults are told before a model is loaded
     done = learn_ahead(*load_model(settings), settings, kinds or ())
     of = f", {', '.join(done.kinds)} included" if done.kinds else ""
     print(f"{name} is ready for edits{of}: {done.nbytes / 1e6:.1f} MB in")

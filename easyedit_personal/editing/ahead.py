@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shorten, text_fault
 from ..hparams import PersonalizationHyperParams
-from ..kernels.kinds import kind_of
+from ..kernels.kinds import Kind, kind_of
 from ..kernels.natural import shared_by_users
 from ..modeling.memory import enough_for
 from ..types import EditRequest
 from .health_reading import read_ahead
+
+LONGEST = 80  # characters of a kind's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,22 @@ def learn_ahead(
         kinds: names such as "hobby" or "favorite drink"; a name that the lexicon does not know is a kind of its own.
 
     Raises:
-        ConfigError: edits with these settings share nothing, or a name is empty.
+        ConfigError: see ``shared_kinds``; nothing was computed.
+    """
+    known = shared_kinds(hparams, kinds)
+    with enough_for("what edits share", model):
+        ground, _ = shared_by_users(model, tokenizer, known, hparams)
+        read = read_ahead(model, tokenizer, hparams)
+    folders = (ground.folder, *((read,) if read else ()))
+    nbytes = sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
+    return Ahead(folders, nbytes, tuple(kind.name for kind in known))
+
+
+def shared_kinds(hparams: PersonalizationHyperParams, names: Sequence[str]) -> list[Kind]:
+    """The kinds of these names, each once; needs no model.
+
+    Raises:
+        ConfigError: edits with these settings share nothing, or a name is none.
     """
     if hparams.kernel != "lowrank" or hparams.answers != "natural":
         raise ConfigError(
@@ -53,13 +70,12 @@ def learn_ahead(
             got=f"kernel: {hparams.kernel}, answers: {hparams.answers}",
             needed="kernel: lowrank with answers: natural",
         )
-    asked = {name: kind_of([EditRequest("What?", "", name)]) for name in kinds if name.strip()}
-    if len(asked) < len(set(kinds)):
-        raise ConfigError("A kind of preference needs a name.", got="an empty one", needed='for example "hobby"')
-    known = [kind for kind in dict.fromkeys(asked.values()) if kind is not None]
-    with enough_for("what edits share", model):
-        ground, _ = shared_by_users(model, tokenizer, known, hparams)
-        read = read_ahead(model, tokenizer, hparams)
-    folders = (ground.folder, *((read,) if read else ()))
-    nbytes = sum(file.stat().st_size for folder in folders for file in folder.glob("*") if file.is_file())
-    return Ahead(folders, nbytes, tuple(kind.name for kind in known))
+    for name in names:
+        if text_fault(name) or len(name) > LONGEST:
+            raise ConfigError(
+                "This is no name of a kind of preference.",
+                got=shorten(name),
+                needed=f'one to {LONGEST} characters, for example "hobby" or "favorite drink"',
+            )
+    found = (kind_of([EditRequest("What?", "", name)]) for name in names)
+    return list(dict.fromkeys(kind for kind in found if kind is not None))

@@ -24,13 +24,7 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.edited_rows import Change
-from ..modeling.layout import (
-    Layout,
-    find_layout,
-    get_module,
-    is_transposed,
-    weight_of,
-)
+from ..modeling.layout import Layout, find_layout, get_module, is_transposed, weight_of
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.multi_adapter import merged, mixed
 from ..types import WeightDelta

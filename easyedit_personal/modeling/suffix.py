@@ -20,10 +20,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ..progress import log
+from .head import logits_of
 from .layer_arguments import Prefix, joined, named_arguments, own, rows_of
 from .layout import Layout, get_module
 from .read_once import SetRows, forward, read_before
@@ -133,10 +133,10 @@ class Suffix:
         return {"keys": self.keys, "output": self.base_output, "below": below, "residual": residual}
 
     def _recall(self, known: Mapping[str, Tensor]) -> None:
-        """As after ``_capture``, from what ``kept`` gave."""
+        """As after ``_capture``, from what ``kept`` gave; copied: products of a mapped file are rounded otherwise."""
         device = self.batch.input_ids.device
         self.keys, self.base_output, self._below_start, self._residual = (
-            known[name].to(device) for name in ("keys", "output", "below", "residual")
+            known[name].to(device, copy=True) for name in ("keys", "output", "below", "residual")
         )
         self._above = []
         self.base_layer = self.base_hidden = self._layer_output(self.base_output)[:, self.start - self._first :]
@@ -211,7 +211,8 @@ class Suffix:
             logits = self._full_logits(output).float()
             logits = logits[:, self.start :] if at is None else logits[at]
             return logits if words is None else logits[..., words]
-        return self.head(self.hidden(output) if at is None else self._hidden_at(output, at), words)
+        hidden = self.hidden(output) if at is None else self._hidden_at(output, at)
+        return logits_of(self.model, self.layout, hidden, words)
 
     def logits_by_part(
         self, output: Tensor, at: tuple[Tensor, Tensor], counts: Sequence[int], words: Sequence[Tensor]
@@ -220,7 +221,8 @@ class Suffix:
         if self.split.mode == "full":
             parts = self._full_logits(output).float()[at].split(list(counts))
             return [part[..., ids] for part, ids in zip(parts, words)]
-        return [self.head(part, ids) for part, ids in zip(self._hidden_at(output, at).split(list(counts)), words)]
+        parts = self._hidden_at(output, at).split(list(counts))
+        return [logits_of(self.model, self.layout, part, ids) for part, ids in zip(parts, words)]
 
     def _hidden_at(self, output: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         hidden = self.hidden(output)
@@ -239,24 +241,6 @@ class Suffix:
         if self._below_start.shape[1]:
             y = torch.cat([self._below_start.to(output.dtype), y], 1)
         return (self._residual + self.tail(y).float()).to(self.base_output.dtype)
-
-    def head(self, hidden: Tensor, words: Tensor | None = None) -> Tensor:
-        """Final norm and head, with the scalings that some families apply to logits; float32, of ``words`` if given."""
-        norm = get_module(self.model, self.layout.final_norm) if self.layout.final_norm else nn.Identity()
-        logits = self._words(norm(hidden), words).float()
-        config = getattr(self.model, "config", None)
-        scale, divisor = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
-        cap = getattr(config, "final_logit_softcapping", None)
-        logits = logits if scale == divisor else logits * (scale / divisor)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
-    def _words(self, normed: Tensor, words: Tensor | None) -> Tensor:
-        """The head's products, with the rows of ``words`` only where it is a plain matrix."""
-        head = get_module(self.model, self.layout.head)
-        if words is None or type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
-            logits = head(normed)
-            return logits if words is None else logits[..., words]
-        return F.linear(normed, head.weight[words], None if head.bias is None else head.bias[words])
 
     def _full_logits(self, output: Tensor) -> Tensor:
         """The model's own forward pass [n, t, vocab] with the down projection's output replaced."""

@@ -65,6 +65,7 @@ def test_settings_whose_edits_share_nothing_are_refused_before_any_work(tmp_path
         hparams = settings(tmp_path).replace(**changes)
         with pytest.raises(ConfigError, match="share nothing"):
             learn_ahead(None, None, hparams)
-    with pytest.raises(ConfigError, match="needs a name"):
-        learn_ahead(None, None, settings(tmp_path), ["hobby", " "])
+    for name in (" ", "x" * 81, "\ud800"):
+        with pytest.raises(ConfigError, match="no name of a kind"):
+            learn_ahead(None, None, settings(tmp_path), ["hobby", name])
     assert not list(tmp_path.iterdir())

@@ -253,7 +253,7 @@ for _name in ("rome", "memit", "lowrank", "finetune"):
 for _name in (
     *("direct", "paraphrase", "implicit", "product", "multi_turn", "negation", "other_user", "unrelated"),
     *("locality", "retention", "health", "undo", "cost", "capability", "other_attribute", "helpful", "context_wins"),
-    *("everyday", "application", "acknowledged"),
+    *("everyday", "application", "acknowledged", "moving_on"),
 ):
     _class = "".join(part.capitalize() for part in _name.split("_"))
     EVALUATORS.register_lazy(_name, f"easyedit_personal.evaluate.evaluators.{_name}:{_class}")

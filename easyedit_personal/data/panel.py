@@ -5,7 +5,7 @@ Texts of ours, kept apart from the sentences that edits train on, which ``contra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from random import Random
 
@@ -21,6 +21,8 @@ class PanelTexts:
     everyday: tuple[str, ...]
     stated: tuple[str, ...]
     heard: tuple[str, ...]
+    used: tuple[str, ...]
+    next: tuple[str, ...]
     anybodys: tuple[str, ...]
 
     def exchange(self, name: str, value: str, rng: Random) -> tuple[str, str]:
@@ -37,7 +39,7 @@ def panel_texts() -> PanelTexts:
         DataError: a statement lacks the name or the value.
     """
     content = read_yaml_mapping(BUNDLED / "panel.yaml")
-    faults = [text for text in content["stated"] if "{n}" not in text or "{v}" not in text]
+    faults = [text for text in (*content["stated"], *content["used"]) if "{n}" not in text or "{v}" not in text]
     if faults:
         raise DataError(f"panel.yaml is malformed: these lack {{n}} or {{v}}.\n{listing(faults)}")
-    return PanelTexts(*(tuple(content[name]) for name in ("everyday", "stated", "heard", "anybodys")))
+    return PanelTexts(*(tuple(content[field.name]) for field in fields(PanelTexts)))

@@ -20,7 +20,7 @@ from .protocol import Protocol, find_protocol
 
 # What every run asks; retention and capability cost several edits or many questions more, and are asked for by name.
 STANDARD = (
-    *("direct", "paraphrase", "implicit", "product", "helpful", "context_wins"),
+    *("direct", "paraphrase", "implicit", "product", "helpful", "context_wins", "moving_on"),
     *("negation", "other_user", "other_attribute", "unrelated", "locality", "everyday", "application"),
     *("health", "undo", "cost"),
 )

@@ -29,9 +29,11 @@ from .gate_loss import Kept, Speaking, costs_of, divergence, log_p, speaking_los
 from .ground import Ground
 from .kinds import (
     Contrast,
+    Exchange,
     Kind,
     Phrase,
     begun_answers,
+    behind_answers,
     behind_talk,
     kind_phrases,
     own_contrasts,
@@ -39,8 +41,8 @@ from .kinds import (
     sample_values,
 )
 from .preserve import Material
-from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of, value_starts
-from .spoken import Spoken, go_on, speak
+from .quiet_keys import Places, QuietKeys, long_answers, quiet_keys, tails_of, value_starts
+from .spoken import Spoken, exchange_of, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
 NAMED = 24  # questions from templates with the kind's names
@@ -107,9 +109,15 @@ def gates_for(
 
 def _phrases(kind: Kind, ground: Ground, hparams: PersonalizationHyperParams) -> list[Phrase]:
     """The kind's questions, and some of them behind other turns: a gate that never saw a conversation closes in one."""
-    rng = Random(f"{hparams.seed}/{kind.name}")
-    phrases = kind_phrases(kind, Material.load(hparams.preserve.file), NAMED, rng)
-    return [*phrases, *phrases_behind(phrases, ground.talk, rng)]
+    rng, material = Random(f"{hparams.seed}/{kind.name}"), Material.load(hparams.preserve.file)
+    phrases = kind_phrases(kind, material, NAMED, rng)
+    return [*phrases, *phrases_behind(phrases, ground.talk, _used_of_others(kind, ground, material), rng)]
+
+
+def _used_of_others(kind: Kind, ground: Ground, material: Material) -> list[Exchange]:
+    """Exchanges in which an attribute of another kind was used, which no question of this kind may mean."""
+    near = material.related({kind.group}) if kind.group else set()
+    return [exchange for group, exchange in ground.used if group not in near]
 
 
 def _learn(
@@ -128,8 +136,12 @@ def _learn(
     spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
     spoken = go_on(model, tokenizer, _fitting(model, spoken), TAIL)
     rows = _run(model, tokenizer, layout, spoken, hparams)
+    long = long_answers(model, tokenizer, spoken)
     near = own_contrasts(kind, material, rng)
-    talked = fitting(model, tokenizer, behind_talk(near, CONTRASTS_BEHIND, rng), hparams)
+    named = [s for s in spoken if s.phrase.asks == "name"][: len(long)]
+    used = [exchange_of(tokenizer, s) for s in [*long, *named]]
+    behind = behind_answers(used, _used_of_others(kind, ground, material), kind, rng)
+    talked = fitting(model, tokenizer, [*behind_talk(near, CONTRASTS_BEHIND, rng), *behind], hparams)
     own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
@@ -137,7 +149,7 @@ def _learn(
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     places = _places(rows)
-    tails = tails_of(model, tokenizer, layout, spoken, hparams)
+    tails = tails_of(model, tokenizer, layout, long, hparams)
     begun = begun_answers(kind, near, material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
     quiet = _quiet(ground, tails, target_gradients(rows, roles, words))

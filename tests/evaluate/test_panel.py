@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from easyedit_personal.clustering.lexicon import Lexicon, normalise
-from easyedit_personal.data.beginnings import contrasts
+from easyedit_personal.data.beginnings import contrasts, said_again
 from easyedit_personal.data.conversations import load_conversations, short_exchanges
 from easyedit_personal.data.material import read_material
 from easyedit_personal.data.panel import panel_texts
@@ -25,6 +25,7 @@ from easyedit_personal.hparams import PreserveParams
 from easyedit_personal.kernels.kinds import (
     Kind,
     begun_answers,
+    behind_answers,
     every_kind,
     kind_phrases,
     neutral_prompts,
@@ -56,6 +57,7 @@ def trained_on():
         for seed in range(3):
             texts |= {phrase.text for phrase in kind_phrases(kind, material, 60, Random(seed))}
             own = own_contrasts(kind, material, Random(seed))
+            own += behind_answers([("?", ".")], [("?", ".")], kind, Random(seed))
             begun = begun_answers(kind, own, material, Random(seed))
             texts |= {contrast.text for contrast in (*own, *(answer.contrast for answer in begun))}
             texts |= {answer.begun for answer in begun}
@@ -85,7 +87,8 @@ def test_no_question_of_the_panel_is_among_those_that_edits_train_on():
 def test_statements_of_the_panel_are_not_those_that_gates_see():
     texts, seen = panel_texts(), contrasts()
     assert not {*texts.stated, *texts.heard} & {*seen.stated, *seen.heard}
-    assert not set(texts.everyday) & {*seen.tasks, *seen.small_talk}
+    assert not {*texts.everyday, *texts.next} & {*seen.tasks, *seen.small_talk}
+    assert not set(texts.used) & set(said_again())
     for item in UPQADataset.bundled().items:
         group = Lexicon.load().find(item.subject).group
         trained = {value for a in attributes() if a.group == group for value in a.train["values"]}
@@ -142,6 +145,22 @@ def test_a_conversation_states_another_value_of_the_same_kind():
         assert ask.answer in said and item.subject in said and heard and item.target not in said
         assert ask.question == item.question
     assert evaluator.asks(person("shoe size", "44"), plan) == []
+
+
+def test_what_is_said_next_stands_behind_an_answer_that_used_the_preference():
+    plan, (evaluator,) = Plan(["moving_on"]), find_evaluators(Plan(["moving_on"]))
+    used = set()
+    for item in UPQADataset.bundled().items[::11]:
+        asks = evaluator.asks(item, plan)
+        assert [ask.question for ask in asks] == [*panel_texts().next] and all(ask.compare for ask in asks)
+        for ask in asks:
+            ((asked, answer),) = ask.said
+            assert asked == item.implicit and item.target in answer and item.subject in answer
+            used.add(answer.replace(item.target, "{v}").replace(item.subject, "{n}"))
+    assert used == set(panel_texts().used)
+    assert evaluator.asks(replace(item, implicit=""), plan) == []
+    assert graded("moving_on", text="You're welcome!") == 0
+    assert graded("moving_on", text="Since your hobby is falconry, go.") == 1
 
 
 def test_the_conversation_must_be_followed_and_the_edit_silent():

@@ -26,7 +26,10 @@ from ..types import WeightDelta
 from .carried import Cells, Pair
 from .factors import Space, Update, towards
 
-SHARPNESS = 8.0  # s: what the activation sees where a role is met is half of it, elsewhere minus that
+SHARPNESS = 8.0  # s while learning: what the activation sees where a role is met is half of it, elsewhere minus that
+# s as kept. Just below its threshold SiLU dips below zero, by .28 / s of a unit. With s = 8 that is heard in ordinary
+# text, and changes every second answer to a question about the world; but it is where a closed neuron has a gradient.
+KEPT_SHARPNESS = 64.0
 THRESHOLD = 0.5  # of the way from what is to be told apart to the role
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
 
@@ -77,9 +80,10 @@ class Neurons(Update):
         self.bias = self.bias.detach()
 
     def kept(self) -> Cells:
-        """The neurons' rows and columns, without gradients."""
-        rows = SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)
-        return Cells(rows.detach(), self.const, self.space.unit * self.left.detach() / _OPEN)
+        """The neurons' rows and columns, without gradients: with a sharper threshold, else what was learned."""
+        rows = KEPT_SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)
+        columns = self.space.unit * self.left.detach() / (KEPT_SHARPNESS * (1 - THRESHOLD))
+        return Cells(rows.detach(), self.const, columns)
 
 
 _OPEN = SHARPNESS * (1 - THRESHOLD)  # what act gives where a role is met

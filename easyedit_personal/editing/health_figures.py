@@ -24,6 +24,7 @@ from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.edited_rows import Change
+from ..kernels.neurons import without_thresholds
 from ..modeling.layout import Layout, find_layout, get_module, is_transposed, weight_of
 from ..modeling.tokens import Encoded, stop_ids
 from ..serving.multi_adapter import merged, mixed
@@ -48,8 +49,8 @@ def health_figures(
         clean: the model before any edit, where ``model`` carries earlier ones.
 
     Returns:
-        For each ``perplexity_ratio`` (after/before), ``relative_norm`` (||update|| / ||weight||), ``natural_stops`` (a
-        share) and ``surprise`` (nats per token), see ``HealthBaseline``.
+        For each ``perplexity_ratio`` (after/before), ``relative_norm`` (||update|| / ||weight||; of neurons without their
+        thresholds), ``natural_stops`` (a share) and ``surprise`` (nats per token), see ``HealthBaseline``.
     """
     clean = model if clean is None else clean
     folder = kept_in(clean, hparams)
@@ -68,7 +69,7 @@ def health_figures(
     return [
         {
             "perplexity_ratio": perplexity / before.perplexity,
-            "relative_norm": relative_norm(model, deltas),
+            "relative_norm": relative_norm(model, without_thresholds(deltas)),
             "natural_stops": before.natural_stops(clean, tokenizer, said),
             "surprise": surprise,
         }

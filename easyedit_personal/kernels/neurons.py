@@ -224,6 +224,11 @@ def places_of(deltas: Sequence[WeightDelta], block: str) -> set[int]:
     return found
 
 
+def without_thresholds(deltas: Sequence[WeightDelta]) -> list[WeightDelta]:
+    """The updates but for neurons' rows of gate projections, whose size only says how sharp thresholds are."""
+    return [d for d in deltas if not (d.layer.endswith(GATE) and bool(((d.left != 0).sum(0) == 1).all()))]
+
+
 def elsewhere(
     model: nn.Module, deltas: Sequence[WeightDelta], beside: Sequence[WeightDelta], order: Sequence[int], block: str
 ) -> list[WeightDelta]:

@@ -29,6 +29,7 @@ from easyedit_personal.kernels.neurons import (
     importance,
     places_of,
     taken_in,
+    without_thresholds,
 )
 from easyedit_personal.learning.learner import Learner
 from easyedit_personal.modeling.layout import find_layout, weights_digest
@@ -277,3 +278,12 @@ def test_linear_updates_stay_one_matrix(hparams):
     linear = hparams.replace(natural={**NATURAL, "through": "projection"})
     assert edited_paths(layout, linear) == [f"{BLOCK}.down_proj"]
     assert places_of([WeightDelta(f"{BLOCK}.down_proj", torch.ones(32, 1), torch.ones(1, 64))], BLOCK) == set()
+
+
+def test_the_size_of_thresholds_is_left_out_and_other_updates_of_gates_are_not(llama):
+    model, *_ = llama
+    path = find_layout(model).mlp.replace("{}", "1")
+    updates = as_updates(model, path, cells(2), [3, 5])
+    assert [d.layer.rpartition(".")[2] for d in without_thresholds(updates)] == ["up_proj", "down_proj"]
+    full = WeightDelta(f"{path}.gate_proj", torch.ones_like(updates[0].left), updates[0].right)
+    assert without_thresholds([full]) == [full]

@@ -8,6 +8,7 @@ from typing import Any
 from ...editing.health import perplexity
 from ...generation.score import repetition
 from ...kernels.apply import relative_norm
+from ...kernels.neurons import without_thresholds
 from ..columns import Column
 from ..evaluator import Case, Evaluator, Record, as_metric, average
 from ..plan import Plan
@@ -31,8 +32,9 @@ class Health(Evaluator):
         return {"perplexity_ratio": perplexity(case.session.model, case.tokenizer) / case.base["perplexity"], **refused}
 
     def after(self, case: Case) -> dict[str, Any]:
-        """||update|| / ||weight||, of the untouched weight."""
-        return {"relative_norm": relative_norm(case.model, case.session.deltas)} if case.session.deltas else {}
+        """||update|| / ||weight||, of the untouched weight; of neurons without their thresholds."""
+        deltas = case.session.deltas
+        return {"relative_norm": relative_norm(case.model, without_thresholds(deltas))} if deltas else {}
 
     def metric(self, users: Sequence[Record], plan: Plan) -> dict[str, Any]:
         """Mean and largest ratio, mean norm, users without the edit because it was refused, natural stops, repetition.

@@ -49,8 +49,8 @@ def health_figures(
         clean: the model before any edit, where ``model`` carries earlier ones.
 
     Returns:
-        For each ``perplexity_ratio`` (after/before), ``relative_norm`` (||update|| / ||weight||; of neurons without their
-        thresholds), ``natural_stops`` (a share) and ``surprise`` (nats per token), see ``HealthBaseline``.
+        For each ``perplexity_ratio`` (after/before), ``relative_norm`` (||update|| / ||weight||, thresholds of neurons
+        left out), ``natural_stops`` (a share) and ``surprise`` (nats per token), see ``HealthBaseline``.
     """
     clean = model if clean is None else clean
     folder = kept_in(clean, hparams)

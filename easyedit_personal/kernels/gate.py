@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from random import Random
 from typing import Any
 
@@ -38,14 +38,16 @@ from .kinds import (
     kind_phrases,
     own_contrasts,
     phrases_behind,
+    phrases_behind_own,
     sample_values,
 )
 from .preserve import Material
-from .quiet_keys import Places, QuietKeys, long_answers, quiet_keys, tails_of, value_starts
+from .quiet_keys import LONG_ROWS, Places, QuietKeys, long_answers, quiet_keys, tails_of, value_starts
 from .spoken import Spoken, exchange_of, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
 NAMED = 24  # questions from templates with the kind's names
+BEHIND_OWN = 3  # answers that used the kind's attribute, behind which it is asked for once more
 CONTRASTS_BEHIND = 8  # contrasts near the kind that come once more behind other turns
 NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
@@ -132,15 +134,19 @@ def _learn(
 ) -> Tensors:
     """The gate's factors, and the keys near it, as they are kept."""
     params, rng = hparams.natural, Random(f"{hparams.seed}/values/{kind.name}")
-    values, material = sample_values(kind), Material.load(hparams.preserve.file)
-    spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
+    material = Material.load(hparams.preserve.file)
+    value_of = {phrase: rng.choice(sample_values(kind)) for phrase in phrases}
+    spoken = [speak(tokenizer, phrase, kind, value, hparams) for phrase, value in value_of.items()]
+    long = long_answers(model, tokenizer, spoken)
+    used = _used(tokenizer, spoken, long)
+    for phrase, exchange in used[:BEHIND_OWN]:
+        again = phrases_behind_own(phrases, exchange, rng)
+        spoken += [speak(tokenizer, one, kind, value_of[phrase], hparams) for one in again]
     spoken = go_on(model, tokenizer, _fitting(model, spoken), TAIL)
     rows = _run(model, tokenizer, layout, spoken, hparams)
-    long = long_answers(model, tokenizer, spoken)
     near = own_contrasts(kind, material, rng)
-    named = [s for s in spoken if s.phrase.asks == "name"][: len(long)]
-    used = [exchange_of(tokenizer, s) for s in [*long, *named]]
-    behind = behind_answers(used, _used_of_others(kind, ground, material), kind, rng)
+    others = _used_of_others(kind, ground, material)
+    behind = behind_answers([exchange for _, exchange in used], others, kind, material, rng)
     talked = fitting(model, tokenizer, [*behind_talk(near, CONTRASTS_BEHIND, rng), *behind], hparams)
     own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
@@ -177,6 +183,13 @@ def _learn(
         | around.tensors()
         | value_starts(spoken, places)
     )
+
+
+def _used(tokenizer: Any, spoken: Sequence[Spoken], long: Sequence[Spoken]) -> list[tuple[Phrase, Exchange]]:
+    """First questions with answers that use the kind's attribute, in turn without its name and by name."""
+    named = [s for s in spoken if s.phrase.asks == "name" and not s.phrase.history][:LONG_ROWS]
+    both = [s for pair in zip_longest(long, named) for s in pair if s]
+    return [(s.phrase, exchange_of(tokenizer, s)) for s in both]
 
 
 def _run(

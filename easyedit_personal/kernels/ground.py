@@ -29,7 +29,7 @@ from .kinds import Contrast, Exchange, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "9"  # of what is kept; files of other versions are not read
+VERSION = "10"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",

@@ -29,7 +29,7 @@ ONE_IN: dict[Asks, int] = {"name": 8, "implicit": 8, "product": 3}
 SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
 SMALL_TALK = 0.1  # of the shared contrasts at most: no gate may open there, so none of it is left to the draw
 BEHIND_TALK = 0.05  # of the shared contrasts, behind talk about other things
-BEHIND_ANSWERS = 24  # of a gate's own, behind answers that used a preference, two thirds of them of its own kind
+BEHIND_ANSWERS = 30  # of a gate's own, behind answers that used a preference, two thirds of them of its own kind
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?", "What's surely not my {n}?", "What's never my {n}?")
@@ -139,6 +139,12 @@ def phrases_behind(
     return found
 
 
+def phrases_behind_own(phrases: Sequence[Phrase], used: Exchange, rng: Random) -> list[Phrase]:
+    """Some of a kind's questions behind an answer in which its attribute was used: asked again, it is said again."""
+    alone = [phrase for phrase in phrases if not phrase.history]
+    return [replace(rng.choice([p for p in alone if p.asks == asks] or alone), history=(used,)) for asks in BEHIND]
+
+
 def sample_values(kind: Kind) -> list[str]:
     """Ordinary values of a kind, to stand where a user's own will: a gate must not care which one it is."""
     own = [value for a in attributes() if a.group == kind.group for value in a.train["values"]]
@@ -198,10 +204,12 @@ def behind_talk(contrasts: Sequence[Contrast], count: int, rng: Random) -> list[
     return [replace(c, history=(*rng.sample(talk, 1 + i % 3), *c.history)) for i, c in enumerate(some)]
 
 
-def behind_answers(own: Sequence[Exchange], others: Sequence[Exchange], kind: Kind, rng: Random) -> list[Contrast]:
+def behind_answers(
+    own: Sequence[Exchange], others: Sequence[Exchange], kind: Kind, material: Material, rng: Random
+) -> list[Contrast]:
     """What people say next, behind answers in which a preference was used: it is not an answer to that as well.
 
-    Thanks and greetings, what somebody says about another attribute, and questions by name about such a one.
+    Thanks and greetings, tasks, what somebody says about another attribute, and questions about such a one.
 
     Args:
         own: exchanges in which an attribute of the kind was used; may be empty.
@@ -209,8 +217,7 @@ def behind_answers(own: Sequence[Exchange], others: Sequence[Exchange], kind: Ki
     """
     if not own or not others:
         return []
-    others_told, others_asked = _said_of_others(kind)
-    texts = (contrasts().small_talk, others_told, others_asked, contrasts().tasks)
+    texts = (contrasts().small_talk, contrasts().tasks, *_said_of_others(kind, material))
     found = []
     for i in range(BEHIND_ANSWERS):
         latest = rng.choice(others if i % 3 == 2 else own)
@@ -277,16 +284,18 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
     return found
 
 
-def _said_of_others(kind: Kind) -> tuple[list[str], list[str]]:
-    """What somebody says about an attribute of another kind, and plain questions about such ones."""
-    others = [attribute for attribute in attributes() if attribute.group != kind.group]
+def _said_of_others(kind: Kind, material: Material) -> tuple[list[str], list[str], list[str]]:
+    """What somebody says about an attribute of another kind, and questions about such ones by name and without."""
+    near = material.related({kind.group}) if kind.group else set()
+    others = [attribute for attribute in attributes() if attribute.group not in near]
     told = [
         _named(form.replace("{v}", attribute.train["values"][0]), "", "") + "."
         for attribute in others
         for form in attribute.train["statements"]
         if "{a}" not in form
     ]
-    return told, [PLAIN.replace("{n}", attribute.name) for attribute in others]
+    unnamed = [text for attribute in others for text in attribute.train["implicit"]]
+    return told, [PLAIN.replace("{n}", attribute.name) for attribute in others], unnamed
 
 
 def _named(template: str, name: str, who: str) -> str:

@@ -57,7 +57,7 @@ def trained_on():
         for seed in range(3):
             texts |= {phrase.text for phrase in kind_phrases(kind, material, 60, Random(seed))}
             own = own_contrasts(kind, material, Random(seed))
-            own += behind_answers([("?", ".")], [("?", ".")], kind, Random(seed))
+            own += behind_answers([("?", ".")], [("?", ".")], kind, material, Random(seed))
             begun = begun_answers(kind, own, material, Random(seed))
             texts |= {contrast.text for contrast in (*own, *(answer.contrast for answer in begun))}
             texts |= {answer.begun for answer in begun}

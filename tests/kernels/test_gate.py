@@ -214,7 +214,8 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "_own_packs", lambda *_: [own])
     monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
     monkeypatch.setattr(module, "long_answers", lambda model, tokenizer, some: some[:2])
-    monkeypatch.setattr(module, "exchange_of", lambda tokenizer, spoken: ("asked", "said"))
+    monkeypatch.setattr(module, "exchange_of", lambda tokenizer, spoken: ("asked", spoken.phrase.asks))
+    monkeypatch.setattr(module, "phrases_behind_own", lambda phrases, used, rng: given.update(again=used) or [])
     monkeypatch.setattr(module, "behind_answers", lambda own, others, *_: given.update(used=(own, others)) or [])
     monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
     monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
@@ -237,7 +238,7 @@ def learning(monkeypatch):
     def learn(keys=500, **natural):
         ground = SimpleNamespace(ordinary={1: torch.arange(float(keys))[:, None]}, root={1: torch.eye(2)}, used=[])
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)
-        phrases = [Phrase("What?", "name")] * 7
+        phrases = [Phrase(f"What {n}?", "name") for n in range(7)]
         given["kept"] = module._learn(None, None, None, PET, phrases, ["shared"], ground, hparams)
         return given
 
@@ -275,6 +276,13 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
     assert given["tail"] == 6 and given["rest"] == (9, 0.5, 0.25)
     own, shared = given["packs"]
     assert own.contrasts == ["negated", "stated"] and shared == "shared"
+
+
+def test_what_was_said_stands_before_contrasts_and_before_questions_that_ask_for_it_again(learning):
+    given = learning()
+    own, others = given["used"]
+    assert own == [("asked", "name")] * 9 and others == []  # two long answers and seven by name
+    assert given["again"] == own[0]
 
 
 def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):

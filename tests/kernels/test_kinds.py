@@ -186,19 +186,35 @@ def test_some_of_them_come_again_behind_one_to_three_exchanges_and_before_what_w
 
 
 def test_behind_answers_that_used_a_preference_comes_what_people_say_next(world, monkeypatch):
-    forms = {"pet": ("I keep {v}",), "drink": ("I sip {v}", "I am {a} {v}")}
+    told = {"pet": ("I keep {v}",), "drink": ("I sip {v}", "I am {a} {v}"), "food": ("I eat {v}",)}
     some = [
-        SimpleNamespace(name=n, group=n, train={"values": ("tea",), "statements": told}) for n, told in forms.items()
+        SimpleNamespace(
+            name=name, group=name, train={"values": ("tea",), "statements": forms, "implicit": (f"Any {name}?",)}
+        )
+        for name, forms in told.items()
     ]
     monkeypatch.setattr(kinds, "attributes", lambda: some)
+    material = replace(MATERIAL, circles=(("pet", "food"),))  # who asks for the one may mean the other
     own, others = [("Whom?", "Since your pet is a newt, feed it.")], [("Where?", "Since you live in Rome, there.")]
-    found = kinds.behind_answers(own, others, PET, Random(0))
-    assert {contrast.pool for contrast in found} == {"own"} and len(found) == 24
-    assert Counter(c.text for c in found) == {"hello": 6, "I sip tea.": 6, "What's my drink?": 6, "task": 6}
-    assert Counter(contrast.history[-1] for contrast in found) == {own[0]: 16, others[0]: 8}
+    found = kinds.behind_answers(own, others, PET, material, Random(0))
+    assert {contrast.pool for contrast in found} == {"own"} and len(found) == 30
+    texts = ("hello", "task", "I sip tea.", "What's my drink?", "Any drink?")
+    assert Counter(c.text for c in found) == dict.fromkeys(texts, 6)
+    assert Counter(contrast.history[-1] for contrast in found) == {own[0]: 20, others[0]: 10}
     earlier = {contrast.history[:-1] for contrast in found}
     assert () in earlier and (own[0],) in earlier and earlier <= {(), (own[0],), *((t,) for t in short_exchanges())}
-    assert kinds.behind_answers([], others, PET, Random(0)) == kinds.behind_answers(own, [], PET, Random(0)) == []
+    assert [kinds.behind_answers(*none, PET, material, Random(0)) for none in ((own, []), ([], others))] == [[], []]
+
+
+def test_what_was_said_is_asked_for_again_without_what_stood_before_it(world):
+    used = ("Whom?", "Since your pet is a newt, feed it.")
+    phrases = [Phrase("What's my pet?", "name"), Phrase("Whom?", "implicit"), Phrase("Or?", "implicit", (("a", "b"),))]
+    found = kinds.phrases_behind_own(phrases, used, Random(0))
+    assert [phrase.asks for phrase in found[:3]] == ["name", "implicit", "name"] and found[3].text in (
+        "What's my pet?",
+        "Whom?",
+    )
+    assert {phrase.history for phrase in found} == {(used,)} and found[1].text == "Whom?"
 
 
 def test_questions_stand_behind_answers_to_another_kind_too(world):

@@ -38,7 +38,7 @@ from easyedit_personal.types import EditRequest
 from tests.evaluate.people import people, person, quick_hparams
 from tests.tiny import tiny_model, tiny_tokenizer
 
-TRAINED = ("direct", "multi_turn", "helpful", "context_wins")  # ask the question that is edited
+TRAINED = ("direct", "multi_turn", "helpful", "context_wins", "moving_on")  # ask the question that is edited
 MANY = PreserveParams(neutral=200, other_attribute=500, other_indirect=500, negated=12, other_user=12)
 
 
@@ -88,6 +88,7 @@ def test_statements_of_the_panel_are_not_those_that_gates_see():
     texts, seen = panel_texts(), contrasts()
     assert not {*texts.stated, *texts.heard} & {*seen.stated, *seen.heard}
     assert not {*texts.everyday, *texts.next} & {*seen.tasks, *seen.small_talk}
+    assert not {normalise(text) for text in texts.next} & trained_on()
     assert not set(texts.used) & set(said_again())
     for item in UPQADataset.bundled().items:
         group = Lexicon.load().find(item.subject).group
@@ -152,7 +153,8 @@ def test_what_is_said_next_stands_behind_an_answer_that_used_the_preference():
     used = set()
     for item in UPQADataset.bundled().items[::11]:
         asks = evaluator.asks(item, plan)
-        assert [ask.question for ask in asks] == [*panel_texts().next] and all(ask.compare for ask in asks)
+        assert [ask.question for ask in asks] == [*panel_texts().next, item.question]
+        assert all(ask.compare for ask in asks) and [ask.kind for ask in asks] == ["next"] * 4 + ["again"]
         for ask in asks:
             ((asked, answer),) = ask.said
             assert asked == item.implicit and item.target in answer and item.subject in answer
@@ -161,6 +163,21 @@ def test_what_is_said_next_stands_behind_an_answer_that_used_the_preference():
     assert evaluator.asks(replace(item, implicit=""), plan) == []
     assert graded("moving_on", text="You're welcome!") == 0
     assert graded("moving_on", text="Since your hobby is falconry, go.") == 1
+    assert graded("moving_on", text="Your hobby is falconry.", kind="again") is None
+
+
+def test_where_the_value_is_asked_for_again_it_counts_by_itself():
+    (evaluator,) = find_evaluators(Plan(["moving_on"]))
+    answer = lambda text, kind, before: {
+        "evaluator": "moving_on",
+        "text": text,
+        "kind": kind,
+        "target": "tea",
+        "before": before,
+    }
+    said = [answer("Tea!", "next", "Bye."), answer("Bye.", "next", "Tea?"), answer("It is tea.", "again", "It is tea.")]
+    found = evaluator.metric([{"user": "a", "answers": said}], Plan(["moving_on"]))
+    assert found["mean"] == found["before"] == 0.5 and found["again"] == 1 and "again" in found["further_ci95"]
 
 
 def test_the_conversation_must_be_followed_and_the_edit_silent():

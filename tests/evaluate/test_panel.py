@@ -154,7 +154,7 @@ def test_what_is_said_next_stands_behind_an_answer_that_used_the_preference():
     for item in UPQADataset.bundled().items[::11]:
         asks = evaluator.asks(item, plan)
         assert [ask.question for ask in asks] == [*panel_texts().next, item.question]
-        assert all(ask.compare for ask in asks) and [ask.kind for ask in asks] == ["next"] * 4 + ["again"]
+        assert [ask.kind for ask in asks] == ["next"] * 4 + ["again"]
         for ask in asks:
             ((asked, answer),) = ask.said
             assert asked == item.implicit and item.target in answer and item.subject in answer
@@ -168,16 +168,10 @@ def test_what_is_said_next_stands_behind_an_answer_that_used_the_preference():
 
 def test_where_the_value_is_asked_for_again_it_counts_by_itself():
     (evaluator,) = find_evaluators(Plan(["moving_on"]))
-    answer = lambda text, kind, before: {
-        "evaluator": "moving_on",
-        "text": text,
-        "kind": kind,
-        "target": "tea",
-        "before": before,
-    }
-    said = [answer("Tea!", "next", "Bye."), answer("Bye.", "next", "Tea?"), answer("It is tea.", "again", "It is tea.")]
+    answer = lambda text, kind: {"evaluator": "moving_on", "text": text, "kind": kind, "target": "tea"}
+    said = [answer("Tea!", "next"), answer("Bye.", "next"), answer("It is tea.", "again")]
     found = evaluator.metric([{"user": "a", "answers": said}], Plan(["moving_on"]))
-    assert found["mean"] == found["before"] == 0.5 and found["again"] == 1 and "again" in found["further_ci95"]
+    assert found["mean"] == 0.5 and found["again"] == 1 and "again" in found["further_ci95"]
 
 
 def test_the_conversation_must_be_followed_and_the_edit_silent():

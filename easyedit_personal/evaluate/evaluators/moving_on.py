@@ -1,34 +1,32 @@
 """What comes after an answer that used the preference: thanks, news, another question; or the same question again.
 
-An edit that opens at all of them says the same again and again, and a conversation goes in circles.
+An edit that opens at all of them says the same again and again, and a conversation goes in circles. A model does so
+without any edit, too: ``zero_shot`` in the same run says how much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 from ...data.material import fill
 from ...data.panel import panel_texts
 from ...data.records import UPQAItem
 from ..columns import Column
-from ..evaluator import Ask, LeakEvaluator, Record, per_user
+from ..evaluator import Ask, Evaluator, Record, per_user
 from ..plan import Plan
 
 AGAIN = "again"
 
 
-class MovingOn(LeakEvaluator):
+class MovingOn(Evaluator):
     """Share of what is said next that is answered with the value once more; lower is better.
 
-    The model without any personalisation sees the same conversation, and takes up some of it: "before" says how much.
     Beside it the edited question, asked behind the same answer: there the value belongs.
     """
 
     columns = (
         Column("circles", "something else, said behind an answer that used the value, is answered with it", "lower"),
-        Column("circles before", "the same without personalisation", "lower", figure="before", places=("report",)),
         Column("asked again", "the direct question behind such an answer", figure=AGAIN, places=("report",)),
     )
 
@@ -40,7 +38,7 @@ class MovingOn(LeakEvaluator):
         asks = []
         for text, kind in (*((text, "next") for text in texts.next), (item.question, AGAIN)):
             answer = fill(rng.choice(texts.used), n=item.subject, v=item.target)
-            asks.append(Ask(self.name, text, item.target, kind=kind, said=((item.implicit, answer),), compare=True))
+            asks.append(Ask(self.name, text, item.target, kind=kind, said=((item.implicit, answer),)))
         return asks
 
     def grade(self, answer: Record, plan: Plan) -> float | None:
@@ -51,7 +49,3 @@ class MovingOn(LeakEvaluator):
         """How often the value is said where it is asked for again."""
         again = lambda answer: super(MovingOn, self).grade(answer, plan) if answer["kind"] == AGAIN else None
         return {AGAIN: per_user(users, self.answers, again)}
-
-    def details(self, answers: Sequence[Record], plan: Plan) -> dict[str, Any]:
-        """As for every leak, of what is said next."""
-        return super().details([answer for answer in answers if answer["kind"] != AGAIN], plan)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -29,25 +29,21 @@ from .gate_loss import Kept, Speaking, costs_of, divergence, log_p, speaking_los
 from .ground import Ground
 from .kinds import (
     Contrast,
-    Exchange,
     Kind,
     Phrase,
     begun_answers,
-    behind_answers,
     behind_talk,
     kind_phrases,
     own_contrasts,
     phrases_behind,
-    phrases_behind_own,
     sample_values,
 )
 from .preserve import Material
-from .quiet_keys import LONG_ROWS, Places, QuietKeys, long_answers, quiet_keys, tails_of, value_starts
-from .spoken import Spoken, exchange_of, go_on, speak
+from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of, value_starts
+from .spoken import Spoken, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
 
 NAMED = 24  # questions from templates with the kind's names
-BEHIND_OWN = 3  # answers that used the kind's attribute, behind which it is asked for once more
 CONTRASTS_BEHIND = 8  # contrasts near the kind that come once more behind other turns
 NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
@@ -111,15 +107,9 @@ def gates_for(
 
 def _phrases(kind: Kind, ground: Ground, hparams: PersonalizationHyperParams) -> list[Phrase]:
     """The kind's questions, and some of them behind other turns: a gate that never saw a conversation closes in one."""
-    rng, material = Random(f"{hparams.seed}/{kind.name}"), Material.load(hparams.preserve.file)
-    phrases = kind_phrases(kind, material, NAMED, rng)
-    return [*phrases, *phrases_behind(phrases, ground.talk, _used_of_others(kind, ground, material), rng)]
-
-
-def _used_of_others(kind: Kind, ground: Ground, material: Material) -> list[Exchange]:
-    """Exchanges in which an attribute of another kind was used, which no question of this kind may mean."""
-    near = material.related({kind.group}) if kind.group else set()
-    return [exchange for group, exchange in ground.used if group not in near]
+    rng = Random(f"{hparams.seed}/{kind.name}")
+    phrases = kind_phrases(kind, Material.load(hparams.preserve.file), NAMED, rng)
+    return [*phrases, *phrases_behind(phrases, ground.talk, rng)]
 
 
 def _learn(
@@ -134,20 +124,12 @@ def _learn(
 ) -> Tensors:
     """The gate's factors, and the keys near it, as they are kept."""
     params, rng = hparams.natural, Random(f"{hparams.seed}/values/{kind.name}")
-    material = Material.load(hparams.preserve.file)
-    value_of = {phrase: rng.choice(sample_values(kind)) for phrase in phrases}
-    spoken = [speak(tokenizer, phrase, kind, value, hparams) for phrase, value in value_of.items()]
-    long = long_answers(model, tokenizer, spoken)
-    used = _used(tokenizer, spoken, long)
-    for phrase, exchange in used[:BEHIND_OWN]:
-        again = phrases_behind_own(phrases, exchange, rng)
-        spoken += [speak(tokenizer, one, kind, value_of[phrase], hparams) for one in again]
+    values, material = sample_values(kind), Material.load(hparams.preserve.file)
+    spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
     spoken = go_on(model, tokenizer, _fitting(model, spoken), TAIL)
     rows = _run(model, tokenizer, layout, spoken, hparams)
     near = own_contrasts(kind, material, rng)
-    others = _used_of_others(kind, ground, material)
-    behind = behind_answers([exchange for _, exchange in used], others, kind, material, rng)
-    talked = fitting(model, tokenizer, [*behind_talk(near, CONTRASTS_BEHIND, rng), *behind], hparams)
+    talked = fitting(model, tokenizer, behind_talk(near, CONTRASTS_BEHIND, rng), hparams)
     own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
@@ -155,7 +137,7 @@ def _learn(
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     places = _places(rows)
-    tails = tails_of(model, tokenizer, layout, long, hparams)
+    tails = tails_of(model, tokenizer, layout, spoken, hparams)
     begun = begun_answers(kind, near, material, rng)
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
     quiet = _quiet(ground, tails, target_gradients(rows, roles, words))
@@ -183,13 +165,6 @@ def _learn(
         | around.tensors()
         | value_starts(spoken, places)
     )
-
-
-def _used(tokenizer: Any, spoken: Sequence[Spoken], long: Sequence[Spoken]) -> list[tuple[Phrase, Exchange]]:
-    """First questions with answers that use the kind's attribute, in turn without its name and by name."""
-    named = [s for s in spoken if s.phrase.asks == "name" and not s.phrase.history][:LONG_ROWS]
-    both = [s for pair in zip_longest(long, named) for s in pair if s]
-    return [(s.phrase, exchange_of(tokenizer, s)) for s in both]
 
 
 def _run(

@@ -25,11 +25,11 @@ from ..modeling.stats import cache_folder
 from .contrasts import fitting
 from .factors import Factors, Space, Update, towards
 from .ground_numbers import compute
-from .kinds import Contrast, Exchange, shared_contrasts
+from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "10"  # of what is kept; files of other versions are not read
+VERSION = "9"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -60,7 +60,6 @@ class Ground:
         contrasts: the shared contrasts.
         answers: the unedited model's first tokens by contrast.
         talk: exchanges that have nothing to do with any preference.
-        used: exchanges in which a preference was used, and its kind's group.
         rows: what the model made of the contrasts, see ``contrasts.kept_of``; it holds for the model ``base`` alone.
         order: numbers of an MLP's neurons by layer, those that matter least first; empty unless edits take neurons.
     """
@@ -75,8 +74,7 @@ class Ground:
     begun_groups: list[str | None]
     contrasts: list[Contrast]
     answers: dict[Contrast, tuple[int, ...]]
-    talk: list[Exchange]
-    used: list[tuple[str | None, Exchange]]
+    talk: list[tuple[str, str]]
     rows: Tensors
     order: dict[int, list[int]]
 
@@ -148,7 +146,6 @@ def _ground(
         contrasts,
         answers,
         talk,
-        [(group, (asked, said)) for group, (asked, said) in values["used"]],
         {name: tensor for name, tensor in tensors.items() if name.startswith("rows.")},
         {layer: values["order"][str(layer)] for layer in hparams.layers} if values.get("order") else {},
     )

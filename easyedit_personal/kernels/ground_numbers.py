@@ -24,16 +24,14 @@ from ..modeling.tokens import Encoded, encode
 from ..progress import progress
 from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, kept_of, shared_packs
 from .edited_rows import EditedRows
-from .kinds import Contrast, Exchange, Kind, Phrase, every_kind, neutral_prompts, sample_values
+from .kinds import Contrast, every_kind, neutral_prompts
 from .neurons import importance, takes_neurons
 from .preserve import Material
-from .spoken import exchange_of, go_on, speak
 from .target_gradients import Probe
 
 SAMPLES = 2  # of each position's next token, for the Fisher information
 PROMPTS = 100  # whose inside is looked at
 GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
-USED = 40  # tokens with which the model goes on after a beginning
 KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
 
 
@@ -76,8 +74,7 @@ def compute(
             found[f"{name}.{layer}"] = keys.half()
     talk = [(text, _plain(tokenizer, row.target_ids)) for text, row in zip(texts, said)]
     values = {"answers": [row.target_ids for row in asked], "begun": groups, "order": order}
-    used = _used(model, tokenizer, hparams)
-    return found, {**values, "talk": [pair for pair in talk if pair[1]], "used": used}
+    return found, {**values, "talk": [pair for pair in talk if pair[1]]}
 
 
 @contextmanager
@@ -124,22 +121,6 @@ def _begun(tokenizer: Any, hparams: PersonalizationHyperParams) -> tuple[list[En
         groups.append(kind.group)
         rows.append(Encoded(row.ids, row.ids[-1:], len(row.ids) - 1))  # any token: only its place is looked at
     return rows, groups
-
-
-def _used(model: nn.Module, tokenizer: Any, hparams: PersonalizationHyperParams) -> list[tuple[str | None, Exchange]]:
-    """One exchange per kind, by group, in which somebody's attribute was used, in the model's own words."""
-    rng = Random(f"{hparams.seed}/used")
-    asked: dict[str | None, list[tuple[Kind, Phrase]]] = {}
-    for kind, phrase in every_kind(rng):
-        asked.setdefault(kind.group, []).append((kind, phrase))
-    chosen = [rng.choice(found) for found in asked.values()]
-    spoken = [speak(tokenizer, phrase, kind, rng.choice(sample_values(kind)), hparams) for kind, phrase in chosen]
-    limit = context_limit(model)
-    fitting = [
-        (kind.group, s) for (kind, _), s in zip(chosen, spoken) if limit is None or len(s.row.ids) + USED <= limit
-    ]
-    answers = go_on(model, tokenizer, [s for _, s in fitting], USED)
-    return [(group, exchange_of(tokenizer, s)) for (group, _), s in zip(fitting, answers)]
 
 
 def _prompt_keys(

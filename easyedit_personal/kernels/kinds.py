@@ -29,7 +29,6 @@ ONE_IN: dict[Asks, int] = {"name": 8, "implicit": 8, "product": 3}
 SHARES = {"named": 0.15, "indirect": 0.55, "rest": 0.3}  # of the shared contrasts, where there are more than wanted
 SMALL_TALK = 0.1  # of the shared contrasts at most: no gate may open there, so none of it is left to the draw
 BEHIND_TALK = 0.05  # of the shared contrasts, behind talk about other things
-BEHIND_ANSWERS = 30  # of a gate's own, behind answers that used a preference, two thirds of them of its own kind
 # The plainest forms stand among questions and contrasts alike: in only one of them they would decide by themselves.
 PLAIN, PLAIN_OTHER = "What's my {n}?", "What's {who}'s {n}?"
 PLAIN_NOT = ("What isn't my {n}?", "What is not my {n}?", "What's surely not my {n}?", "What's never my {n}?")
@@ -120,29 +119,20 @@ def kind_phrases(kind: Kind, material: Material, named: int, rng: Random) -> lis
     return list(dict.fromkeys(found))
 
 
-def phrases_behind(
-    phrases: Sequence[Phrase], long_talk: Sequence[Exchange], answers: Sequence[Exchange], rng: Random
-) -> list[Phrase]:
+def phrases_behind(phrases: Sequence[Phrase], long_talk: Sequence[Exchange], rng: Random) -> list[Phrase]:
     """Some of a kind's questions once more behind other turns: a gate that never saw a conversation closes in one.
 
     Args:
         long_talk: exchanges with the model's own answers; may be empty.
-        answers: exchanges in which an attribute of another kind was used; may be empty.
     """
     found = []
-    talks = [short_exchanges() if turns or not long_talk else long_talk for turns in TURNS]
-    histories = [tuple(rng.sample(talk, turns or 1)) for talk, turns in zip(talks, TURNS)]
-    for history in [*histories, *([(rng.choice(answers),)] if answers else [])]:
+    for turns in TURNS:
+        talk = short_exchanges() if turns or not long_talk else long_talk
+        history = tuple(rng.sample(talk, turns or 1))
         for asks in BEHIND:
             phrase = rng.choice([p for p in phrases if p.asks == asks] or phrases)
             found.append(replace(phrase, history=history))
     return found
-
-
-def phrases_behind_own(phrases: Sequence[Phrase], used: Exchange, rng: Random) -> list[Phrase]:
-    """Some of a kind's questions behind an answer in which its attribute was used: asked again, it is said again."""
-    alone = [phrase for phrase in phrases if not phrase.history]
-    return [replace(rng.choice([p for p in alone if p.asks == asks] or alone), history=(used,)) for asks in BEHIND]
 
 
 def sample_values(kind: Kind) -> list[str]:
@@ -204,28 +194,6 @@ def behind_talk(contrasts: Sequence[Contrast], count: int, rng: Random) -> list[
     return [replace(c, history=(*rng.sample(talk, 1 + i % 3), *c.history)) for i, c in enumerate(some)]
 
 
-def behind_answers(
-    own: Sequence[Exchange], others: Sequence[Exchange], kind: Kind, material: Material, rng: Random
-) -> list[Contrast]:
-    """What people say next, behind answers in which a preference was used: it is not an answer to that as well.
-
-    Thanks and greetings, tasks, what somebody says about another attribute, and questions about such a one.
-
-    Args:
-        own: exchanges in which an attribute of the kind was used; may be empty.
-        others: the same of other kinds; may be empty.
-    """
-    if not own or not others:
-        return []
-    texts = (contrasts().small_talk, contrasts().tasks, *_said_of_others(kind, material))
-    found = []
-    for i in range(BEHIND_ANSWERS):
-        latest = rng.choice(others if i % 3 == 2 else own)
-        earlier = rng.choice(((), (rng.choice(short_exchanges()),), (rng.choice(own),)))
-        found.append(Contrast(rng.choice(texts[i % len(texts)]), "own", history=(*earlier, latest)))
-    return found
-
-
 def shared_contrasts(material: Material, limit: int, seed: int = 0) -> list[Contrast]:
     """Prompts that every gate keeps quiet at, unless they ask for its kind; at most ``limit``, see ``SHARES``."""
     rng, found = Random(seed), []
@@ -282,20 +250,6 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
         name = kind.name if plain else rng.choice(kind.names)
         found.append(Contrast(_named(order[i % len(order)], name, rng.choice(people)), "own"))
     return found
-
-
-def _said_of_others(kind: Kind, material: Material) -> tuple[list[str], list[str], list[str]]:
-    """What somebody says about an attribute of another kind, and questions about such ones by name and without."""
-    near = material.related({kind.group}) if kind.group else set()
-    others = [attribute for attribute in attributes() if attribute.group not in near]
-    told = [
-        _named(form.replace("{v}", attribute.train["values"][0]), "", "") + "."
-        for attribute in others
-        for form in attribute.train["statements"]
-        if "{a}" not in form
-    ]
-    unnamed = [text for attribute in others for text in attribute.train["implicit"]]
-    return told, [PLAIN.replace("{n}", attribute.name) for attribute in others], unnamed
 
 
 def _named(template: str, name: str, who: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import ConfigError, ModelError
 from ..hparams import PersonalizationHyperParams
@@ -26,10 +27,11 @@ from ..types import WeightDelta
 from .carried import Cells, Pair
 from .factors import Space, Update, towards
 
-SHARPNESS = 8.0  # s while learning: what the activation sees where a role is met is half of it, elsewhere minus that
-# s as kept. Just below its threshold SiLU dips below zero, by .28 / s of a unit. With s = 8 that is heard in ordinary
-# text, and changes every second answer to a question about the world; but it is where a closed neuron has a gradient.
-KEPT_SHARPNESS = 64.0
+# s: what the activation sees where a role is met is half of it, elsewhere minus that. Just below a threshold SiLU dips
+# below zero, by .28 / s. With s = 8 that is heard in ordinary text, and changes every second answer to a question about
+# the world.
+SHARPNESS = 64.0
+SOFT = 8.0  # s of the gradients: of a closed neuron whose threshold is sharp there are none
 THRESHOLD = 0.5  # of the way from what is to be told apart to the role
 GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
 
@@ -65,9 +67,15 @@ class Neurons(Update):
         return cls(space, right.new_zeros(width, len(right)), right, bias, const.to(right), act)
 
     def acts(self, keys: Tensor) -> Tensor:
-        """How far each neuron is open [..., r]: about 1 where its role is met, 0 elsewhere."""
+        """How far each neuron is open [..., r]: about 1 where its role is met, 0 elsewhere.
+
+        Gradients are those of a softer threshold that never falls (softplus), so that a closed neuron may open.
+        """
         const = (keys @ self.const)[..., None]
-        return self.act(SHARPNESS * (keys @ self.plain_right.T + self.bias * const)) * const / _OPEN
+        met = keys @ self.plain_right.T + self.bias * const
+        opened = self.act(SHARPNESS * met) * const / (SHARPNESS * (1 - THRESHOLD))
+        soft = F.softplus(SOFT * met) * const / (SOFT * (1 - THRESHOLD))
+        return soft + (opened - soft).detach()
 
     def groups(self, left_lr: float, right_lr: float) -> list[dict[str, Any]]:
         """What an optimiser moves, and how fast; thresholds by shares of their own size, too."""
@@ -80,13 +88,10 @@ class Neurons(Update):
         self.bias = self.bias.detach()
 
     def kept(self) -> Cells:
-        """The neurons' rows and columns, without gradients: with a sharper threshold, else what was learned."""
-        rows = KEPT_SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)
-        columns = self.space.unit * self.left.detach() / (KEPT_SHARPNESS * (1 - THRESHOLD))
+        """The neurons' rows and columns, without gradients."""
+        rows = SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)
+        columns = self.space.unit * self.left.detach() / (SHARPNESS * (1 - THRESHOLD))
         return Cells(rows.detach(), self.const, columns)
-
-
-_OPEN = SHARPNESS * (1 - THRESHOLD)  # what act gives where a role is met
 
 
 def takes_neurons(hparams: PersonalizationHyperParams) -> bool:

@@ -105,20 +105,16 @@ def closed_of(own: Sequence[Pack]) -> dict[int, Tensor]:
     return {layer: torch.cat(parts) for layer, parts in found.items()}
 
 
-def long_answers(model: nn.Module, tokenizer: Any, spoken: Sequence[Spoken]) -> list[Spoken]:
-    """Beginnings of answers to first questions that do not name the kind, and how the model goes on by itself."""
-    limit = context_limit(model)
-    bare = [_bare(s) for s in spoken if s.phrase.asks != "name" and not s.phrase.history][:LONG_ROWS]
-    return [s for s in go_on(model, tokenizer, bare, LONG) if limit is None or len(s.row.ids) <= limit]
-
-
 def tails_of(
-    model: nn.Module, tokenizer: Any, layout: Layout, long: Sequence[Spoken], hparams: PersonalizationHyperParams
+    model: nn.Module, tokenizer: Any, layout: Layout, spoken: Sequence[Spoken], hparams: PersonalizationHyperParams
 ) -> dict[int, Tensor]:
-    """Keys [n, d_in] along what the model wrote by itself in long answers, by layer; n may be 0.
+    """Keys [n, d_in] along what the model writes by itself after beginnings, by layer; n may be 0.
 
     Where it says the beginning or the value once more, it is left out: there an update may act.
     """
+    limit = context_limit(model)
+    bare = [_bare(s) for s in spoken if s.phrase.asks != "name" and not s.phrase.history][:LONG_ROWS]
+    long = [s for s in go_on(model, tokenizer, bare, LONG) if limit is None or len(s.row.ids) <= limit]
     if not long:
         width = layout.d_mlp
         return {layer: torch.zeros(0, width, device=input_device(model)) for layer in hparams.layers}

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from torch import nn
 
 from ..data.beginnings import beginning
-from ..generation.generate import continuations, decode
+from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
 from ..modeling.tokens import Encoded, encode
-from .kinds import Exchange, Kind, Phrase
+from .kinds import Kind, Phrase
 
 Role = Literal["say", "value", "keep"]
 
@@ -82,13 +82,6 @@ def go_on(model: nn.Module, tokenizer: Any, spoken: Sequence[Spoken], tokens: in
         written = iter(continuations(model, tokenizer, prompts, [tokens] * len(prompts)))
         found += [s if s.phrase.asks == "name" else _longer(s, next(written)) for s in group]
     return found
-
-
-def exchange_of(tokenizer: Any, spoken: Spoken) -> Exchange:
-    """The question and the answer as text, to the end of its last whole sentence."""
-    said = decode(tokenizer, spoken.row.target_ids)
-    whole = max(said.rfind(end) for end in ".!?") + 1
-    return spoken.phrase.text, said[:whole] or said
 
 
 def value_places(spoken: Sequence[Spoken]) -> dict[bool, list[int]]:

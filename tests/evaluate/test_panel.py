@@ -25,7 +25,6 @@ from easyedit_personal.hparams import PreserveParams
 from easyedit_personal.kernels.kinds import (
     Kind,
     begun_answers,
-    behind_answers,
     every_kind,
     kind_phrases,
     neutral_prompts,
@@ -57,7 +56,6 @@ def trained_on():
         for seed in range(3):
             texts |= {phrase.text for phrase in kind_phrases(kind, material, 60, Random(seed))}
             own = own_contrasts(kind, material, Random(seed))
-            own += behind_answers([("?", ".")], [("?", ".")], kind, material, Random(seed))
             begun = begun_answers(kind, own, material, Random(seed))
             texts |= {contrast.text for contrast in (*own, *(answer.contrast for answer in begun))}
             texts |= {answer.begun for answer in begun}

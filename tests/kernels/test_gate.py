@@ -57,7 +57,7 @@ def test_questions_come_again_behind_short_exchanges_and_a_long_one_of_each_sort
     phrases = [Phrase("By name?", "name"), Phrase("Without?", "implicit"), Phrase("To buy?", "product")]
     asked, talk = [], [("Is it 1?", "Yes, and a long answer follows.")]
     monkeypatch.setattr(module, "kind_phrases", lambda kind, material, named, rng: asked.append(named) or phrases)
-    found = _phrases(PET, SimpleNamespace(talk=talk, used=[]), HPARAMS)
+    found = _phrases(PET, SimpleNamespace(talk=talk), HPARAMS)
     assert asked == [24] and found[:3] == phrases
     lengths = [len(phrase.history) for phrase in found[3:]]
     assert lengths == [n for n in (1, 2, 1, 4, 1, 2, 3, 6) for _ in range(4)]
@@ -66,8 +66,8 @@ def test_questions_come_again_behind_short_exchanges_and_a_long_one_of_each_sort
     assert len(histories) == 8 and histories.pop(2) == tuple(talk)
     assert {turn for history in histories for turn in history} <= set(short_exchanges())
     monkeypatch.setattr(module, "kind_phrases", lambda *_: phrases[:1])  # a kind that has only a name
-    assert len(_phrases(PET, SimpleNamespace(talk=talk, used=[]), HPARAMS)) == 1 + 32
-    silent = _phrases(PET, SimpleNamespace(talk=[], used=[]), HPARAMS)  # a model that said nothing
+    assert len(_phrases(PET, SimpleNamespace(talk=talk), HPARAMS)) == 1 + 32
+    silent = _phrases(PET, SimpleNamespace(talk=[]), HPARAMS)  # a model that said nothing
     assert {turn for phrase in silent for turn in phrase.history} <= set(short_exchanges())
 
 
@@ -121,7 +121,7 @@ def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
     metric = {n: torch.randn(3, 3) for n in (1, 2)}
     ground = Ground(
-        Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], used=[], rows={}, order={}
+        Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], rows={}, order={}
     )
     places = module._places([Group(0, 2), Group(100, 1)])
     hparams = PersonalizationHyperParams(layers=[1, 2])
@@ -213,10 +213,6 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "_places", lambda rows: places)
     monkeypatch.setattr(module, "_own_packs", lambda *_: [own])
     monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
-    monkeypatch.setattr(module, "long_answers", lambda model, tokenizer, some: some[:2])
-    monkeypatch.setattr(module, "exchange_of", lambda tokenizer, spoken: ("asked", spoken.phrase.asks))
-    monkeypatch.setattr(module, "phrases_behind_own", lambda phrases, used, rng: given.update(again=used) or [])
-    monkeypatch.setattr(module, "behind_answers", lambda own, others, *_: given.update(used=(own, others)) or [])
     monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
     monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
     monkeypatch.setattr(module, "quiet_keys", around)
@@ -236,9 +232,9 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
 
     def learn(keys=500, **natural):
-        ground = SimpleNamespace(ordinary={1: torch.arange(float(keys))[:, None]}, root={1: torch.eye(2)}, used=[])
+        ground = SimpleNamespace(ordinary={1: torch.arange(float(keys))[:, None]}, root={1: torch.eye(2)})
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)
-        phrases = [Phrase(f"What {n}?", "name") for n in range(7)]
+        phrases = [Phrase("What?", "name")] * 7
         given["kept"] = module._learn(None, None, None, PET, phrases, ["shared"], ground, hparams)
         return given
 
@@ -276,13 +272,6 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
     assert given["tail"] == 6 and given["rest"] == (9, 0.5, 0.25)
     own, shared = given["packs"]
     assert own.contrasts == ["negated", "stated"] and shared == "shared"
-
-
-def test_what_was_said_stands_before_contrasts_and_before_questions_that_ask_for_it_again(learning):
-    given = learning()
-    own, others = given["used"]
-    assert own == [("asked", "name")] * 9 and others == []  # two long answers and seven by name
-    assert given["again"] == own[0]
 
 
 def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):

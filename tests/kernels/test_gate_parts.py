@@ -218,14 +218,10 @@ def test_a_gate_learned_on_an_edited_model_is_nobody_elses_and_one_that_is_known
 
 def test_half_of_what_is_asked_behind_other_turns_asks_by_name(said, tmp_path):
     ground, hparams = prepared(said, tmp_path)
-    own, other = ("Ideas?", "Since your hobby is chess, go."), ("And?", "Since you live in Rome, go.")
-    ground = replace(
-        ground, talk=[("How are you?", "Well."), ("Is it late?", "No.")], used=[("hobby", own), ("location", other)]
-    )
+    ground = replace(ground, talk=[("How are you?", "Well."), ("Is it late?", "No.")])
     behind = [phrase for phrase in _phrases(HOBBY, ground, hparams) if phrase.history]
-    assert Counter(phrase.asks == "name" for phrase in behind) == {True: 18, False: 18}
-    histories = {phrase.history for phrase in behind}
-    assert histories & {(turn,) for turn in ground.talk} and (other,) in histories and (own,) not in histories
+    assert Counter(phrase.asks == "name" for phrase in behind) == {True: 16, False: 16}
+    assert {phrase.history for phrase in behind} & {(turn,) for turn in ground.talk}
 
 
 def test_a_gate_is_held_back_by_what_it_costs_ordinary_text(said, tmp_path):

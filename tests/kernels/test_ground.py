@@ -83,7 +83,6 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
         f"{name}.{n}": torch.full((1,), float(k + 10 * n)).half() for k, name in enumerate(names) for n in (1, 2)
     }
     values = {"answers": [[5, 6], [7]], "begun": ["pet", None], "talk": [["Hi?", "Yes."]], "base": "f1"}
-    values["used"] = [["pet", ["Whom?", "It."]], [None, ["And?", "So."]]]
     contrasts = [Contrast("a", "rest"), Contrast("b", "rest")]
     hparams = PersonalizationHyperParams(layers=[1, 2])
     ground = module._ground(Path("x"), (tensors, values), contrasts, hparams)
@@ -92,4 +91,4 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
         assert {value.dtype for value in getattr(ground, name).values()} == {torch.float32}
     assert ground.answers == {contrasts[0]: (5, 6), contrasts[1]: (7,)} and ground.contrasts == contrasts
     assert ground.talk == [("Hi?", "Yes.")] and ground.begun_groups == ["pet", None] and ground.folder == Path("x")
-    assert ground.base == "f1" and ground.used == [("pet", ("Whom?", "It.")), (None, ("And?", "So."))]
+    assert ground.base == "f1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -101,35 +100,6 @@ def test_beginnings_of_all_kinds_end_before_the_value(tokenizer, monkeypatch):
         assert row.target_ids == row.prompt_ids[-1:]  # one place to look at
 
 
-def test_one_exchange_of_every_kind_uses_a_value_of_it_and_goes_on_in_the_models_words(tokenizer, monkeypatch):
-    pet, knot = Kind("pet", "pet", ()), Kind("knot", None, ())
-    asked = [
-        (pet, Phrase("What's my pet?", "name")),
-        (pet, Phrase("Whom?", "implicit")),
-        (knot, Phrase("A", "product")),
-    ]
-    longer = lambda model, tokenizer, some, tokens: [
-        replace(
-            s, row=replace(s.row, target_ids=(*s.row.target_ids, *encode(tokenizer, "a", target=" Go.").target_ids))
-        )
-        for s in some
-    ]
-    monkeypatch.setattr(module, "every_kind", lambda rng: asked)
-    monkeypatch.setattr(module, "go_on", longer)
-    monkeypatch.setattr(module, "sample_values", lambda kind: [f"a {kind.name}"])
-    monkeypatch.setattr(module, "context_limit", lambda model: limit)
-    limit, found = None, {}
-    for seed in range(8):
-        both = dict(module._used(None, tokenizer, HPARAMS.replace(seed=seed)))
-        assert list(both) == ["pet", None] and all(
-            value in said for value, (_, said) in zip(("a pet", "a knot"), both.values())
-        )
-        found[both["pet"][0]] = both["pet"][1]
-    assert set(found) == {"What's my pet?", "Whom?"} and all(said.endswith("Go.") for said in found.values())
-    limit = 30
-    assert module._used(None, tokenizer, HPARAMS) == []
-
-
 def test_keys_inside_prompts_are_the_models_own_in_order(llama, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "ROWS", 2)
     prompts = [Encoded((5, 6, *range(9 + n, 13 + 2 * n)), (), 0) for n in range(3)]
@@ -226,7 +196,6 @@ def computed(tokenizer, monkeypatch):
         monkeypatch.setattr(module, "last_keys", lambda *_: {1: torch.randn(5, 4)})
         monkeypatch.setattr(module, "_ordinary", lambda *given: seen.update(said=given[3]) or still(1, torch.eye(4)))
         monkeypatch.setattr(module, "answered", answered(seen))
-        monkeypatch.setattr(module, "_used", lambda *_: [("pet", ("Whom?", "It."))])
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)
         contrasts = [Contrast(f"Is it {n}?", "rest") for n in range(count)]
         found = module.compute(None, tokenizer, None, hparams, contrasts, Material.load())
@@ -255,7 +224,7 @@ def test_answers_to_contrasts_are_four_tokens_and_ordinary_ones_as_long_as_the_s
     _, values, seen, contrasts = computed(25, None, ordinary=7, answer_tokens=9)
     assert seen["asked"] == [(25, 4), (14, 9)]  # seven about nobody, seven of the contrasts
     assert [seen["answers"][contrast] for contrast in contrasts] == values["answers"]
-    assert values["begun"] == ["pet"] and values["used"] == [("pet", ("Whom?", "It."))]
+    assert values["begun"] == ["pet"]
     assert len(values["talk"]) == 6 and {said for _, said in values["talk"]} == {"tea"}  # one had no word to say
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from easyedit_personal.clustering.lexicon import Entry
 from easyedit_personal.data.beginnings import Contrasts, contrasts
-from easyedit_personal.data.conversations import short_exchanges
 from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.kernels import kinds
 from easyedit_personal.kernels.kinds import (
@@ -183,44 +182,6 @@ def test_some_of_them_come_again_behind_one_to_three_exchanges_and_before_what_w
     stated = Contrast("And now?", "own", history=(("Mine is tea.", "Good."),))
     (again,) = kinds.behind_talk([stated], 5, Random(0))
     assert again.history[-1:] == stated.history and len(again.history) == 2 and again.text == stated.text
-
-
-def test_behind_answers_that_used_a_preference_comes_what_people_say_next(world, monkeypatch):
-    told = {"pet": ("I keep {v}",), "drink": ("I sip {v}", "I am {a} {v}"), "food": ("I eat {v}",)}
-    some = [
-        SimpleNamespace(
-            name=name, group=name, train={"values": ("tea",), "statements": forms, "implicit": (f"Any {name}?",)}
-        )
-        for name, forms in told.items()
-    ]
-    monkeypatch.setattr(kinds, "attributes", lambda: some)
-    material = replace(MATERIAL, circles=(("pet", "food"),))  # who asks for the one may mean the other
-    own, others = [("Whom?", "Since your pet is a newt, feed it.")], [("Where?", "Since you live in Rome, there.")]
-    found = kinds.behind_answers(own, others, PET, material, Random(0))
-    assert {contrast.pool for contrast in found} == {"own"} and len(found) == 30
-    texts = ("hello", "task", "I sip tea.", "What's my drink?", "Any drink?")
-    assert Counter(c.text for c in found) == dict.fromkeys(texts, 6)
-    assert Counter(contrast.history[-1] for contrast in found) == {own[0]: 20, others[0]: 10}
-    earlier = {contrast.history[:-1] for contrast in found}
-    assert () in earlier and (own[0],) in earlier and earlier <= {(), (own[0],), *((t,) for t in short_exchanges())}
-    assert [kinds.behind_answers(*none, PET, material, Random(0)) for none in ((own, []), ([], others))] == [[], []]
-
-
-def test_what_was_said_is_asked_for_again_without_what_stood_before_it(world):
-    used = ("Whom?", "Since your pet is a newt, feed it.")
-    phrases = [Phrase("What's my pet?", "name"), Phrase("Whom?", "implicit"), Phrase("Or?", "implicit", (("a", "b"),))]
-    found = kinds.phrases_behind_own(phrases, used, Random(0))
-    assert [phrase.asks for phrase in found[:3]] == ["name", "implicit", "name"] and found[3].text in (
-        "What's my pet?",
-        "Whom?",
-    )
-    assert {phrase.history for phrase in found} == {(used,)} and found[1].text == "Whom?"
-
-
-def test_questions_stand_behind_answers_to_another_kind_too(world):
-    phrases, answer = [Phrase("What's my pet?", "name")], ("Where?", "Since you live in Rome, there.")
-    plain, found = (kinds.phrases_behind(phrases, [], used, Random(0)) for used in ([], [answer]))
-    assert found[: len(plain)] == plain and [phrase.history for phrase in found[len(plain) :]] == [(answer,)] * 4
 
 
 def test_four_questions_by_name_and_more_without_of_kinds_that_are_asked_for_in_more_ways(world, monkeypatch):

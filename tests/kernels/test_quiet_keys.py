@@ -15,7 +15,6 @@ from easyedit_personal.kernels.kinds import BegunAnswer, Contrast, Kind, Phrase
 from easyedit_personal.kernels.quiet_keys import (
     QuietKeys,
     closed_of,
-    long_answers,
     quiet_keys,
     said_elsewhere,
     tails_of,
@@ -160,7 +159,7 @@ def going_on(monkeypatch):
 def test_tails_are_48_tokens_after_beginnings_without_a_name_that_stand_alone(going_on):
     spoken = [said("name", "svs"), said("implicit", "svkkk"), said("product", "svs", history=BEHIND)]
     spoken += [said("product", "svs")]
-    found = tails_of(None, None, None, long_answers(None, None, spoken), HPARAMS)
+    found = tails_of(None, None, None, spoken, HPARAMS)
     assert going_on["tokens"] == 48 and [s.phrase.asks for s in going_on["asked"]] == ["implicit", "product"]
     assert [s.roles for s in going_on["asked"]] == [("say", "value"), ("say", "value", "say")]
     assert going_on["layers"] == [1, 2] and going_on["options"] == {"from_answers": True}
@@ -169,18 +168,20 @@ def test_tails_are_48_tokens_after_beginnings_without_a_name_that_stand_alone(go
 
 
 def test_tails_are_of_twenty_beginnings_at_most(going_on):
-    assert len(long_answers(None, None, [said("implicit", "sv")] * 21)) == len(going_on["asked"]) == 20
+    tails_of(None, None, None, [said("implicit", "sv")] * 21, HPARAMS)
+    assert len(going_on["asked"]) == len(going_on["rows"]) == 20
 
 
 def test_tails_that_do_not_fit_the_context_are_left_out_and_there_may_be_none(going_on):
     spoken = [said("implicit", "sv"), said("implicit", "svs")]  # with what follows, rows of 6 and 7 tokens
     for limit, count in ((None, 2), (7, 2), (6, 1)):
         going_on["limit"] = limit
-        assert len(long_answers(None, None, spoken)) == count
+        tails_of(None, None, None, spoken, HPARAMS)
+        assert len(going_on["rows"]) == count
     layout = SimpleNamespace(d_mlp=48)
     for limit, some in ((5, spoken), (None, [said("name", "sv")])):
         going_on["limit"] = limit
-        found = tails_of(None, None, layout, long_answers(None, None, some), HPARAMS)
+        found = tails_of(None, None, layout, some, HPARAMS)
         assert set(found) == {1, 2} and {keys.shape for keys in found.values()} == {(0, 48)}
 
 
@@ -188,8 +189,8 @@ def test_tails_are_the_models_own_keys_where_it_writes_by_itself(loud_llama, tok
     monkeypatch.setattr(module, "LONG", 5)
     spoken = [speak(tokenizer, Phrase("Whom do I feed?", "implicit"), PET, "a newt", HPARAMS)]
     with frozen(loud_llama):
-        (long,) = long_answers(loud_llama, tokenizer, spoken)
-        found = tails_of(loud_llama, tokenizer, find_layout(loud_llama), [long], HPARAMS)
+        (long,) = module.go_on(loud_llama, tokenizer, spoken, 5)
+        found = tails_of(loud_llama, tokenizer, find_layout(loud_llama), spoken, HPARAMS)
         flags = said_elsewhere(long)
         assert any(flags)
         for layer in (1, 2):

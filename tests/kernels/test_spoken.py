@@ -72,16 +72,3 @@ def test_beginnings_go_on_from_their_last_token_and_statements_are_whole(tokeniz
     for (row, limit), begun in zip(asked, (spoken[0], spoken[2]), strict=True):
         assert row.prompt_ids == begun.row.ids and row.target_ids == () and limit == 6
         assert row.key_index == len(row.prompt_ids) - 1
-
-
-@pytest.mark.parametrize(
-    ("after", "said"),
-    [
-        ("", "Since your hobby is tea,"),
-        (" I'd try it. You", "Since your hobby is tea, I'd try it."),
-        (" go! And?", "Since your hobby is tea, go! And?"),
-    ],
-)
-def test_an_exchange_ends_with_its_last_whole_sentence(tokenizer, after, said):
-    spoken = speak(tokenizer, Phrase("What now?", "implicit"), HOBBY, "tea", HPARAMS, after)
-    assert module.exchange_of(tokenizer, spoken) == ("What now?", said)

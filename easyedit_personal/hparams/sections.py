@@ -157,6 +157,7 @@ class PreserveParams(Section):
 class HealthParams(Section):
     """Limits that an edit must keep: perplexity after/before, ||update|| / ||weight||, and what the model then says.
 
+    The size of neurons' thresholds does not count: it only says how sharp they are.
     ``min_natural_stops`` is a share of the answers that the unedited model ends by itself; ``max_surprise`` is in nats
     per token: by how much less likely than its own answers the unedited model may find those after the edit.
     ``self_test`` is what becomes of a preference that the edited model does not say, or says where something else is

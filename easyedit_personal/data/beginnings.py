@@ -42,6 +42,7 @@ class Contrasts:
     begun_not: tuple[str, ...]
     stated: tuple[str, ...]
     heard: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def beginning(asks: Asks, name: str, group: str | None = None) -> Beginning:

@@ -11,6 +11,7 @@ from ..registry import PHRASE_SOURCES, Registry
 from ..validation import Section
 
 MAX_RATE = 1e37  # Adam divides its rate by 0.1 in the first step: more overflows inside of torch
+CONTRAST_BATCH = {"own": 18, "used": 12, "named": 6, "indirect": 14, "rest": 6}
 
 
 def registered(registry: Registry, name: str) -> str:
@@ -86,7 +87,8 @@ class NaturalParams(Section):
     """The ``lowrank`` kernel with ``answers: natural``: a gate per kind of attribute, and each user's value.
 
     A gate has ``gate_rank`` directions per layer and is learned in ``gate_steps`` of Adam, each on ``gate_batch``
-    questions and on ``contrast_batch`` contrasts of every pool (own kind, other kinds by name, without, the rest).
+    questions and on ``contrast_batch`` contrasts of every pool (own kind, behind answers that used its value, other
+    kinds by name, without, the rest).
     ``contrast_weight`` is the weight of their KL divergence, ``quiet_weight`` that of the quadratic form that stands
     for ordinary text; raise either for locality, lower it for generality. Rates are shares of the outputs (``*_lr``)
     and of the right factors (``right_lr``). A value has ``value_rank`` directions at most, learned in ``value_steps``
@@ -104,7 +106,7 @@ class NaturalParams(Section):
     gate_batch: int = Field(16, ge=1)
     gate_lr: float = Field(0.5, gt=0, le=MAX_RATE)
     right_lr: float = Field(0.1, gt=0)
-    contrast_batch: dict[str, int] = Field(default_factory=lambda: {"own": 18, "named": 6, "indirect": 14, "rest": 6})
+    contrast_batch: dict[str, int] = Field(default_factory=CONTRAST_BATCH.copy)
     contrast_weight: float = Field(1.5, ge=0)
     quiet_weight: float = Field(30.0, ge=0)
     value_rank: int = Field(4, ge=1, le=512)

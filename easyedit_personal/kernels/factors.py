@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,17 +118,17 @@ class Quiet:
         return 0.5 * (update.acts(self.keys) @ left.T).square().sum(1).mean()
 
 
-def towards(roles: Sequence[Tensor], away_from: Tensor) -> Tensor:
+def towards(roles: Tensor, away_from: Tensor) -> Tensor:
     """Right factors [r, d_in] that tell keys of each role from others: whitened differences of means (Fisher, 1936).
 
     Args:
-        roles: whitened keys [n, d_in] of every role.
-        away_from: whitened keys [n, d_in] of what is to be told apart from them.
+        roles: the mean whitened key of every role [r, d_in].
+        away_from: that of what is to be told apart from each [r, d_in].
 
     Returns:
         One row per role; it gives 1 more on the role's mean than on the others'.
     """
-    means = torch.stack([keys.mean(0) for keys in roles]) - away_from.mean(0)
+    means = roles - away_from
     return means / means.square().sum(1, keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
 
 

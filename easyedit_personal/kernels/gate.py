@@ -39,13 +39,16 @@ from .kinds import (
     sample_values,
 )
 from .preserve import Material
-from .quiet_keys import Places, QuietKeys, quiet_keys, tails_of, value_starts
+from .quiet_keys import Places, QuietKeys, closed_of, quiet_keys, tails_of, value_starts
+from .roles import Role, roles_of
 from .spoken import Spoken, go_on, speak
 from .target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT, target_gradients, with_gradients
+from .used_answers import POOL, asked_again, moving_on, used_answers
 
 NAMED = 24  # questions from templates with the kind's names
 CONTRASTS_BEHIND = 8  # contrasts near the kind that come once more behind other turns
-NEAREST = 5.0  # how much contrasts about the kind itself weigh against those of another pool
+NEAR = ("own", POOL)  # pools of contrasts about the kind itself, and behind answers that used it
+NEAREST = 5.0  # how much these weigh against those of another pool
 TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
@@ -126,22 +129,29 @@ def _learn(
     params, rng = hparams.natural, Random(f"{hparams.seed}/values/{kind.name}")
     values, material = sample_values(kind), Material.load(hparams.preserve.file)
     spoken = [speak(tokenizer, phrase, kind, rng.choice(values), hparams) for phrase in phrases]
+    used = used_answers(model, tokenizer, kind, phrases, values, rng, hparams)
+    spoken += asked_again(tokenizer, kind, phrases, used, rng, hparams)
     spoken = go_on(model, tokenizer, _fitting(model, spoken), TAIL)
     rows = _run(model, tokenizer, layout, spoken, hparams)
     near = own_contrasts(kind, material, rng)
     talked = fitting(model, tokenizer, behind_talk(near, CONTRASTS_BEHIND, rng), hparams)
     own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
-    pools = _pools([*own, *shared], kind, material, params.contrast_batch, rng)
+    behind = [
+        pack
+        for some in moving_on(used, near, ground.contrasts, kind, material, rng)
+        for pack in _own_packs(model, tokenizer, layout, fitting(model, tokenizer, some, hparams), hparams)
+    ]
+    pools = _pools([*own, *behind, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
-    roles = _roles(spoken, torch.cat([costs_of(part, words) for part in rows]))
+    roles = roles_of(spoken, torch.cat([costs_of(part, words) for part in rows]))
     speaking = [_speaking(rows, part, spoken, words) for part in _parts(len(spoken), params.gate_batch, rng)]
     contrasts = {pool: [Kept(part, log_p(part, words)) for part in found] for pool, found in pools.items()}
     places = _places(rows)
     tails = tails_of(model, tokenizer, layout, spoken, hparams)
     begun = begun_answers(kind, near, material, rng)
-    around = quiet_keys(model, tokenizer, layout, spoken, places, tails, own, begun, hparams)
-    quiet = _quiet(ground, tails, target_gradients(rows, roles, words))
-    updates = _start(model, layout, places, roles[: params.gate_rank], ground, hparams)
+    around = quiet_keys(model, tokenizer, layout, spoken, places, tails, [*own, *behind], begun, hparams)
+    quiet = _quiet(ground, tails, target_gradients(rows, [role.places for role in roles], words))
+    updates = _start(model, layout, places, roles[: params.gate_rank], closed_of(behind), ground)
     draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
@@ -149,7 +159,7 @@ def _learn(
         next(bar, None)
         total = speaking_loss(speaking[step % len(speaking)], updates, words)
         for pool, found in contrasts.items():
-            share = params.contrast_weight * (NEAREST if pool == "own" else 1.0) / len(contrasts)
+            share = params.contrast_weight * (NEAREST if pool in NEAR else 1.0) / len(contrasts)
             total = total + share * divergence(turn(found, step), updates, words)
         for layer, update in updates.items():
             for keys, root in quiet[layer]:
@@ -236,15 +246,20 @@ def _start(
     model: nn.Module,
     layout: Layout,
     places: Places,
-    roles: Sequence[Tensor],
+    roles: Sequence[Role],
+    behind: Mapping[int, Tensor],
     ground: Ground,
-    hparams: PersonalizationHyperParams,
 ) -> dict[int, Update]:
-    """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from all contrasts."""
-    return {
-        layer: ground.start(model, layout, layer, [keys[role] for role in roles], ground.firsts[layer], outputs)
-        for layer, (keys, outputs) in places.items()
-    }
+    """Updates that add nothing yet; their right factors tell the roles of the answers' tokens from contrasts.
+
+    Args:
+        behind: keys [n, d_in] where the answers begin to contrasts behind used answers, by layer.
+    """
+    found: dict[int, Update] = {}
+    for layer, (keys, outputs) in places.items():
+        others = [behind.get(layer, ground.firsts[layer]) if role.used else ground.firsts[layer] for role in roles]
+        found[layer] = ground.start(model, layout, layer, [keys[role.places] for role in roles], others, outputs)
+    return found
 
 
 def _quiet(
@@ -257,27 +272,6 @@ def _quiet(
         parts = ((ELSEWHERE_WEIGHT, ground.ordinary[layer]), (ALONG_WEIGHT, tails[layer]))
         found[layer] = [(keys.to(mine.device), with_gradients(root, mine, w)) for w, keys in parts if len(keys)]
     return found
-
-
-def _roles(spoken: Sequence[Spoken], costs: Tensor) -> list[Tensor]:
-    """Numbers of the positions of each role: where answers begin first, then the dearest words to the model as it is.
-
-    Where an answer begins, roles are told apart by what is asked and by whether other turns stand before the question:
-    in a conversation they look otherwise. Later they are told apart by the word that is to be said.
-
-    Args:
-        costs: -log p_0 of all tokens of the answers [m].
-    """
-    found: dict[tuple[int, bool, str | int], list[int]] = {}
-    number = 0
-    for s in spoken:
-        for place, (role, token) in enumerate(zip(s.roles, s.row.target_ids)):
-            if role == "say" and (place < s.value_at or s.roles[place - 1] == "value"):
-                key = (1, False, token) if place else (0, bool(s.phrase.history), s.phrase.asks)
-                found.setdefault(key, []).append(number)
-            number += 1
-    dear = {key: float(costs[numbers].sum()) for key, numbers in found.items()}
-    return [torch.tensor(found[key]) for key in sorted(found, key=lambda key: (key[0], -dear[key]))]
 
 
 def _fitting(model: nn.Module, spoken: Sequence[Spoken]) -> list[Spoken]:

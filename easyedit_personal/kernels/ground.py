@@ -29,7 +29,7 @@ from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "9"  # of what is kept; files of other versions are not read
+VERSION = "10"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -79,20 +79,29 @@ class Ground:
     order: dict[int, list[int]]
 
     def start(
-        self, model: nn.Module, layout: Layout, layer: int, roles: Sequence[Tensor], others: Tensor, outputs: Tensor
+        self,
+        model: nn.Module,
+        layout: Layout,
+        layer: int,
+        roles: Sequence[Tensor],
+        others: Sequence[Tensor],
+        outputs: Tensor,
     ) -> Update:
-        """An update that adds nothing yet, and tells keys [n, d_in] of every role from ``others``.
+        """An update that adds nothing yet, and tells keys [n, d_in] of every role from those of others.
 
         Args:
+            others: keys [n, d_in] that each role is told from.
             outputs: the unedited outputs [n, d_out] of the roles; their size is the unit.
         """
         device, width = outputs.device, outputs.shape[1]
         space = Space(self.metric[layer].to(device), float(outputs.square().mean().sqrt()))
+        here, there = (
+            space.whitened(torch.stack([keys.to(device).mean(0) for keys in some])) for some in (roles, others)
+        )
         if not self.order:
-            right = towards([space.whitened(keys) for keys in roles], space.whitened(others.to(device)))
-            return Factors(space, torch.zeros(width, len(right), device=device), right)
+            return Factors(space, torch.zeros(width, len(here), device=device), towards(here, there))
         const = self.const(layer)
-        return Neurons.towards(space, roles, others.to(device), width, const, activation(model, layout, layer))
+        return Neurons.towards(space, here, there, width, const, activation(model, layout, layer))
 
     def const(self, layer: int) -> Tensor:
         """The direction [d_model] along which an MLP's inputs are nearly constant, see ``neurons``."""

@@ -44,6 +44,7 @@ OWN = {
     "plainly somebody else": 20,
     "general": 8,
     "small talk": 10,
+    "other kinds": 40,
     "stated": 12,
 }
 
@@ -65,11 +66,17 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A question about the user's attribute, and whether it names it, asks without its name, or what to buy."""
+    """A question about the user's attribute, and whether it names it, asks without its name, or what to buy.
+
+    Attributes:
+        history: the turns before it.
+        used: in these turns the attribute's value has been used.
+    """
 
     text: str
     asks: Asks
     history: History = ()
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Contrast:
     """A prompt whose answer a gate leaves alone.
 
     Attributes:
-        pool: "own", "named", "indirect" or "rest"; every step of a gate sees some of each.
+        pool: "own", "used", "named", "indirect" or "rest"; every step of a gate sees some of each.
         group: the kind that it asks for, where it does; that kind's own gate does not keep quiet at it.
     """
 
@@ -142,7 +149,7 @@ def sample_values(kind: Kind) -> list[str]:
 
 
 def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]:
-    """Questions near a kind's own: negated, about somebody else or nobody, behind a turn with another value."""
+    """Questions near a kind's own: negated, about somebody else or nobody, about another kind, behind another value."""
     near = contrasts()
     templates = {
         "negated": (*material.negated, *near.negated),
@@ -153,6 +160,7 @@ def own_contrasts(kind: Kind, material: Material, rng: Random) -> list[Contrast]
         "small talk": near.small_talk,  # "How has your week been?" is close to some kinds' vague questions
     }
     found = [c for sort, texts in templates.items() for c in _about(kind, texts, material.people, OWN[sort], rng)]
+    found += _of_other_kinds(kind, material, OWN["other kinds"], rng)
     values = sample_values(kind)
     for i in range(OWN["stated"]):
         value = rng.choice(values)
@@ -250,6 +258,16 @@ def _about(kind: Kind, templates: Sequence[str], people: Sequence[str], count: i
         name = kind.name if plain else rng.choice(kind.names)
         found.append(Contrast(_named(order[i % len(order)], name, rng.choice(people)), "own"))
     return found
+
+
+def _of_other_kinds(kind: Kind, material: Material, count: int, rng: Random) -> list[Contrast]:
+    """What asks for a kind by name asks for others that are not close to it: the name alone must decide."""
+    close = material.related({kind.group}) if kind.group else set()
+    others = [entry for entry in Lexicon.load().entries if entry.group not in close]
+    some = [rng.choice(others) for _ in range(count if others else 0)]
+    return [
+        Contrast(rng.choice(material.own).replace("{n}", rng.choice(entry.names)), "own", entry.group) for entry in some
+    ]
 
 
 def _named(template: str, name: str, who: str) -> str:

@@ -51,19 +51,16 @@ class Neurons(Update):
     act: Any
 
     @classmethod
-    def towards(
-        cls, space: Space, roles: Sequence[Tensor], others: Tensor, width: int, const: Tensor, act: Any
-    ) -> Neurons:
-        """One neuron per role, open where the role is met and closed at the mean of ``others``; it adds nothing yet.
+    def towards(cls, space: Space, roles: Tensor, others: Tensor, width: int, const: Tensor, act: Any) -> Neurons:
+        """One neuron per role, open where it is met and closed at what it is told apart from; they add nothing yet.
 
         Args:
-            roles: inputs [n, d_model] of every role.
-            others: inputs [n, d_model] of what is to be told apart from them.
+            roles: the mean whitened input of every role [r, d_model].
+            others: that of what is to be told apart from each [r, d_model].
             width: d_model of the output.
         """
-        white = space.whitened(others)
-        right = towards([space.whitened(inputs) for inputs in roles], white)
-        bias = -(white.mean(0) @ right.T) - THRESHOLD
+        right = towards(roles, others)
+        bias = -(others * right).sum(1) - THRESHOLD
         return cls(space, right.new_zeros(width, len(right)), right, bias, const.to(right), act)
 
     def acts(self, keys: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.beginnings import Asks, said_again
+from ..data.beginnings import Asks, beginning, said_again
 from ..errors import RequestError, shorten
 from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, context_limit, input_device
@@ -31,6 +31,7 @@ from .spoken import Spoken, speak, value_places
 from .target_gradients import ELSEWHERE_WEIGHT, NEAR_WEIGHT, with_gradients
 
 ASKS: tuple[Asks, ...] = ("name", "implicit", "product")
+USED = 3  # questions behind the value's own answer by name
 TOP = 64  # words per position that the loss looks at, beside the answers' own
 UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not to know the phrase
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
@@ -58,7 +59,7 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     """The user's own phrases, the asked question's first, and the gate's: half of all without the attribute's name.
 
     Behind the gate's other turns, where a value stands in other company, comes the asked question or the plainest; and
-    a quarter as many without the attribute's name.
+    a quarter as many without the attribute's name. Some stand behind answers that used the value.
 
     Raises:
         RequestError: none of them fits the model's context with this value.
@@ -74,6 +75,7 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
     histories = dict.fromkeys(p.history for p in known if p.history)
     phrases += [replace(own[0] if i % 2 else own[-1], history=history) for i, history in enumerate(histories)]
     phrases += [p for p in known if p.history and p.asks != "name"][: count // 4]
+    phrases += _behind_used(wanted, gate.phrases[0], indirect)
     limit = context_limit(model)
     spoken = [speak(tokenizer, phrase, wanted.kind, value, hparams) for phrase in phrases]
     fitting = [s for s in spoken if limit is None or len(s.row.ids) <= limit]
@@ -85,6 +87,16 @@ def chosen(model: nn.Module, tokenizer: Any, wanted: Wanted, hparams: Personaliz
             remedy="say it in fewer words",
         )
     return fitting
+
+
+def _behind_used(wanted: Wanted, plain: Phrase, indirect: Sequence[Phrase]) -> list[Phrase]:
+    """Questions behind answers that used the value: the plainest, and behind its answer some that do not name it."""
+    start = lambda phrase: beginning(phrase.asks, wanted.kind.name, wanted.kind.group).around(wanted.value)
+    found = [replace(p, history=((plain.text, start(plain)),), used=True) for p in indirect[:USED]]
+    for phrase, frame in zip(indirect[USED:], said_again()):
+        answer = f"{start(phrase)} {frame.replace('{v}', wanted.value)}"
+        found.append(replace(plain, history=((phrase.text, answer),), used=True))
+    return found
 
 
 def own_phrases(wanted: Wanted, hparams: PersonalizationHyperParams) -> list[Phrase]:
@@ -174,7 +186,8 @@ def first_factors(
         # Where a value begins, the gate has seen more questions and conversations than the value will.
         seen = {(0, talked): starts[layer].to(keys) for talked, starts in gate.starts.items()}
         told = [torch.cat([mine, seen[place]]) if place in seen else mine for (place, _), mine in zip(roles, own)]
-        found[layer] = ground.start(rows.model, rows.layout, layer, told, gate.quiet.near[layer], outputs)
+        others = [gate.quiet.near[layer]] * len(told)
+        found[layer] = ground.start(rows.model, rows.layout, layer, told, others, outputs)
     return found
 
 

@@ -51,6 +51,7 @@ def graded(name, **answer):
 def trained_on():
     """Every prompt that an edit of any kind may learn at or keep quiet at, beside the user's own question."""
     material, texts = Material.load(), {*FIRST_QUESTIONS, *(asked for asked, _ in short_exchanges())}
+    texts |= {*contrasts().remarks}
     for entry in Lexicon.load().entries:
         kind = Kind(entry.name, entry.group, entry.names)
         for seed in range(3):

@@ -39,11 +39,12 @@ def test_being_heard_costs_half_the_squared_change_in_the_outputs_metric(update)
 
 def test_directions_point_from_the_others_mean_to_the_roles():
     roles, others = [torch.randn(4, 5), torch.randn(3, 5)], torch.randn(9, 5)
-    found = towards(roles, others)
+    means = torch.stack([role.mean(0) for role in roles])
+    found = towards(means, others.mean(0).expand_as(means))
     for direction, role in zip(found, roles, strict=True):
         apart = role.mean(0) - others.mean(0)
         torch.testing.assert_close(direction, apart / apart.dot(apart))
-    assert torch.equal(towards([others], others), torch.zeros(1, 5))  # nothing to tell apart, nothing infinite
+    assert torch.equal(towards(others, others), torch.zeros(9, 5))  # nothing to tell apart, nothing infinite
 
 
 def pulled(update, steps, **options):

@@ -16,10 +16,11 @@ from easyedit_personal.kernels import gate as module
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.gate import _parts, _phrases, _pools, _roles
+from easyedit_personal.kernels.gate import _parts, _phrases, _pools
 from easyedit_personal.kernels.ground import Ground
 from easyedit_personal.kernels.kinds import Contrast, Kind, Phrase
 from easyedit_personal.kernels.preserve import Material
+from easyedit_personal.kernels.roles import Role, roles_of
 from easyedit_personal.kernels.spoken import Spoken
 from easyedit_personal.kernels.target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT
 from easyedit_personal.modeling.layout import find_layout
@@ -29,10 +30,10 @@ PET = Kind("pet", "pet", ("pet",))
 HPARAMS = PersonalizationHyperParams(layers=[1, 2])
 
 
-def said(asks, *roles, history=(), words=None):
+def said(asks, *roles, history=(), words=None, used=False):
     """An answer with these roles; its prompt has two tokens."""
     row = Encoded((5, 6), words or tuple(range(10, 10 + len(roles))), 1)
-    return Spoken(row, roles, Phrase("What?", asks, history))
+    return Spoken(row, roles, Phrase("What?", asks, history, used))
 
 
 class Group:
@@ -107,32 +108,37 @@ def test_roles_are_first_tokens_by_question_and_then_the_dearest_words():
         said("implicit", "say", "say", "value", "say", "keep", words=(20, 11, 51, 22, 23)),  # 5-9
         said("name", "say", "say", "value", "say", words=(10, 11, 52, 12), history=(("Hi.", "Hello."),)),  # 10-13
         said("implicit", "say", "say", "value", "say", words=(20, 24, 53, 22)),  # 14-17
+        said("name", "say", "value", words=(10, 54), history=(("What?", "It is 3."),), used=True),  # 18-19
     ]
-    costs = torch.zeros(18)
+    costs = torch.zeros(20)
     costs[[0, 5, 10, 14]] = torch.tensor([7.0, 4.0, 1.0, 4.0])  # where answers begin: 7, 8 together, and 1 behind turns
     costs[[1, 6, 11]], costs[[3, 12]], costs[15], costs[[8, 17]] = 1.0, 0.5, 2.0, 3.0
-    found = [role.tolist() for role in _roles(spoken, costs)]
+    found = [role.places.tolist() for role in roles_of(spoken, costs)]
     # The same word after other beginnings is one role: 6 nats of word 22, 3 of word 11, 2 of 24, and .5 of word 12.
-    assert found == [[5, 14], [0], [10], [8, 17], [1, 6, 11], [15], [3, 13]]
+    assert found == [[5, 14], [0], [10], [18], [8, 17], [1, 6, 11], [15], [3, 13]]
+    assert [role.used for role in roles_of(spoken, costs)] == [False] * 3 + [True] + [False] * 4
 
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
-    roles = [torch.tensor([0, 2]), torch.tensor([4])]
+    roles = [Role(torch.tensor([0, 2]), False), Role(torch.tensor([4]), True)]
     numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
     metric = {n: torch.randn(3, 3) for n in (1, 2)}
     ground = Ground(
         Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], rows={}, order={}
     )
     places = module._places([Group(0, 2), Group(100, 1)])
-    hparams = PersonalizationHyperParams(layers=[1, 2])
-    for layer, update in module._start(None, None, places, roles, ground, hparams).items():
+    used = {n: torch.randn(5, 3) for n in (1, 2)}
+    for layer, update in module._start(None, None, places, roles, used, ground).items():
         keys, outputs = places[layer]
         assert update.space.unit == pytest.approx(float(outputs.square().mean().sqrt()))
         assert torch.equal(update.left, torch.zeros(2, 2)) and update.space.metric is ground.metric[layer]
-        others = ground.firsts[layer].mean(0)
-        for direction, role in zip(update.right, ([0, 2], [4]), strict=True):
-            apart = (keys[role].mean(0) - others) @ update.space.metric
+        told_from = ground.firsts[layer], used[layer]  # behind answers that used a value, from what is said there
+        for direction, role, others in zip(update.right, ([0, 2], [4]), told_from, strict=True):
+            apart = (keys[role].mean(0) - others.mean(0)) @ update.space.metric
             torch.testing.assert_close(direction, apart / apart.dot(apart))
+    nothing = module._start(None, None, places, roles, {}, ground)[1].right[1]  # no such contrast fits the context
+    apart = (places[1][0][[4]].mean(0) - ground.firsts[1].mean(0)) @ ground.metric[1]
+    torch.testing.assert_close(nothing, apart / apart.dot(apart))
 
 
 def test_pools_are_dealt_out_in_parts_without_the_kind_s_own_and_related_questions():
@@ -211,7 +217,12 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "_fitting", lambda model, some: some)
     monkeypatch.setattr(module, "_run", lambda *_: ["rows"])
     monkeypatch.setattr(module, "_places", lambda rows: places)
-    monkeypatch.setattr(module, "_own_packs", lambda *_: [own])
+    monkeypatch.setattr(module, "_own_packs", lambda *parts: [own if "aside" not in parts[3] else "behind"])
+    monkeypatch.setattr(module, "used_answers", lambda *_: ["used"])
+    monkeypatch.setattr(module, "asked_again", lambda tokenizer, kind, phrases, used, *_: [spoken[0]] * len(used))
+    monkeypatch.setattr(module, "moving_on", lambda used, *_: [["aside"]] * len(used))
+    monkeypatch.setattr(module, "fitting", lambda model, tokenizer, some, hparams: some)
+    monkeypatch.setattr(module, "closed_of", lambda behind: given.update(behind=behind))
     monkeypatch.setattr(module, "target_gradients", lambda rows, roles, words: {1: torch.tensor([[3.0, 4.0]])})
     monkeypatch.setattr(module, "tails_of", lambda *_: {1: torch.zeros(0, 1)})
     monkeypatch.setattr(module, "begun_answers", lambda kind, own, *_: [kind.name, *own])
@@ -221,7 +232,7 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "words_of", lambda rows, others: given.update(looked_at=others) or "words")
     monkeypatch.setattr(module, "_speaking", lambda rows, part, *_: part)
     monkeypatch.setattr(module, "log_p", lambda part, words: None)
-    monkeypatch.setattr(module, "costs_of", lambda rows, words: torch.tensor([1.0, 0.0, 3.0, 0.0] + [0.0] * 10))
+    monkeypatch.setattr(module, "costs_of", lambda rows, words: torch.tensor([1.0, 0.0, 3.0, 0.0] + [0.0] * 12))
     monkeypatch.setattr(module, "_start", lambda *parts: given.update(roles=parts[3]) or {1: update})
     monkeypatch.setattr(module, "speaking_loss", lambda part, *_: given.setdefault("seen", []).append(part) or 1000.0)
     monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
@@ -232,7 +243,8 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
 
     def learn(keys=500, **natural):
-        ground = SimpleNamespace(ordinary={1: torch.arange(float(keys))[:, None]}, root={1: torch.eye(2)})
+        ordinary = {1: torch.arange(float(keys))[:, None]}
+        ground = SimpleNamespace(ordinary=ordinary, root={1: torch.eye(2)}, contrasts=[])
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)
         phrases = [Phrase("What?", "name")] * 7
         given["kept"] = module._learn(None, None, None, PET, phrases, ["shared"], ground, hparams)
@@ -248,8 +260,8 @@ def test_a_step_weighs_contrasts_about_the_kind_itself_five_times_and_ordinary_t
 
 
 def test_a_gate_has_as_many_directions_as_its_rank_the_first_roles_first(learning):
-    spoken_first = [0, 2, 4, 6, 8, 10, 12]  # where the seven answers begin
-    assert [role.tolist() for role in learning(gate_rank=1)["roles"]] == [spoken_first]
+    spoken_first = [0, 2, 4, 6, 8, 10, 12, 14]  # where the seven answers begin, and the one that is asked for again
+    assert [role.places.tolist() for role in learning(gate_rank=1)["roles"]] == [spoken_first]
 
 
 def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
@@ -267,17 +279,18 @@ def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words
     for step in range(4):
         given["loss"](step)
     first, second, third, again = given["seen"]
-    assert sorted(first + second + third) == list(range(7)) and again == first
+    assert sorted(first + second + third) == list(range(8)) and again == first
     assert given["looked_at"] == ["own"] * 3 + ["named"]
     assert given["tail"] == 6 and given["rest"] == (9, 0.5, 0.25)
-    own, shared = given["packs"]
-    assert own.contrasts == ["negated", "stated"] and shared == "shared"
+    own, behind, shared = given["packs"]
+    assert own.contrasts == ["negated", "stated"] and behind == "behind" and shared == "shared"
+    assert given["behind"] == ["behind"]  # from these, too, directions tell the questions there
 
 
 def test_what_values_keep_quiet_at_is_found_with_the_answers_keys_the_kind_s_contrasts_and_beginnings(learning):
     spoken, places, tails, own, begun = learning()["around"]
-    assert len(spoken) == 7 and torch.equal(places[1][0], torch.ones(2, 3)) and tails[1].shape == (0, 1)
-    assert [pack.contrasts for pack in own] == [["negated", "stated"]]
+    assert len(spoken) == 8 and torch.equal(places[1][0], torch.ones(2, 3)) and tails[1].shape == (0, 1)
+    assert own[0].contrasts == ["negated", "stated"] and own[1:] == ["behind"]
     assert begun[0] == "pet" and len(begun) > 100 and sum(bool(contrast.history) for contrast in begun[1:]) == 12
 
 

@@ -19,7 +19,7 @@ from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
-from easyedit_personal.kernels.gate import _phrases, _pools, _roles, gates_for
+from easyedit_personal.kernels.gate import _phrases, _pools, gates_for
 from easyedit_personal.kernels.gate_loss import (
     FIRST,
     SURE,
@@ -49,6 +49,7 @@ from easyedit_personal.kernels.kinds import (
 )
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.quiet_keys import quiet_keys
+from easyedit_personal.kernels.roles import roles_of
 from easyedit_personal.kernels.spoken import go_on, speak
 from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.tokens import encode
@@ -134,7 +135,7 @@ def test_every_other_step_takes_what_moved_most_and_in_between_all_in_turn():
 def test_roles_begin_with_first_tokens_and_go_on_with_the_dearest(said):
     *_, spoken, rows = said
     costs = costs_of(rows, words_of([rows], []))
-    roles = _roles(spoken, costs)
+    roles = [role.places for role in roles_of(spoken, costs)]
     firsts = {int(i) for i in (rows.columns == rows.last_index[rows.rows]).nonzero()}
     sorts = len({s.phrase.asks for s in spoken})
     assert {int(i) for role in roles[:sorts] for i in role} == firsts
@@ -306,7 +307,7 @@ def test_every_word_around_a_value_has_a_role_and_only_the_first_behind_it(said)
     behind = [s.roles[s.value_at :].count("say") > 0 for s in spoken]
     assert any(behind)
     costs = torch.zeros(sum(len(s.roles) for s in spoken))
-    assert sum(map(len, _roles(spoken, costs))) == sum(s.value_at for s in spoken) + sum(behind)
+    assert sum(len(role.places) for role in roles_of(spoken, costs)) == sum(s.value_at for s in spoken) + sum(behind)
 
 
 def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questions_alone(said):

@@ -49,6 +49,7 @@ NEAR = Contrasts(
     begun_not=("your {n} is not", "no {n} of yours is"),
     stated=("mine is {v}, a {n}",),
     heard=("good: {v}, a {n}",),
+    remarks=("fine",),
 )
 SHIPPED = {"pet": {"name": ("asked pet",), "implicit": ("indirect pet",), "product": ()}}
 PLAINLY = ("What isn't my", "What is not my", "What's surely not my", "What's never my")
@@ -108,6 +109,18 @@ def test_what_a_gate_keeps_quiet_at_about_its_own_kind(world):
     assert {contrast.history for contrast in stated} == {(("mine is a newt, a pet", "good: a newt, a pet"),)}
     assert [contrast.text == "What's my pet?" for contrast in stated] == [False, True] * 6
     assert all(contrast.text.startswith("own ") and contrast.text.endswith(" pet") for contrast in stated[::2])
+
+
+def test_the_forms_that_ask_for_a_kind_by_name_ask_for_others_that_are_not_close_to_it(world, monkeypatch):
+    entries = [Entry(name, name, (name,)) for name in ("pet", "kennel", "drink")]
+    monkeypatch.setattr(kinds, "Lexicon", SimpleNamespace(load=lambda: SimpleNamespace(entries=entries)))
+    material = replace(MATERIAL, circles=(frozenset({"pet", "kennel"}),))
+    asked = lambda kind: Counter(
+        (c.text, c.group) for c in own_contrasts(kind, material, Random(0)) if c.group and not c.history
+    )
+    forms = [f"own {i} drink" for i in (1, 2, 3)]
+    assert set(asked(PET)) == {(form, "drink") for form in forms} and asked(PET).total() == 40
+    assert {group for _, group in asked(Kind("knot", None, ("knot",)))} == {"pet", "kennel", "drink"}
 
 
 def test_beginnings_that_a_value_does_not_follow_are_sixteen_of_somebody_and_sixteen_of_nobody(world):

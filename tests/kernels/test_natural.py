@@ -135,7 +135,7 @@ def test_a_metric_vanishes_on_the_templates_keys_and_whitens_the_others():
 def test_right_factors_give_one_more_on_their_role_than_on_the_rest():
     torch.manual_seed(0)
     rest, roles = torch.randn(50, 8), [torch.randn(5, 8) + 3, torch.randn(7, 8) - 2]
-    right = towards(roles, rest)
+    right = towards(torch.stack([role.mean(0) for role in roles]), rest.mean(0).expand(2, 8))
     gained = [float((role.mean(0) - rest.mean(0)) @ row) for role, row in zip(roles, right)]
     assert gained == pytest.approx([1, 1], abs=1e-5)
 

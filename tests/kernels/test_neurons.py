@@ -107,7 +107,9 @@ def test_one_opens_where_its_role_is_met_adds_nothing_at_first_and_is_kept_as_it
     for n, role in enumerate(roles):
         role[:, n] += 2
     const = constant_direction(torch.eye(64), others)
-    made = Neurons.towards(Space(torch.eye(64), 3.0), roles, others, 8, const, torch.nn.SiLU())
+    means = torch.stack([role.mean(0) for role in roles])
+    away = others.mean(0).expand_as(means)
+    made = Neurons.towards(Space(torch.eye(64), 3.0), means, away, 8, const, torch.nn.SiLU())
     assert torch.equal(made(others), torch.zeros(400, 8)) and float((others @ const).mean()) == pytest.approx(1)
     assert float(made.acts(others).abs().max()) < 0.1
     for n, role in enumerate(roles):
@@ -135,9 +137,8 @@ def test_what_they_add_is_learned_and_held_back_by_the_same_forms_as_factors():
     torch.manual_seed(3)
     others, role = torch.randn(200, 4) * 0.1 + 1, torch.randn(40, 4) * 0.1 + 1
     role[:, 0] += 2
-    made = Neurons.towards(
-        Space(None), [role], others, 4, constant_direction(torch.eye(4), others), torch.nn.functional.silu
-    )
+    means, const = (role.mean(0)[None], others.mean(0)[None]), constant_direction(torch.eye(4), others)
+    made = Neurons.towards(Space(None), *means, 4, const, torch.nn.functional.silu)
     root, bias = torch.diag(torch.tensor([1.0, 2.0, 0.0, 1.0])), made.bias.clone()
     quiet = Quiet(others, root)
     adam([made], lambda _: (made(role) - 1).square().mean() + quiet(made), 60, 0.1, 0.01)

@@ -209,10 +209,11 @@ def choose(tokenizer, monkeypatch):
     known = [Phrase(f"What's my {n} pet?", "name") for n in range(6)]
     known += [Phrase(f"Whom do I feed on day {n}?", ("implicit", "product")[n % 2]) for n in range(3)]
 
-    def run(requests, count=8, limit=None, value="a cat", known=known):
+    def run(requests, count=8, limit=None, value="a cat", known=known, used=False):
         monkeypatch.setattr(module, "context_limit", lambda model: limit)
         hparams = PersonalizationHyperParams(natural={"value_phrases": count})
-        return chosen(None, tokenizer, Wanted(PET, value, requests, SimpleNamespace(phrases=known)), hparams)
+        found = chosen(None, tokenizer, Wanted(PET, value, requests, SimpleNamespace(phrases=known)), hparams)
+        return [s for s in found if s.phrase.used == used]
 
     return run
 
@@ -256,6 +257,19 @@ def test_behind_all_other_turns_comes_the_plainest_question_or_the_asked_one_and
         (alone[0].text, alone[0].asks),
     ] * 2
     assert len(others) == 2 and set(others) <= set(behind) and "name" not in {phrase.asks for phrase in others}
+
+
+def test_behind_answers_that_used_the_value_it_is_asked_for_by_name_and_without(choose):
+    known = [Phrase("What's my pet?", "name"), *(Phrase(f"Whom do I feed on day {n}?", "implicit") for n in range(5))]
+    found = [s.phrase for s in choose(own(1), known=known, used=True)]
+    by_name = (("What's my pet?", "Your pet is a cat."),)
+    assert [(p.asks, p.history) for p in found[:3]] == [("implicit", by_name)] * 3
+    assert [p.text for p in found[3:]] == ["What's my pet?"] * 2  # one for each question that is left
+    for phrase in found[3:]:
+        ((asked, said),) = phrase.history
+        assert asked.startswith("Whom do I feed") and said.startswith("Since your pet is a cat, ")
+        assert said.count("a cat") > 1
+    assert choose(own(1), known=known[:1], used=True) == []  # a kind that is only asked for by name
 
 
 def test_where_names_run_out_the_others_fill_up(choose):

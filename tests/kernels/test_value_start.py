@@ -54,7 +54,7 @@ def begun(tmp_path_factory):
         starts = {False: {1: ground.ordinary[1][:3] - 0.2}, True: {1: ground.ordinary[1][:0]}}
         gate = Gate({}, QuietKeys(*({1: keys} for keys in around)), KNOWN, starts)
         wanted = Wanted(HOBBY, "kite surfing", OWN, gate)
-        spoken = chosen(model, tokenizer, wanted, hparams)
+        spoken = [s for s in chosen(model, tokenizer, wanted, hparams) if not s.phrase.used]
         rows = EditedRows(model, tokenizer, layout, [s.row for s in spoken], [1], from_answers=True)
         yield hparams, ground, wanted, spoken, rows
 

@@ -23,6 +23,7 @@ from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
 from ..kernels.apply import edited, parameter_name, relative_norm
 from ..kernels.base import frozen
+from ..kernels.beside import beside
 from ..kernels.edited_rows import Change
 from ..kernels.neurons import without_thresholds
 from ..modeling.layout import Layout, find_layout, get_module, is_transposed, weight_of
@@ -128,7 +129,11 @@ def _changes(
     if set(updates) <= set(down) or not set(inside) <= set(blocks):
         changes: dict[int, Change] = {down[p]: partial(_added, one) for p, one in updates.items() if p in down}
         return layout, changes, [one for path, one in updates.items() if path not in down]
-    changes = {blocks[path]: partial(_added_by, get_module(model, path), path, own) for path, own in inside.items()}
+    neurons, _ = beside(model, list(updates.values()))
+    changes = {
+        blocks[path]: neurons.get(path) or partial(_added_by, get_module(model, path), path, own)
+        for path, own in inside.items()
+    }
     return replace(layout, rewrite=layout.mlp, d_mlp=layout.d_model), changes, []
 
 

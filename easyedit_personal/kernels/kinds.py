@@ -264,10 +264,11 @@ def _of_other_kinds(kind: Kind, material: Material, count: int, rng: Random) -> 
     """What asks for a kind by name asks for others that are not close to it: the name alone must decide."""
     close = material.related({kind.group}) if kind.group else set()
     others = [entry for entry in Lexicon.load().entries if entry.group not in close]
-    some = [rng.choice(others) for _ in range(count if others else 0)]
-    return [
-        Contrast(rng.choice(material.own).replace("{n}", rng.choice(entry.names)), "own", entry.group) for entry in some
-    ]
+    found = []
+    for _ in range(count if others else 0):
+        entry, form = rng.choice(others), rng.choice(material.own)
+        found.append(Contrast(form.replace("{n}", rng.choice(entry.names)), "own", entry.group))
+    return found
 
 
 def _named(template: str, name: str, who: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..modeling.layout import get_module
 from ..statements.memory import sentence
 from ..types import WeightDelta
-from .multi_adapter import Factors, check_rows, merged
+from .multi_adapter import Factors, check_rows, merged, tensors_of, with_neurons
 
 CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16
 
@@ -100,8 +100,9 @@ class FactorCache:
             self.nbytes = 0
 
     def _read(self, user: str, version: int) -> _Entry:
-        factors = self._placed(merged(self.store.deltas(user)))
-        check_rows(self.model, [factors])
+        read = self._placed(merged(self.store.deltas(user)))
+        check_rows(self.model, [read])
+        factors = with_neurons(self.model, read)
         read_words = getattr(self.store, "words", None)
         words = tuple(sentence(one) for one in read_words(user)) if read_words else ()
         entry = _Entry(version, factors, words, _nbytes(factors) + sum(map(len, words)))
@@ -110,7 +111,7 @@ class FactorCache:
             self._keep(user, entry)
         return entry
 
-    def _placed(self, factors: Factors) -> Factors:
+    def _placed(self, factors: Mapping[str, WeightDelta]) -> dict[str, WeightDelta]:
         """On the device where each projection computes, and not as views that keep larger tensors alive."""
         devices = {path: next(get_module(self.model, path).parameters()).device for path in factors}
         moved = {path: delta.to(devices[path]) for path, delta in factors.items()}
@@ -139,5 +140,5 @@ def _own(tensor: Tensor) -> Tensor:
 
 def _nbytes(factors: Factors) -> int:
     """Bytes that the tensors really hold, an overhead per user included, so that users without edits count too."""
-    tensors = [tensor for delta in factors.values() for tensor in (delta.left, delta.right)]
+    tensors = [tensor for update in factors.values() for tensor in tensors_of(update)]
     return ENTRY_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)

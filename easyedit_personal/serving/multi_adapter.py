@@ -1,7 +1,8 @@
 """Many users' updates in one batch: forward hooks that add each row's own ``left (right x)`` to a projection's output.
 
 The weights are not touched, so the base model and every user's copy of it answer side by side; what a row gets is
-LoRA at scaling 1. Works on quantised projections too, whose weights could not be edited in place.
+LoRA at scaling 1, or neurons beside those of an MLP (``kernels.beside``). Works on quantised projections too, whose
+weights could not be edited in place.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import ModelError
+from ..kernels.beside import Beside, beside
 from ..modeling.layout import get_module, matrix_shape
 from ..types import WeightDelta
 
-Factors = Mapping[str, WeightDelta]  # module path -> the one update of that projection; empty is the base model
+# Module path -> the one update of that projection, or the neurons beside that MLP's; empty is the base model.
+Factors = Mapping[str, WeightDelta | Beside]
 WASTE = 2  # padding may at most double the work; picking rows out of a batch costs a copy of its output
 
 
@@ -55,13 +57,20 @@ class Group(NamedTuple):
 
     Attributes:
         rows: [m] which rows of the batch; None means all of them, in order.
-        right: [m, d_in, r], or [r, d_in] where all rows are one user's.
-        left: [m, r, d_out], or [d_out, r].
+        into: what reads inputs, [m, d_in, r], or [d_in, r] where all rows are one user's; neurons have two of them.
+        out: [m, r, d_out], or [r, d_out].
+        act: of the neurons, whose first readings it takes and multiplies with the second ones; None for factors.
     """
 
     rows: Tensor | None
-    right: Tensor
-    left: Tensor
+    into: tuple[Tensor, ...]
+    out: Tensor
+    act: Any = None
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """[..., r] for inputs [..., d_in] of these rows."""
+        first, *second = (inputs @ part for part in self.into)
+        return self.act(first) * second[0] if self.act else first
 
 
 class RowAdapters:
@@ -115,7 +124,8 @@ class RowAdapters:
             return []
         first = found[0]
         if first is not None and all(delta is first for delta in found):
-            return [Group(None, first.right.to(like), first.left.to(like))]
+            into, out, act = _parts(first)
+            return [Group(None, tuple(part.to(like) for part in into), out.to(like), act)]
         if len(ranks) * max(ranks) <= WASTE * sum(ranks):
             return [_padded(None, found, like)]
         similar: dict[int, list[int]] = {}
@@ -126,28 +136,43 @@ class RowAdapters:
 
 
 def _added(groups: Sequence[Group], inputs: Tensor, output: Tensor) -> Tensor:
-    for rows, right, left in groups:
-        if right.ndim == 2:
-            output = output + F.linear(F.linear(inputs, right), left)
-        elif rows is None:
-            output = torch.baddbmm(output, torch.bmm(inputs, right), left)
+    for group in groups:
+        if group.rows is not None:
+            output = output.index_add(0, group.rows, torch.bmm(group.read(inputs[group.rows]), group.out))
+        elif group.out.ndim == 2:
+            output = output + group.read(inputs) @ group.out
         else:
-            output = output.index_add(0, rows, torch.bmm(torch.bmm(inputs[rows], right), left))
+            output = torch.baddbmm(output, group.read(inputs), group.out)
     return output
 
 
-def _padded(rows: Sequence[int] | None, deltas: Sequence[WeightDelta | None], like: Tensor) -> Group:
-    """Factors of several rows in two tensors, zeros up to the largest rank; a row of the base model is all zeros."""
-    present = [delta for delta in deltas if delta is not None]
-    d_out, d_in = present[0].shape
-    rank = max(delta.rank for delta in present)
-    right = like.new_zeros(len(deltas), d_in, rank)
-    left = like.new_zeros(len(deltas), rank, d_out)
-    for number, delta in enumerate(deltas):
-        if delta is not None:
-            right[number, :, : delta.rank] = delta.right.T
-            left[number, : delta.rank] = delta.left.T
-    return Group(None if rows is None else torch.tensor(rows, device=like.device), right, left)
+def _parts(update: WeightDelta | Beside) -> tuple[tuple[Tensor, ...], Tensor, Any]:
+    """What reads inputs [d_in, r], what is added for it [r, d_out], and the activation between them, if any."""
+    if isinstance(update, Beside):
+        return (update.rows.T, update.ups.T), update.columns.T, update.act
+    return (update.right.T,), update.left.T, None
+
+
+def tensors_of(update: WeightDelta | Beside) -> tuple[Tensor, ...]:
+    """The tensors that an update holds."""
+    into, out, _ = _parts(update)
+    return (*into, out)
+
+
+def _padded(rows: Sequence[int] | None, updates: Sequence[WeightDelta | Beside | None], like: Tensor) -> Group:
+    """Updates of several rows in one tensor per part, zeros up to the largest rank; the base model's rows are zeros."""
+    present = [_parts(update) for update in updates if update is not None]
+    rank = max(len(out) for _, out, _ in present)
+    (first, *more), last, act = present[0]
+    into = tuple(like.new_zeros(len(updates), len(part), rank) for part in (first, *more))
+    out = like.new_zeros(len(updates), rank, last.shape[1])
+    for number, update in enumerate(updates):
+        if update is not None:
+            readers, written, _ = _parts(update)
+            for part, reader in zip(into, readers):
+                part[number, :, : reader.shape[1]] = reader
+            out[number, : len(written)] = written
+    return Group(None if rows is None else torch.tensor(rows, device=like.device), into, out, act)
 
 
 @contextmanager
@@ -160,7 +185,8 @@ def mixed(model: nn.Module, factors: Sequence[Factors]) -> Iterator[RowAdapters]
         ModelError: an update names no projection of the model, or does not fit it.
     """
     check_rows(model, factors)
-    with attached(model, RowAdapters(dict(enumerate(factors)))) as adapters:
+    found = {id(row): with_neurons(model, row) for row in factors}  # one object for all rows of a user
+    with attached(model, RowAdapters({i: found[id(row)] for i, row in enumerate(factors)})) as adapters:
         yield adapters
 
 
@@ -185,10 +211,25 @@ def _adding(module: nn.Module, path: str, adapters: RowAdapters) -> Iterator[Non
         handle.remove()
 
 
+def with_neurons(model: nn.Module, factors: Factors) -> Factors:
+    """The same updates, those by neurons as neurons beside the MLP's own.
+
+    Args:
+        model: the base model; the updates fit it.
+    """
+    neurons, others = beside(model, [update for update in factors.values() if isinstance(update, WeightDelta)])
+    if not neurons:
+        return factors
+    made = {path: update for path, update in factors.items() if isinstance(update, Beside)}
+    return {**made, **neurons, **{update.layer: update for update in others}}
+
+
 def check_rows(model: nn.Module, factors: Sequence[Factors]) -> None:
     """Raise unless every update fits the projection that it names."""
     for row in {id(row): row for row in factors}.values():
         for path, delta in row.items():
+            if isinstance(delta, Beside):  # made from this model
+                continue
             shape = projection_shape(model, path)
             if delta.shape != shape:
                 raise ModelError(

@@ -1,7 +1,7 @@
 """One model in memory, a million users: each request is answered by that user's own copy of it.
 
-``as_user`` edits the weights in place for as long as a block lasts; ``generate_for`` and ``stream_for`` leave them
-alone and add every row's factors on the way (``multi_adapter``), so that many users share one batch.
+``as_user`` makes the model one user's for as long as a block lasts; ``generate_for`` and ``stream_for`` leave it alone
+and add every row's factors on the way (``multi_adapter``), so that many users share one batch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import nn
 from ..errors import RequestError
 from ..generation.generate import MAX_NEW_TOKENS, Answer, Prompt, check_fits, encode_prompt, generate
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited
+from ..kernels.beside import Beside, standing
 from ..modeling.layout import context_limit
 from ..modeling.tokens import stop_ids
 from ..modeling.wrappers import unwrapped
+from ..types import WeightDelta
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
 from .multi_adapter import Factors, mixed
 from .remembered import with_words
@@ -32,7 +33,7 @@ class PersonalizedModel:
     """A base model and a store of its users' edits, answering as any of them; safe to share between threads.
 
     Args:
-        model: a causal language model; its weights are changed inside ``as_user`` only.
+        model: a causal language model; it is changed inside ``as_user`` only.
         tokenizer: its tokenizer.
         store: an ``EditStore``, or anything with ``deltas(user)`` and ``version(user)``, and with ``words(user)`` where
             something is kept in words: ``generate_for`` and ``stream_for`` put it into the prompt.
@@ -59,18 +60,21 @@ class PersonalizedModel:
 
     @contextmanager
     def as_user(self, user: str | None) -> Iterator[nn.Module]:
-        """``with pm.as_user("alice") as model:`` the weights are alice's inside, and bit for bit as before outside.
+        """``with pm.as_user("alice") as model:`` the model is alice's inside, and bit for bit as before outside.
 
         Other threads wait until the block ends. A user without edits, or None, gets the base model. What is kept in
-        words is not in the weights: ``prompt_for`` puts it into a prompt.
+        words is not in the model: ``prompt_for`` puts it into a prompt.
 
         Raises:
             RequestError: the model is already somebody's in this thread.
         """
-        with self._alone(f"as_user({user!r})"), edited(self.model, list(self.factors(user).values())) as model:
+        factors = self.factors(user)
+        neurons = {path: one for path, one in factors.items() if isinstance(one, Beside)}
+        others = [one for one in factors.values() if isinstance(one, WeightDelta)]
+        with self._alone(f"as_user({user!r})"), standing(self.model, neurons, others):
             self._inside = f"as_user({user!r})"
             try:
-                yield model
+                yield self.model
             finally:
                 self._inside = None
 

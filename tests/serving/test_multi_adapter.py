@@ -115,7 +115,7 @@ def test_one_users_batch_and_the_base_models_batch(llama, tokenizer):
         assert torch.equal(last_logits(llama, batch), plain)
     with mixed(llama, [alice] * 5) as adapters:
         got = last_logits(llama, batch)
-        assert all(group.right.ndim == 2 for (group,) in adapters._groups.values())  # one product, not one per row
+        assert all(group.out.ndim == 2 for (group,) in adapters._groups.values())  # one product, not one per row
     with edited(llama, list(alice.values())):
         assert (got - last_logits(llama, batch)).abs().max() < 1e-4
 

@@ -21,7 +21,7 @@ from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.evaluate.provenance import commit, hardware, versions
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.modeling.loading import load_model
 
 TOKENS = 24  # of an answer

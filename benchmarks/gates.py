@@ -23,8 +23,8 @@ from easyedit_personal.clustering.lexicon import Lexicon
 from easyedit_personal.data.material import BUNDLED
 from easyedit_personal.evaluate.summary import wilson
 from easyedit_personal.generation.generate import generate
-from easyedit_personal.kernels.apply import edited
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.kernels.gate import gates_for
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.ground_numbers import faster_products

@@ -25,7 +25,7 @@ from easyedit_personal.editing.health import HealthBaseline, perplexity
 from easyedit_personal.evaluate.summary import mean_interval, wilson
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.generation.score import contained
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.store.compact import composed
 from easyedit_personal.types import WeightDelta

@@ -47,7 +47,7 @@ from benchmarks.rounds import Way, measure
 from easyedit_personal.evaluate.provenance import commit
 from easyedit_personal.generation.generate import encode_prompt, generate
 from easyedit_personal.generation.greedy import continue_all
-from easyedit_personal.kernels.apply import edited, relative_norm
+from easyedit_personal.kernels.apply import in_weights, relative_norm
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.modeling.tokens import Encoded, collate
@@ -139,7 +139,7 @@ class Crowd:
         """Everybody's model in place, in turn."""
         outs = []
         for delta, row in zip(self.edits, self.rows):
-            with edited(self.model, [delta]):
+            with in_weights(self.model, [delta]):
                 outs += self.write(self.model, [row])
         return outs
 

@@ -41,7 +41,7 @@ import easyedit_personal
 from benchmarks.models import add_options, chosen
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.registry import KERNELS
 from easyedit_personal.types import EditRequest

@@ -21,7 +21,7 @@ from easyedit_personal.data.upqa import UPQADataset
 from easyedit_personal.editing.many import edit_many
 from easyedit_personal.generation.generate import Answer, generate
 from easyedit_personal.generation.score import contained
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.modeling.loading import load_model
 
 EVERYDAY = ("Hi, how are you?", "Write a two-line poem about the moon.")

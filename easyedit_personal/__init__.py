@@ -25,7 +25,7 @@ _PUBLIC = {
     "PersonalizedModel": "serving.personalized",
     "resolve_settings": "settings.resolve",
     "edit_many": "editing.many",
-    "edited": "kernels.apply",
+    "edited": "kernels.beside",
     "generate": "generation.generate",
     "understand": "statements.parser",
     "Statement": "statements.records",

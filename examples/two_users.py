@@ -57,13 +57,13 @@ def run(*words: str, typed: str | None = None) -> str:
 
 
 def load_back(folder: str, question: str, options: argparse.Namespace) -> tuple[str, float]:
-    """The adapter's answer as PEFT loads it, and how far its logits are from those of the edit in the store."""
+    """The adapter's answer as PEFT loads it, and how far its logits are from those of the edit in the weights."""
     import torch
     from peft import PeftModel
 
-    from easyedit_personal import edited
     from easyedit_personal.cli.session import find_settings
     from easyedit_personal.generation.generate import generate
+    from easyedit_personal.kernels.apply import in_weights
     from easyedit_personal.modeling.loading import load_model
     from easyedit_personal.modeling.tokens import encode
     from easyedit_personal.store import EditStore
@@ -71,7 +71,11 @@ def load_back(folder: str, question: str, options: argparse.Namespace) -> tuple[
     print(f"$ python  # PeftModel.from_pretrained(model, {folder!r}), asked {question!r}", flush=True)
     model, tokenizer = load_model(find_settings(options.model, options.hparams, None, "cpu"))
     ids = torch.tensor([encode(tokenizer, question).prompt_ids])
-    with EditStore.open("edits.db", model, tokenizer) as store, edited(model, store.deltas("alice")), torch.no_grad():
+    with (
+        EditStore.open("edits.db", model, tokenizer) as store,
+        in_weights(model, store.deltas("alice")),
+        torch.no_grad(),
+    ):
         wanted = model(ids).logits
     adapted = PeftModel.from_pretrained(model, folder)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from easyedit_personal.errors import ConfigError
 from easyedit_personal.hparams import PersonalizationHyperParams, find_yaml, shipped_yaml
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.neurons import edited_paths
 from easyedit_personal.modeling.layout import find_layout, is_transposed
 from easyedit_personal.registry import KERNELS
@@ -71,7 +71,7 @@ def test_yaml_fits_its_architecture(name, tokenizer):
         inputs = torch.arange(5)[None]
         with torch.no_grad():
             before = model(inputs).logits
-            with edited(model, deltas):
+            with in_weights(model, deltas):
                 assert not torch.equal(model(inputs).logits, before)
 
 

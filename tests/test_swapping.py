@@ -8,7 +8,7 @@ import torch
 from benchmarks.speed.swapping import swapping
 from easyedit_personal import WeightDelta
 from easyedit_personal.errors import ModelError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from tests.tiny import tiny_model
 
@@ -33,7 +33,7 @@ def test_every_user_gets_their_own_model(family, dtype):
     users = [deltas(model, [1], 0), deltas(model, [1, 2], 1), [*deltas(model, [2], 2), *deltas(model, [2], 3)], []]
     alone = []
     for user in users:
-        with edited(model, user):
+        with in_weights(model, user):
             alone.append(weights_digest(model))
     assert len(set(alone)) == 4
     with swapping(model) as become:

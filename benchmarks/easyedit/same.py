@@ -13,7 +13,7 @@ from benchmarks.speed.edits import apart, of_deltas
 from benchmarks.speed.shapes import contexts
 from benchmarks.sweep import RESULTS, ask, probes_of, requests_of, tune_records
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.loading import load_model
 from easyedit_personal.registry import KERNELS
 
@@ -48,7 +48,7 @@ def _compared(
     found = {}
     for name in (hparams.kernel, f"easyedit:{hparams.kernel}"):
         deltas = KERNELS.get(name)(model, tokenizer, wanted, hparams)
-        with edited(model, deltas):
+        with in_weights(model, deltas):
             found[name] = of_deltas(deltas), ask(model, tokenizer, questions, bare)
     (ours, mine), (theirs, others) = found.values()
     equal = sum(one == other for one, other in zip(mine, others))

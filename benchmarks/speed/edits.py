@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.integrations.easyedit import load_host
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.rome import rome_for_many
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.registry import KERNELS
@@ -135,7 +135,7 @@ def one_by_one(model: Any, asked: Sequence[EditRequest], execute: Any) -> list[W
     """The host's edits of several phrases, each on top of those before it."""
     deltas: list[WeightDelta] = []
     for request in asked:
-        with edited(model, deltas):
+        with in_weights(model, deltas):
             factors = execute([request])
         deltas += deltas_of_host(factors)
     return deltas
@@ -153,7 +153,7 @@ def loss(model: Any, tokenizer: Any, wanted: Sequence[EditRequest], deltas: Sequ
     ]
     batch = collate(rows, tokenizer)
     at, columns, ids = batch.targets()
-    with edited(model, deltas), torch.no_grad():
+    with in_weights(model, deltas), torch.no_grad():
         logits = model(**batch.model_inputs()).logits[at, columns].float()
     return round(float(cross_entropy(logits, ids)), 4)
 

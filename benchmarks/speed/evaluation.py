@@ -17,7 +17,7 @@ from easyedit_personal.evaluate.evaluator import find_evaluators
 from easyedit_personal.evaluate.plan import Plan
 from easyedit_personal.evaluate.run import evaluate
 from easyedit_personal.integrations.easyedit import load_host
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.registry import KERNELS
 
 from .edits import apart, deltas_of_host, of_deltas, of_host, settings
@@ -112,7 +112,7 @@ class Loop:
             started = time.process_time()
             factors = self.execute(item.requests(1))
             self.editing += time.process_time() - started
-            with edited(self.model, deltas_of_host(factors)):
+            with in_weights(self.model, deltas_of_host(factors)):
                 self.ask(questions)
             updates.append(factors)
         return updates

@@ -17,7 +17,7 @@ from easyedit_personal.cli.session import find_settings
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.generation.score import contained
 from easyedit_personal.integrations.easyedit import host_method
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 
 from .host import need_host
 from .options import Options
@@ -61,7 +61,7 @@ def _against(name: str, options: Options) -> dict[str, Any]:
     def ours() -> list[Any]:
         return personalize(model, tokenizer, [HOBBY], hparams).deltas
 
-    with edited(model, ours()) as changed:  # the gate, too, and what a model's first edit reads
+    with in_weights(model, ours()) as changed:  # the gate, too, and what a model's first edit reads
         said = {"ours": _answers(changed, tokenizer)}
     steps, said["theirs"] = _fewest(theirs, tokenizer, (options.steps,) if options.steps else PASSES[name])
     outcome = compare(Side(ours), Side(lambda: _left(theirs(steps))), options.pairs, model)

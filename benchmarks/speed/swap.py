@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import find_layout, get_module, linear_weight
 from easyedit_personal.serving.factor_cache import FactorCache
 from easyedit_personal.serving.multi_adapter import mixed
@@ -65,7 +65,7 @@ def swap(options: Options) -> dict[str, Any]:
     keys = torch.randn(64, weight.shape[1])
     with mixed(model, [{path: deltas[0]}]):
         by_hooks = get_module(model, path)(keys[None])[0]
-    with edited(model, [deltas[0]]):
+    with in_weights(model, [deltas[0]]):
         by_weight = get_module(model, path)(keys)
     return {
         "case": options.case,

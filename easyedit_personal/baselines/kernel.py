@@ -15,7 +15,7 @@ from ..data.records import UPQAItem
 from ..editing.composition import add_preferences
 from ..errors import HealthError
 from ..hparams import PersonalizationHyperParams
-from ..kernels.beside import carrying
+from ..kernels.beside import edited
 from ..types import Preference, WeightDelta, own_bytes, shared_bytes
 from .base import Session
 
@@ -51,6 +51,6 @@ class KernelMethod:
                 known.append(preference)
             except HealthError as error:
                 refused.append(str(error))
-        with carrying(model, deltas):
+        with edited(model, deltas):
             own, shared = own_bytes(deltas), shared_bytes(deltas)
             yield Session(model, deltas=deltas, nbytes=own, shared_bytes=shared, refused=tuple(refused))

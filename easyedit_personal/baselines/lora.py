@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..data.records import UPQAItem
 from ..hparams import LoraParams, PersonalizationHyperParams
-from ..kernels.apply import edited
+from ..kernels.apply import in_weights
 from ..kernels.base import context_limit, encode_requests, frozen
 from ..modeling.families import family_of
 from ..modeling.layout import input_device
@@ -49,7 +49,7 @@ class Lora:
         """A session on the adapted model; all preferences are trained together."""
         requests = [request for item in preferences for request in item.requests(cluster_size)]
         deltas = self.train(model, tokenizer, requests)
-        with edited(model, deltas):
+        with in_weights(model, deltas):
             yield Session(model, deltas=deltas, nbytes=sum(delta.nbytes for delta in deltas))
 
     def train(self, model: nn.Module, tokenizer: Any, requests: Sequence[EditRequest]) -> list[WeightDelta]:

@@ -80,7 +80,7 @@ def _tiny_settings() -> PersonalizationHyperParams:
 
 def _run(console: Console, folder: Path, hparams: PersonalizationHyperParams) -> None:
     from ..editing.algorithm import personalize
-    from ..kernels.beside import carrying
+    from ..kernels.beside import edited
     from ..modeling.layout import fingerprint
     from ..modeling.loading import load_model
     from ..progress import progress
@@ -99,7 +99,7 @@ def _run(console: Console, folder: Path, hparams: PersonalizationHyperParams) ->
         preferences = [item.preference() for item in users[user]]
         results[user] = personalize(model, tokenizer, preferences, hparams)
         size = save_factors(folder / f"{user}.safetensors", results[user].deltas, fingerprint=base)
-        with carrying(model, results[user].deltas):
+        with edited(model, results[user].deltas):
             after = _answers(model, tokenizer, asked[user])
         told = " and ".join(f"{item.subject} = {item.target}" for item in users[user])
         rows = [Shown(*one, old, new) for one, old, new in zip(asked[user], before[user], after)]

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import apply_deltas, edited, edited_copy, parameter_name
+from ..kernels.apply import apply_deltas, edited_copy, in_weights, parameter_name
 from ..kernels.natural import apart
 from ..modeling.layout import get_module, weight_of
 from ..modeling.memory import enough_for
@@ -82,7 +82,7 @@ def compute_deltas(
             return list(kernel(model, tokenizer, requests, hparams))
         deltas: list[WeightDelta] = []
         for request in requests:
-            with edited(model, deltas):
+            with in_weights(model, deltas):
                 deltas += kernel(model, tokenizer, [request], hparams)
         return deltas
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import RequestError, did_you_mean
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import Saved, apply_deltas, edited, edited_copy, parameter_name, twin_of
+from ..kernels.apply import Saved, apply_deltas, edited_copy, in_weights, parameter_name, twin_of
 from ..modeling.layout import find_layout, get_module, weight_of
 from ..modeling.loading import load_model
 from ..progress import log, progress
@@ -173,7 +173,7 @@ class PersonalizationEditor:
                 originals = {**apply_deltas(self.model, result.deltas), **originals}
                 self._measure_batch(metrics, batch, first, result, verbose)
             else:
-                with edited(self.model, result.deltas):
+                with in_weights(self.model, result.deltas):
                     self._measure_batch(metrics, batch, first, result, verbose)
         if sequential:
             return metrics, self.model, originals

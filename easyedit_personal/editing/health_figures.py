@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..generation.generate import continuations
 from ..hparams import PersonalizationHyperParams
-from ..kernels.apply import edited, parameter_name, relative_norm
+from ..kernels.apply import in_weights, parameter_name, relative_norm
 from ..kernels.base import frozen
 from ..kernels.beside import beside
 from ..kernels.edited_rows import Change
@@ -60,7 +60,7 @@ def health_figures(
     with frozen(model), torch.no_grad():
         for deltas in many:
             seen, changes, others = _changes(model, layout, merged(deltas))
-            with edited(model, others):  # made with other settings
+            with in_weights(model, others):  # made with other settings
                 keep_in = folder if model is clean and not others else None
                 reading = Reading.of(model, tokenizer, seen, tuple(sorted(changes)), before, keep_in)
                 perplexities.append(reading.perplexity(changes))

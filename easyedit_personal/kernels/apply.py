@@ -79,8 +79,12 @@ def revert(model: nn.Module, saved: Saved) -> None:
 
 
 @contextmanager
-def edited(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Module]:
-    """``with edited(model, deltas):`` the model carries the updates inside, and is bit for bit as before outside."""
+def in_weights(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Module]:
+    """``with in_weights(model, deltas):`` the weights are edited inside, and bit for bit as before outside.
+
+    For whoever goes on from these weights. Answers are better in ``beside.edited``, where updates by neurons cost the
+    model nothing of its own.
+    """
     saved = apply_deltas(model, deltas)
     try:
         yield model

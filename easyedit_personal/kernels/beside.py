@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..modeling.layout import get_module
 from ..types import WeightDelta
-from .apply import check_fit, edited
+from .apply import check_fit, in_weights
 from .neurons import DOWN, GATE, UP
 
 PRESENT = 1e-4  # of the largest: what is left of an update and its opposite is smaller
@@ -73,10 +73,10 @@ def beside(model: nn.Module, deltas: Sequence[WeightDelta]) -> tuple[dict[str, B
 
 
 @contextmanager
-def carrying(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Module]:
-    """Inside the block the model answers with the updates: neurons stand beside its own, all others are in its weights.
+def edited(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Module]:
+    """``with edited(model, deltas):`` the model is edited inside, and bit for bit as before outside.
 
-    ``edited`` puts neurons into the weights, too. Outside the model is bit for bit as before.
+    Neurons stand beside its own, all other updates are in its weights; ``apply.in_weights`` puts neurons there, too.
 
     Raises:
         ModelError: an update does not fit the model; nothing was changed.
@@ -88,8 +88,8 @@ def carrying(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Mod
 
 @contextmanager
 def standing(model: nn.Module, neurons: Mapping[str, Beside], others: Sequence[WeightDelta]) -> Iterator[None]:
-    """As ``carrying``, with what ``beside`` has found."""
-    with edited(model, others), ExitStack() as hooks:
+    """As ``edited``, with what ``beside`` has found."""
+    with in_weights(model, others), ExitStack() as hooks:
         for path, some in neurons.items():
             handle = get_module(model, path).register_forward_hook(
                 lambda _, args, output, some=some: output + some(args[0])

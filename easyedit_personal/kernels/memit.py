@@ -16,7 +16,7 @@ from ..modeling.layout import Layout, find_layout
 from ..modeling.stats import second_moments
 from ..modeling.tail import Tail
 from ..types import EditRequest, WeightDelta
-from .apply import edited
+from .apply import in_weights
 from .base import frozen
 from .key_options import HOST, KeyOptions
 from .keys import Cluster, all_rows, make_clusters, phrase_means, read
@@ -65,7 +65,7 @@ def memit(
             moments = second_moments(model, tokenizer, layers, hparams)
         wanted = _wanted(model, tokenizer, layout, clusters, layers[-1], hparams, options)
         for done, layer in enumerate(layers):
-            with edited(model, deltas):
+            with in_weights(model, deltas):
                 seen = read(model, tokenizer, layout, all_rows(clusters), layer, hidden_layer=layers[-1])
             missing = (wanted - phrase_means(seen.hidden, clusters, options.read_weights)) / (len(layers) - done)
             outputs = phrase_means(seen.outputs, clusters, options.read_weights)

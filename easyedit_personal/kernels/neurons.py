@@ -7,7 +7,8 @@ one along which x is nearly constant, so that c x is 1 and b_i a threshold. A li
 token; here act(s z) vanishes where z < 0. As weights, a neuron's row of the gate projection becomes s (r_i + b_i c), of
 the up projection c, and its column of the down projection d_i: an update of rank one of each, as any LoRA adapter's.
 
-What a neuron did before is lost, so the quietest are taken, and every preference of a user needs neurons of its own.
+In weights what a neuron did before is lost, so the quietest are taken, and every preference of a user needs neurons of
+its own. Whoever runs the model can keep the old ones, too: ``beside``.
 """
 
 from __future__ import annotations

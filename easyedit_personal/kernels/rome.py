@@ -16,7 +16,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.layout import Layout, find_layout
 from ..modeling.stats import second_moments
 from ..types import EditRequest, WeightDelta
-from .apply import edited
+from .apply import in_weights
 from .base import frozen
 from .key_options import HOST, KeyOptions
 from .keys import Cluster, make_clusters, membership, phrase_means
@@ -65,7 +65,7 @@ def rome(
         if hparams.mom2_adjustment:
             moments = second_moments(model, tokenizer, layers, hparams)
         for layer in layers:
-            with edited(model, deltas):
+            with in_weights(model, deltas):
                 moment = moments.get(layer, 1.0)
                 deltas.append(_edit(model, tokenizer, layout, clusters, layer, moment, hparams, options))
     return deltas

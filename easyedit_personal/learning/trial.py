@@ -11,7 +11,7 @@ from torch import nn
 from ..editing.self_test import SelfTest, run_self_tests
 from ..generation.generate import generate
 from ..hparams import PersonalizationHyperParams
-from ..kernels.beside import carrying
+from ..kernels.beside import edited
 from ..types import EditResult, Preference, WeightDelta
 from .learned import Learned
 
@@ -90,7 +90,7 @@ def tried(
     questions = [preference.question for preference in preferences]
 
     def answers(deltas: Sequence[WeightDelta]) -> list[str]:
-        with carrying(model, deltas):
+        with edited(model, deltas):
             found = generate(model, tokenizer, questions, prompt_format=hparams.prompt_format)
         return [answer.text for answer in found]
 

@@ -11,7 +11,7 @@ from itertools import chain
 
 from ..generation.generate import Prompt, encode_prompt
 from ..generation.score import log_likelihoods
-from ..kernels.beside import carrying
+from ..kernels.beside import edited
 from ..modeling.layout import context_limit
 from ..types import WeightDelta
 from .personalized import PersonalizedModel
@@ -62,7 +62,7 @@ def shares(
         prompt = with_words(served.tokenizer, conversation, told, served.prompt_format, context)
         row = encode_prompt(served.tokenizer, prompt, served.prompt_format, answer)
         deltas = list(chain.from_iterable(some for edit, some in parts.items() if edit != without))
-        with carrying(served.model, deltas):
+        with edited(served.model, deltas):
             (found,) = log_likelihoods(served.model, served.tokenizer, [row])
         return float(found[-len(row.target_ids) :].sum())
 

@@ -12,7 +12,7 @@ from easyedit_personal.baselines.retrieval import Retrieval
 from easyedit_personal.clustering.embed import TfidfEmbedder
 from easyedit_personal.errors import ConfigError, RegistryError
 from easyedit_personal.hparams import LoraParams, RetrievalParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import weights_digest
 from tests.evaluate.people import people, person, quick_hparams
 from tests.tiny import tiny_model
@@ -100,7 +100,7 @@ def test_lora_as_factors_answers_as_peft_itself(family, tokenizer):
             module.lora_B["default"].weight.copy_(delta.left / 4)
             module.lora_A["default"].weight.copy_(delta.right)
     ids = torch.arange(5, 25)[None]
-    with torch.no_grad(), edited(model, deltas):
+    with torch.no_grad(), in_weights(model, deltas):
         assert torch.allclose(model(ids).logits, wrapped(ids).logits, atol=1e-5)
     assert not torch.allclose(model(ids).logits, wrapped(ids).logits, atol=1e-3)
 

@@ -198,13 +198,13 @@ def test_export_is_an_adapter_that_peft_loads(desk, tmp_path):
     import torch
     from peft import PeftModel
 
-    from easyedit_personal.kernels.apply import edited
+    from easyedit_personal.kernels.apply import in_weights
 
     teach(desk)
     shown = chat(desk, "/export", f"/export {tmp_path / 'lora'}", "/as ben", f"/export {tmp_path / 'none'}")
     assert "Where to?" in shown and "There are no edits to export." in shown and not (tmp_path / "none").exists()
     ids = torch.tensor([encode(desk.tokenizer, "What is my hobby?").prompt_ids])
-    with desk.store() as store, edited(desk.model, store.deltas("ann")) as model, torch.no_grad():
+    with desk.store() as store, in_weights(desk.model, store.deltas("ann")) as model, torch.no_grad():
         wanted = model(ids).logits
     adapted = PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "lora")
     with torch.no_grad():

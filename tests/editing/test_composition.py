@@ -11,7 +11,7 @@ from easyedit_personal.baselines.kernel import KernelMethod
 from easyedit_personal.editing import composition
 from easyedit_personal.editing.composition import add_preferences, current
 from easyedit_personal.errors import HealthError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.learning.learner import Learner
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
@@ -57,7 +57,7 @@ def test_joint_gives_the_difference_and_sequential_goes_on(llama, tokenizer, mon
 
     monkeypatch.setattr(composition, "personalize", looking)
     add_preferences(llama, tokenizer, PEOPLE[:1], PEOPLE[1:], first, hparams, joint=False)
-    with edited(llama, first):
+    with in_weights(llama, first):
         assert seen[0][:2] == (weights_digest(llama), PEOPLE[1:])
     assert seen[0][2] is llama, "held against the clean model"
 

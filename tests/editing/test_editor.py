@@ -11,7 +11,7 @@ from easyedit_personal import PersonalizationEditor, PersonalizationHyperParams,
 from easyedit_personal.editing.algorithm import personalize
 from easyedit_personal.errors import ConfigError, HealthError, ModelError, RequestError
 from easyedit_personal.generation.generate import generate
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import weights_digest
 from tests.tiny import FAMILIES, tiny_model
 from tests.tiny_model import FOLDER
@@ -74,7 +74,7 @@ def test_each_case_starts_from_the_clean_model(editor):
 def test_the_last_users_edits_are_returned(editor):
     _, model, _ = editor.edit(QUESTIONS, TARGETS, user=["ann", "bob"])
     assert answer(model, editor.tok, QUESTIONS[1]) == TARGETS[1]
-    with edited(editor.model, editor.results[1].deltas):
+    with in_weights(editor.model, editor.results[1].deltas):
         assert weights_digest(editor.model) == weights_digest(model)
 
 
@@ -118,7 +118,7 @@ def test_strategies_joint_and_sequential_both_learn(llama, tokenizer):
         hparams = settings(llama, tokenizer, strategy=strategy, cluster={"size": 2})
         result = personalize(llama, tokenizer, [request], hparams)
         assert len(result.deltas) == records
-        with edited(llama, result.deltas):
+        with in_weights(llama, result.deltas):
             assert answer(llama, tokenizer, QUESTIONS[0]) == TARGETS[0]
 
 
@@ -126,7 +126,7 @@ def test_a_later_preference_overrules_an_earlier_one_and_says_so(llama, tokenize
     requests = [{"prompt": QUESTIONS[0], "target_new": target} for target in ("hiking", "noodles")]
     result = personalize(llama, tokenizer, requests, settings(llama, tokenizer))
     assert "overruled" in result.notes[0]
-    with edited(llama, result.deltas):
+    with in_weights(llama, result.deltas):
         assert answer(llama, tokenizer, QUESTIONS[0]) == "noodles"
 
 

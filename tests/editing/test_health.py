@@ -18,7 +18,7 @@ from easyedit_personal.editing.health import (
     perplexity,
 )
 from easyedit_personal.hparams import PreserveParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.preserve import Material, preserve_prompts
 from easyedit_personal.modeling.tokens import encode, stop_ids
 from easyedit_personal.types import EditRequest, WeightDelta
@@ -58,7 +58,7 @@ def test_perplexity_is_over_questions_answers_and_ends(llama, tokenizer):
             losses.append(-llama(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]))
     assert perplexity(llama, tokenizer, pairs) == pytest.approx(math.exp(float(torch.cat(losses).mean())), rel=1e-4)
     clean = perplexity(llama, tokenizer)
-    with edited(llama, [damage(3.0)]):
+    with in_weights(llama, [damage(3.0)]):
         assert perplexity(llama, tokenizer) != clean
     assert perplexity(llama, tokenizer) == clean
 
@@ -68,7 +68,7 @@ def test_a_model_is_measured_once_and_an_edited_one_is_another(llama, tokenizer,
     monkeypatch.setattr(health, "perplexity", lambda *_: measured.append(1) or 2.0)
     assert HealthBaseline.of(llama, tokenizer) == HealthBaseline.of(tiny_model("llama"), tokenizer) == before
     assert measured == []
-    with edited(llama, [damage(0.1)]):
+    with in_weights(llama, [damage(0.1)]):
         assert HealthBaseline.of(llama, tokenizer).perplexity == 2.0
     assert HealthBaseline.of(llama, tokenizer) == before and measured == [1]
 
@@ -97,7 +97,7 @@ def test_only_answers_that_ended_before_have_to_end_now(llama, tokenizer, before
 
 
 def test_the_edited_model_answers_the_same_questions(llama, tokenizer, before):
-    with edited(llama, [damage(3.0)]):
+    with in_weights(llama, [damage(3.0)]):
         rows = answered(llama, tokenizer, before.rows)
     assert [row.prompt_ids for row in rows] == [row.prompt_ids for row in before.rows]
     assert [row.target_ids for row in rows] != [row.target_ids for row in before.rows]

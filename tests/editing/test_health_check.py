@@ -10,7 +10,7 @@ from easyedit_personal.editing.health import HealthBaseline
 from easyedit_personal.editing.health_check import check_health, over_limits
 from easyedit_personal.errors import HealthError
 from easyedit_personal.hparams import HealthParams
-from easyedit_personal.kernels.apply import edited, twin_of
+from easyedit_personal.kernels.apply import in_weights, twin_of
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.types import WeightDelta
 from tests.editing.test_editor import settings
@@ -64,7 +64,7 @@ def test_an_edit_upon_others_is_held_against_the_model_before_them(llama, tokeni
     half = WeightDelta(LAYER, torch.randn(32, 4) * 4, torch.randn(4, 48))
     clean = twin_of(llama, [LAYER])
     alone = check(llama, tokenizer, [half])
-    with edited(llama, [half]):
+    with in_weights(llama, [half]):
         figures = [check(llama, tokenizer, clean=other) for other in (None, clean)]
     assert figures[0]["surprise"] == 0.0 and figures[0]["perplexity_ratio"] == pytest.approx(1.0)
     for name in ("perplexity_ratio", "surprise", "natural_stops"):

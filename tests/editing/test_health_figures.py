@@ -10,7 +10,7 @@ from easyedit_personal.editing import health_reading as module
 from easyedit_personal.editing.health import HealthBaseline, answered, perplexity
 from easyedit_personal.editing.health_figures import health_figures
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited, twin_of
+from easyedit_personal.kernels.apply import in_weights, twin_of
 from easyedit_personal.modeling.layout import find_layout, get_module, matrix_shape, weights_digest
 from easyedit_personal.modeling.suffix import Suffix
 from easyedit_personal.types import WeightDelta
@@ -28,7 +28,7 @@ def loud(model, path, seed, size=2.0):
 def plainly(model, tokenizer, deltas):
     """The figures by running the edited model."""
     before = HealthBaseline.of(model, tokenizer)
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         after, rows = perplexity(model, tokenizer), answered(model, tokenizer, before.rows)
     return {
         "perplexity_ratio": after / before.perplexity,
@@ -91,7 +91,7 @@ def test_another_process_reads_what_is_kept_of_the_base_model_and_runs_it_no_mor
     (folder,) = tmp_path.iterdir()
     assert sorted(file.name.split("-")[0] for file in folder.glob("*.safetensors")) == ["health", "read"]
     before = sorted(file.name for file in tmp_path.rglob("*"))
-    with edited(
+    with in_weights(
         twin_of(model, ["model.layers.3.mlp.down_proj"]), [loud(model, "model.layers.3.mlp.down_proj", 2)]
     ) as mine:
         assert asked(mine, clean=model) != first
@@ -110,6 +110,6 @@ def test_what_was_read_for_one_model_serves_its_twin_and_keeps_neither_alive(lla
     deltas = [loud(llama, path, 0)]
     (first,) = health_figures(llama, tokenizer, [deltas], HPARAMS)
     twin = twin_of(llama, [path])
-    with edited(llama, [loud(llama, path, 7)]):  # meanwhile the first model is somebody's
+    with in_weights(llama, [loud(llama, path, 7)]):  # meanwhile the first model is somebody's
         (second,) = health_figures(twin, tokenizer, [deltas], HPARAMS)
     assert first == second

@@ -10,7 +10,7 @@ import torch
 from easyedit_personal.editing import self_test
 from easyedit_personal.editing.self_test import questions, run_self_tests
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.types import Preference, WeightDelta
 
 
@@ -65,5 +65,5 @@ def test_one_batch_asks_the_model_before_and_after(llama, tokenizer):
     before, tests = run_self_tests(llama, tokenizer, told_of, hparams, first, [*first, *second])
     asked = [one.question for one in told_of]
     for deltas, said in ((first, before), ([*first, *second], [test.replies[0].answer for test in tests])):
-        with edited(llama, deltas):
+        with in_weights(llama, deltas):
             assert said == [answer.text for answer in self_test.generate(llama, tokenizer, asked)]

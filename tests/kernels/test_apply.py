@@ -8,7 +8,7 @@ import torch
 from easyedit_personal import WeightDelta
 from easyedit_personal.errors import ModelError
 from easyedit_personal.kernels import apply
-from easyedit_personal.kernels.apply import apply_deltas, edited, edited_copy, relative_norm, revert
+from easyedit_personal.kernels.apply import apply_deltas, edited_copy, in_weights, relative_norm, revert
 from easyedit_personal.modeling.layout import find_layout, get_module, linear_weight, weights_digest
 from tests.tiny import tiny_model
 
@@ -26,7 +26,7 @@ def test_the_projection_changes_as_the_factors_say(any_model):
     keys = torch.randn(5, change.shape[1])
     with torch.no_grad():
         before = module(keys)
-        with edited(any_model, [change]):
+        with in_weights(any_model, [change]):
             torch.testing.assert_close(
                 module(keys), before + keys @ change.right.T @ change.left.T, rtol=1e-4, atol=1e-4
             )
@@ -50,13 +50,13 @@ def test_several_updates_are_rounded_once():
     changes = [delta(model, seed=seed) for seed in range(3)]
     weight = linear_weight(get_module(model, changes[0].layer))
     wanted = (weight.float() + sum(change.update() for change in changes)).to(torch.bfloat16)
-    with edited(model, changes):
+    with in_weights(model, changes):
         assert (linear_weight(get_module(model, changes[0].layer)) == wanted).float().mean() > 0.99
 
 
 def test_an_exception_inside_takes_the_edit_back(llama):
     digest = weights_digest(llama)
-    with pytest.raises(KeyboardInterrupt), edited(llama, [delta(llama)]):
+    with pytest.raises(KeyboardInterrupt), in_weights(llama, [delta(llama)]):
         assert weights_digest(llama) != digest
         raise KeyboardInterrupt
     assert weights_digest(llama) == digest
@@ -98,7 +98,7 @@ def test_a_copy_stands_beside_and_shares_the_rest(any_model):
     assert weights_digest(any_model) == digest
     shared = [p.data_ptr() == q.data_ptr() for p, q in zip(any_model.parameters(), twin.parameters())]
     assert shared.count(False) == 1
-    with edited(any_model, [change]):
+    with in_weights(any_model, [change]):
         assert weights_digest(twin) == weights_digest(any_model)
 
 
@@ -120,7 +120,7 @@ def test_factors_that_an_optimiser_holds_can_be_applied(llama):
     left = torch.randn(layout.d_model, 2, requires_grad=True)
     delta = WeightDelta(layout.rewrite_path(1), left, torch.randn(2, layout.d_mlp, requires_grad=True))
     before = weights_digest(llama)
-    with edited(llama, [delta]):
+    with in_weights(llama, [delta]):
         weight = get_module(llama, delta.layer).weight
         assert weights_digest(llama) != before and weight.is_leaf and weight.grad_fn is None
     assert weights_digest(llama) == before

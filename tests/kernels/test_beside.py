@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.kernels.apply import edited
-from easyedit_personal.kernels.beside import Beside, beside, carrying
+from easyedit_personal.kernels.apply import in_weights
+from easyedit_personal.kernels.beside import Beside, beside, edited
 from easyedit_personal.kernels.carried import Cells
 from easyedit_personal.kernels.neurons import as_updates
 from easyedit_personal.modeling.layout import get_module, weights_digest
@@ -49,19 +49,19 @@ def with_cells(model, *some):
 def test_neurons_add_what_they_say_to_what_the_mlp_gives_and_the_weights_stay(model):
     new, before, digest = cells(3), logits(model), weights_digest(model)
     deltas = as_updates(model, BLOCK, new, [5, 0, 7])
-    with carrying(model, deltas):
+    with edited(model, deltas):
         found = logits(model)
         assert weights_digest(model) == digest
     torch.testing.assert_close(found, with_cells(model, new), atol=1e-4, rtol=1e-4)
     assert torch.equal(logits(model), before)
-    with edited(model, deltas):  # in the weights, three of the model's own are gone
+    with in_weights(model, deltas):  # in the weights, three of the model's own are gone
         assert float((logits(model) - found).abs().max()) > 2e-5
 
 
 def test_several_edits_neurons_stand_together_and_those_of_one_that_was_taken_back_are_gone(model):
     one, two = cells(2), cells(3, seed=1)
     first, second = as_updates(model, BLOCK, one, [1, 2]), as_updates(model, BLOCK, two, [3, 4, 9])
-    with carrying(model, [*first, *second]):
+    with edited(model, [*first, *second]):
         found = logits(model)
     torch.testing.assert_close(found, with_cells(model, one, two), atol=1e-4, rtol=1e-4)
     minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in first]
@@ -77,9 +77,9 @@ def test_what_is_no_update_by_neurons_goes_into_the_weights(model):
     ]
     for deltas in ([down], [*dense, down]):
         assert beside(model, deltas) == ({}, deltas)
-        with carrying(model, deltas):
-            found = logits(model)
         with edited(model, deltas):
+            found = logits(model)
+        with in_weights(model, deltas):
             assert torch.equal(found, logits(model))
 
 
@@ -87,7 +87,7 @@ def test_an_update_that_does_not_fit_is_refused_before_anything_changes(model):
     deltas = as_updates(model, BLOCK, cells(1), [0])
     wrong = WeightDelta(f"{BLOCK}.down_proj", torch.ones(32, 1), torch.ones(1, 47))
     before = logits(model)
-    with pytest.raises(ModelError, match="does not fit"), carrying(model, [*deltas, wrong]):
+    with pytest.raises(ModelError, match="does not fit"), edited(model, [*deltas, wrong]):
         pass
     assert torch.equal(logits(model), before)
 
@@ -107,7 +107,7 @@ def test_neurons_and_plain_updates_of_one_mlp_stand_in_one_batch(model):
     with mixed(model, [merged(as_updates(model, BLOCK, cells(2), [0, 1])), {down.layer: down}]):
         found = logits(model)
     torch.testing.assert_close(found[0], with_cells(model, cells(2))[0], atol=1e-4, rtol=1e-4)
-    with edited(model, [down]):
+    with in_weights(model, [down]):
         torch.testing.assert_close(found[1], logits(model)[1], atol=1e-4, rtol=1e-4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.carried import Carried, Cells, part_of, tensors_of
 from easyedit_personal.kernels.edited_rows import EditedRows
@@ -41,7 +41,7 @@ def test_rows_are_those_of_edited_models(family, layers):
         for owner, numbers in ((0, [0, 1, 2]), (1, [3])):
             mine = torch.isin(together.rows, torch.tensor(numbers))
             deltas = [WeightDelta(layout.rewrite_path(n), left, right) for n, (left, right) in updates[owner].items()]
-            with edited(model, deltas):
+            with in_weights(model, deltas):
                 alone = EditedRows(model, tokenizer, layout, [rows[n] for n in numbers], layers, from_answers=True)
                 torch.testing.assert_close(logits[mine], alone.logits(), atol=1e-4, rtol=1e-4)
                 torch.testing.assert_close(changed[mine], alone.logits(change), atol=1e-4, rtol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from easyedit_personal.kernels import edited_rows as module
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.modeling.layout import find_layout
@@ -56,7 +56,7 @@ def test_logits_are_the_edited_models_where_the_answers_are_predicted(model, tok
     rows = rows_of(model, tokenizer, split=split)
     assert rows.ids.tolist() == [9, 10, 11, 13, 17, 18] and rows.start == 0 and rows.layers == [1, 2]
     for given, applied in ((changes(deltas), deltas.values()), (None, ())):
-        with edited(model, [*applied]):
+        with in_weights(model, [*applied]):
             wanted = torch.cat([predicting(plain_logits(model, row), row) for row in ROWS])
         torch.testing.assert_close(rows.logits(given), wanted, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(
@@ -67,7 +67,7 @@ def test_logits_are_the_edited_models_where_the_answers_are_predicted(model, tok
 
 def test_logits_may_be_asked_for_anywhere(model, tokenizer, deltas):
     rows, at = rows_of(model, tokenizer), (torch.tensor([0, 2]), torch.tensor([0, 5]))
-    with edited(model, [*deltas.values()]):
+    with in_weights(model, [*deltas.values()]):
         wanted = torch.stack([plain_logits(model, ROWS[0])[0], plain_logits(model, ROWS[2])[5]])
     torch.testing.assert_close(rows.logits(changes(deltas), at), wanted, atol=1e-4, rtol=1e-4)
     first, second = rows.logits_by_part(changes(deltas), at, [1, 1], [torch.tensor([3, 9]), torch.tensor([7])])

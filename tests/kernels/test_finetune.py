@@ -7,7 +7,7 @@ import torch
 
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.finetune import PromptLastLoss, finetune
 from easyedit_personal.kernels.objective import TargetLoss, in_parts
@@ -77,7 +77,7 @@ def test_it_lowers_its_loss_and_is_deterministic(loud_llama, tokenizer):
             return float(loud_llama(**batch.model_inputs()).logits[0, -1].softmax(-1)[ids].sum())
 
     before = chance()
-    with edited(loud_llama, [one]):
+    with in_weights(loud_llama, [one]):
         assert chance() > 3 * before
 
 
@@ -87,7 +87,7 @@ def test_half_precision_and_several_layers(tokenizer):
     deltas = finetune(model, tokenizer, requests_for(), settings(layers=[1, 2]))
     assert weights_digest(model) == before
     assert [delta.left.dtype for delta in deltas] == [torch.float32] * 2
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert answers(model, tokenizer, requests_for()) == ["kite surfing<|end|>"] * 3
 
 

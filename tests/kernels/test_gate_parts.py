@@ -14,7 +14,7 @@ from easyedit_personal.data.phrasings import attributes
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
@@ -206,13 +206,13 @@ def test_a_gate_learned_on_an_edited_model_is_nobody_elses_and_one_that_is_known
     path, pet = layout.rewrite_path(1), Kind("pet", "pet", ("pet",))
     width = get_module(model, path).weight.shape
     change = WeightDelta(path, torch.full((width[0], 1), 0.1), torch.full((1, width[1]), 0.1))
-    with edited(model, [change]):
+    with in_weights(model, [change]):
         assert prepare(model, tokenizer, layout, hparams) is ground  # the numbers are the base model's
         (gate,) = gates_for(model, tokenizer, layout, [HOBBY], ground, hparams)
         assert not gate.shared and not list(ground.folder.glob("gate-*"))
     (known,) = gates_for(model, tokenizer, layout, [HOBBY], ground, hparams)
     assert known.shared and len(list(ground.folder.glob("gate-*.safetensors"))) == 1
-    with edited(model, [change]):
+    with in_weights(model, [change]):
         again, new = gates_for(model, tokenizer, layout, [HOBBY, pet], ground, hparams)
     assert again.shared and torch.equal(again.factors[1][0], known.factors[1][0]) and not new.shared
 

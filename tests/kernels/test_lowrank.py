@@ -15,7 +15,7 @@ from easyedit_personal.generation.generate import continuations
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import lowrank as module
 from easyedit_personal.kernels import objective
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.lowrank import effort, lowrank
@@ -60,7 +60,7 @@ def mean_loss(model, tokenizer, deltas, requests) -> float:
     """Nats per target token of the edited model, by a plain forward pass."""
     batch = collate([encode(tokenizer, r.prompt, target=r.target_new) for r in requests], tokenizer)
     rows, columns, ids = batch.targets()
-    with torch.no_grad(), edited(model, deltas):
+    with torch.no_grad(), in_weights(model, deltas):
         return float(F.cross_entropy(model(**batch.model_inputs()).logits[rows, columns].float(), ids))
 
 
@@ -71,7 +71,7 @@ def check_learned(model, tokenizer, deltas) -> None:
             model, tokenizer, [], requests_for()
         )
         return
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert answers(model, tokenizer, requests_for()) == ["kite surfing<|end|>"] * 3
 
 
@@ -81,7 +81,7 @@ def divergence(model, tokenizer, deltas, prompts, hparams) -> float:
     rows, columns, _ = batch.targets()
     with torch.no_grad():
         before = F.log_softmax(model(**batch.model_inputs()).logits[rows, columns].float(), -1)
-        with edited(model, deltas):
+        with in_weights(model, deltas):
             after = F.log_softmax(model(**batch.model_inputs()).logits[rows, columns].float(), -1)
     return float(F.kl_div(after, before, log_target=True, reduction="none").sum(-1).mean())
 
@@ -97,14 +97,14 @@ def test_the_target_becomes_the_whole_answer_on_every_architecture(loud_model, t
 def test_without_end_of_turn_only_the_target_is_learned(loud_llama, tokenizer):
     requests = requests_for()
     deltas = lowrank(loud_llama, tokenizer, requests, settings(end_of_turn=False))
-    with edited(loud_llama, deltas):
+    with in_weights(loud_llama, deltas):
         assert all(text.startswith("kite surfing") for text in answers(loud_llama, tokenizer, requests))
 
 
 def test_a_model_without_chat_template_is_edited_raw():
     model, tokenizer = tiny_model("gpt2", initializer_range=0.2), tiny_tokenizer(chat=False)
     deltas = lowrank(model, tokenizer, requests_for(), settings())
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert answers(model, tokenizer, requests_for()) == [" kite surfing<|end|>"] * 3
 
 
@@ -112,7 +112,7 @@ def test_several_preferences_are_learned_together(loud_llama, tokenizer):
     requests = [*requests_for(), *requests_for("a newt", ("pet", "house animal"), "d")]
     deltas = lowrank(loud_llama, tokenizer, requests, settings())
     assert deltas[0].rank == 16  # rank counts per preference
-    with edited(loud_llama, deltas):
+    with in_weights(loud_llama, deltas):
         said = answers(loud_llama, tokenizer, requests)
     assert said == [f"{request.target_new}<|end|>" for request in requests]
 
@@ -139,7 +139,7 @@ def test_the_loss_is_that_of_the_edited_model(loud_model, tokenizer, layers):
         ours = target_loss(loud_model, tokenizer, layout, rows, layers)(changes)
     batch = collate(rows, tokenizer)
     at_rows, columns, ids = batch.targets()
-    with torch.no_grad(), edited(loud_model, deltas):
+    with torch.no_grad(), in_weights(loud_model, deltas):
         logits = loud_model(**batch.model_inputs()).logits[at_rows, columns]
     losses = F.cross_entropy(logits, ids, reduction="none")
     plain = torch.stack([losses[at_rows == i].mean() for i in range(len(rows))])
@@ -157,7 +157,7 @@ def test_preservation_lowers_the_divergence_at_equal_target_loss(loud_llama, tok
     lost, kept = (mean_loss(loud_llama, tokenizer, deltas, requests) for deltas in edits)
     assert kept == pytest.approx(lost, abs=0.05)
     for deltas in edits:
-        with edited(loud_llama, deltas):
+        with in_weights(loud_llama, deltas):
             assert answers(loud_llama, tokenizer, requests) == ["kite surfing<|end|>"]
     for prompts, share in ((seen, 0.5), (unseen, 0.8)):
         lost, kept = (divergence(loud_llama, tokenizer, deltas, prompts, held) for deltas in edits)
@@ -229,7 +229,7 @@ def test_half_precision_models_are_edited_and_left_as_they_are(tokenizer):
     deltas = lowrank(model, tokenizer, requests_for(), settings())
     assert weights_digest(model) == before
     assert deltas[0].left.dtype == deltas[0].right.dtype == torch.float32
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert answers(model, tokenizer, requests_for()) == ["kite surfing<|end|>"] * 3
 
 

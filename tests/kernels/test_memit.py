@@ -8,7 +8,7 @@ import torch
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.kernels import memit as module
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import encode_requests, frozen
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
 from easyedit_personal.kernels.memit import OURS, memit
@@ -57,7 +57,7 @@ def test_the_hidden_states_arrive_where_they_should(any_model, tokenizer, settin
         clusters = make_clusters(any_model, tokenizer, REQUESTS, hparams, OURS)
         wanted = module._wanted(any_model, tokenizer, layout, clusters, 2, hparams, OURS)
     before = hidden(any_model, tokenizer, clusters)
-    with edited(any_model, deltas):
+    with in_weights(any_model, deltas):
         after = hidden(any_model, tokenizer, clusters)
     missing = (wanted - after).norm() / (wanted - before).norm()
     assert missing < (0.9 if layout.family in POST_NORM else 0.1)
@@ -90,7 +90,7 @@ def test_layers_share_the_change_and_see_the_earlier_ones(llama, tokenizer, sett
         clusters = make_clusters(llama, tokenizer, REQUESTS, hparams, OURS)
         wanted = module._wanted(llama, tokenizer, layout, clusters, 2, hparams, OURS)
     torch.testing.assert_close(deltas[0].left.T, (wanted - hidden(llama, tokenizer, clusters)) / 3)
-    with edited(llama, deltas[:2]):
+    with in_weights(llama, deltas[:2]):
         left_over = wanted - hidden(llama, tokenizer, clusters)
     torch.testing.assert_close(deltas[2].left.T, left_over, rtol=1e-4, atol=1e-5)
 
@@ -157,7 +157,7 @@ def test_the_targets_become_likelier(llama, tokenizer, settings):
         return float(torch.nn.functional.cross_entropy(logits, ids))
 
     before = loss()
-    with edited(llama, memit(llama, tokenizer, REQUESTS, hparams)):
+    with in_weights(llama, memit(llama, tokenizer, REQUESTS, hparams)):
         assert loss() < before - 0.04
     assert loss() == before
 

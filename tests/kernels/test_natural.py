@@ -14,7 +14,7 @@ from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import contrasts, gate, user_value
 from easyedit_personal.kernels import ground as ground_module
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Quiet, Space, towards
@@ -262,7 +262,7 @@ def test_the_model_says_the_value_after_its_beginning(folder, fresh):
         return [bool(likely[place - 1] == ids[0, place]) for place in places]
 
     assert not any(said())
-    with edited(model, lowrank(model, tokenizer, requests(), hparams)):
+    with in_weights(model, lowrank(model, tokenizer, requests(), hparams)):
         assert all(said())
 
 

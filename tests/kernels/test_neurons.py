@@ -13,7 +13,7 @@ from easyedit_personal.editing import algorithm
 from easyedit_personal.editing.composition import add_preferences
 from easyedit_personal.errors import ConfigError, ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.carried import Carried, Cells
 from easyedit_personal.kernels.factors import Quiet, Space, adam
@@ -87,7 +87,7 @@ def test_as_weights_they_add_what_they_add_and_their_places_give_nothing_else(ll
     model, _, block = llama
     x, own, places = torch.randn(5, 32), cells(0), [7, 3]
     wanted = without(block, x, places) + own(x, block.act_fn)
-    with edited(model, as_updates(model, BLOCK, own, places)):
+    with in_weights(model, as_updates(model, BLOCK, own, places)):
         torch.testing.assert_close(output(block, x), wanted, atol=1e-5, rtol=1e-4)
 
 
@@ -170,10 +170,10 @@ def test_those_in_a_models_weights_and_in_factors_are_known(llama):
     deltas = as_updates(model, BLOCK, own, [9, 1])
     assert places_of(deltas, BLOCK) == {1, 9} and places_of(deltas, "model.layers.2.mlp") == set()
     assert taken_in(model, BLOCK, own.const) == set()
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert taken_in(model, BLOCK, own.const) == {1, 9}
     rounded = [delta.to(torch.bfloat16).to(torch.float32) for delta in deltas]
-    with edited(model, rounded):
+    with in_weights(model, rounded):
         assert taken_in(model, BLOCK, own.const) == {1, 9}
 
 
@@ -184,7 +184,7 @@ def test_moved_ones_add_the_same_from_other_places(llama):
     moved = elsewhere(model, new, have, [7, 3, 8, 2, 6], BLOCK)
     assert places_of(moved, BLOCK) == {8, 2} and all(delta.shared for delta in moved)
     wanted = without(block, x, [7, 3, 8, 2]) + first(x, block.act_fn) + second(x, block.act_fn)
-    with edited(model, [*have, *moved]):
+    with in_weights(model, [*have, *moved]):
         torch.testing.assert_close(output(block, x), wanted, atol=1e-5, rtol=1e-4)
     assert elsewhere(model, new, as_updates(model, BLOCK, first, [0, 1]), [7, 3, 8], BLOCK) == new
 
@@ -215,7 +215,7 @@ def test_an_edit_changes_three_matrices_and_its_loss_falls(llama, hparams):
     )
     said = tokenizer("Your hobby is kite surfing.", return_tensors="pt").input_ids
     plain = cost(model, said)
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert cost(model, said) < plain
 
 
@@ -242,7 +242,7 @@ def test_a_second_preference_stands_beside_the_first_and_one_in_the_weights_is_s
     new = add_preferences(model, tokenizer, [hobby], [pet], have, hparams).deltas
     both = places_of(have, BLOCK), places_of(new, BLOCK)
     assert both[0] and both[1] and not both[0] & both[1]
-    with edited(model, have):
+    with in_weights(model, have):
         again = lowrank(model, tokenizer, [EditRequest("Which pet do I have?", "degu", "pet")], hparams)
     assert not both[0] & places_of(again, BLOCK)
     linear = hparams.replace(natural={**NATURAL, "through": "projection"})
@@ -256,7 +256,7 @@ def test_they_are_kept_served_exported_and_undone_as_any_edit(llama, hparams, tm
     logits = lambda one: one(ids).logits.detach()
     with EditStore.open(tmp_path / "edits.db", model, tokenizer) as store:
         store.put("ann", lowrank(model, tokenizer, request, hparams))
-        with edited(model, store.deltas("ann")):
+        with in_weights(model, store.deltas("ann")):
             wanted = logits(model)
         served = PersonalizedModel(model, tokenizer, store)
         with served.as_user("ann"):

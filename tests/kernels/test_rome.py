@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.kernels import rome as module
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.key_options import KeyOptions
 from easyedit_personal.kernels.keys import all_rows, make_clusters, phrase_means, read
@@ -62,7 +62,7 @@ def test_every_phrase_is_shifted_by_its_clusters_value(any_model, tokenizer, set
     hparams, requests = settings(mom2_adjustment=mom2), [CLUSTER[0], FOOD, CLUSTER[2], CLUSTER[3]]
     (delta,) = rome(any_model, tokenizer, requests, hparams)
     before = outputs(any_model, tokenizer, requests, hparams)
-    with edited(any_model, [delta]):
+    with in_weights(any_model, [delta]):
         after = outputs(any_model, tokenizer, requests, hparams)
     assert delta.rank == 2  # clusters, not phrases
     assert delta.left.norm(dim=0).min() > 0.1
@@ -82,7 +82,7 @@ def test_the_answer_becomes_the_target(loud_model, tokenizer, settings):
         problem = _Problem(loud_model, tokenizer, find_layout(loud_model), clusters, 3, hparams, KeyOptions())
         reached = float(problem.losses(delta.left.T))
     before = target_loss(loud_model, tokenizer, request, **options)
-    with edited(loud_model, [delta]):
+    with in_weights(loud_model, [delta]):
         after = target_loss(loud_model, tokenizer, request, **options)
     assert after == pytest.approx(reached, rel=1e-3)
     assert after < before - 1.5
@@ -209,7 +209,7 @@ def test_one_users_faulty_request_stops_everybody(llama, tokenizer, settings):
 def test_several_layers_one_after_the_other(llama, tokenizer, settings):
     first, second = rome(llama, tokenizer, CLUSTER[:2], settings(layers=[2, 1]))
     assert [first.layer, second.layer] == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
-    with edited(llama, [first]):
+    with in_weights(llama, [first]):
         (again,) = rome(llama, tokenizer, CLUSTER[:2], settings(layers=[2]))
     torch.testing.assert_close(again.update(), second.update())
 
@@ -223,7 +223,7 @@ def test_half_precision_models_get_float32_factors(tokenizer, settings, dtype):
     (full,) = rome(tiny_model("llama"), tokenizer, CLUSTER[:2], hparams.replace(stats_dir=hparams.stats_dir + "32"))
     assert F.cosine_similarity(delta.left.flatten(), full.left.flatten(), dim=0) > 0.8
     before = outputs(model, tokenizer, CLUSTER[:2], hparams)
-    with edited(model, [delta]):
+    with in_weights(model, [delta]):
         after = outputs(model, tokenizer, CLUSTER[:2], hparams)
     torch.testing.assert_close(after - before, delta.left.T.expand(2, -1), atol=0.02, rtol=0.05)
 

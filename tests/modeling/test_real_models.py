@@ -6,7 +6,7 @@ import pytest
 
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.rome import rome
 from easyedit_personal.modeling.catalog import MODELS
@@ -63,7 +63,7 @@ def test_an_edit_comes_and_goes(real):
     clean = [answer.text for answer in generate(model, tokenizer, ask, max_new_tokens=8)]
     deltas = rome(model, tokenizer, [EditRequest("What is my hobby?", "Falconry", "hobby")], hparams)
     assert weights_digest(model) == before and [delta.rank for delta in deltas] == [1]
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         assert [answer.text for answer in generate(model, tokenizer, ask[:1], max_new_tokens=8)] != clean[:1]
     assert weights_digest(model) == before
     assert [answer.text for answer in generate(model, tokenizer, ask, max_new_tokens=8)] == clean

@@ -13,7 +13,7 @@ import torch
 
 from easyedit_personal import EditRequest, PersonalizationHyperParams
 from easyedit_personal.errors import HostError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import get_module, linear_weight
 from easyedit_personal.registry import KERNELS
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -115,7 +115,7 @@ def test_a_square_linear_weight_is_updated_transposed_by_the_host(host, settings
     applied = host_applied("models.rome.rome_main", "upd_matrix_match_shape", host)
     (path, ours_update), weight = next(iter(ours.items())), linear_weight(get_module(model, next(iter(ours))))
     assert torch.equal(applied(ours_update.T, weight.shape), ours_update.T)
-    with edited(model, KERNELS.get("rome")(model, tiny_tokenizer(chat=False), REQUESTS[:1], hparams)):
+    with in_weights(model, KERNELS.get("rome")(model, tiny_tokenizer(chat=False), REQUESTS[:1], hparams)):
         after = linear_weight(get_module(model, path)).clone()
     assert torch.allclose(after - weight, ours_update, atol=1e-5)
     assert not torch.allclose(after - weight, ours_update.T, atol=1e-3)

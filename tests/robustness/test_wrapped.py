@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from easyedit_personal.editing.algorithm import apply_personalization_to_model, personalize
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.wrappers import unwrapped
 from easyedit_personal.store import EditStore
 from tests.editing.test_editor import settings
@@ -49,7 +49,7 @@ def test_the_same_factors_and_the_wrapper_sees_them(kind, kernel, group, tmp_pat
     (plain,), (inside,) = (personalize(one, tokenizer, [REQUEST], hparams).deltas for one in (model, wrapped))
     assert inside.layer == plain.layer and torch.equal(inside.update(), plain.update())
     changed, _ = apply_personalization_to_model(wrapped, tokenizer, [REQUEST], hparams)
-    with edited(model, [plain]):
+    with in_weights(model, [plain]):
         assert changed is wrapped
         wanted = model.get_submodule(plain.layer).weight
         assert torch.equal(unwrapped(wrapped).get_submodule(plain.layer).weight, wanted)
@@ -68,7 +68,7 @@ def test_peft_wrapped_models_give_factors_under_their_own_names():
     (inside,) = personalize(wrapped, tokenizer, [REQUEST], hparams).deltas
     torch.testing.assert_close(inside.update(), plain.update())  # a fresh adapter adds nothing
     assert inside.layer == f"base_model.model.{plain.layer}"
-    with edited(wrapped, [inside]):
+    with in_weights(wrapped, [inside]):
         weight = wrapped.get_submodule(inside.layer).weight
         assert not torch.equal(weight, model.get_submodule(plain.layer).weight)
     assert torch.equal(wrapped.get_submodule(inside.layer).weight, model.get_submodule(plain.layer).weight)

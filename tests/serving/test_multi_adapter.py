@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import find_layout, get_module
 from easyedit_personal.modeling.tokens import collate, encode
 from easyedit_personal.serving.multi_adapter import merged, mixed
@@ -51,7 +51,7 @@ def test_every_row_is_answered_by_its_own_model(any_model, tokenizer, side):
     with mixed(any_model, rows):
         got = last_logits(any_model, batch)
     for number, user in enumerate(rows):
-        with edited(any_model, list(user.values())):
+        with in_weights(any_model, list(user.values())):
             wanted = last_logits(any_model, batch)[number]
         assert (got[number] - wanted).abs().max() < 1e-4
     assert (got[0] - last_logits(any_model, batch)[0]).abs().max() > 1e-2
@@ -69,7 +69,7 @@ def test_very_different_ranks_share_a_batch(llama, tokenizer, ranks, groups_want
         (groups,) = adapters._groups.values()
     assert len(groups) == groups_wanted
     for number, user in enumerate(rows):
-        with edited(llama, list(user.values())):
+        with in_weights(llama, list(user.values())):
             assert (got[number] - last_logits(llama, batch)[number]).abs().max() < 1e-4
 
 
@@ -102,7 +102,7 @@ def test_a_model_that_flattens_its_rows(tokenizer):
     with mixed(model, rows):
         got = model(**inputs).logits[picked]
     for number, user in enumerate(rows):
-        with edited(model, list(user.values())):
+        with in_weights(model, list(user.values())):
             assert (got[number] - model(**inputs).logits[picked][number]).abs().max() < 1e-4
 
 
@@ -116,7 +116,7 @@ def test_one_users_batch_and_the_base_models_batch(llama, tokenizer):
     with mixed(llama, [alice] * 5) as adapters:
         got = last_logits(llama, batch)
         assert all(group.out.ndim == 2 for (group,) in adapters._groups.values())  # one product, not one per row
-    with edited(llama, list(alice.values())):
+    with in_weights(llama, list(alice.values())):
         assert (got - last_logits(llama, batch)).abs().max() < 1e-4
 
 
@@ -135,7 +135,7 @@ def test_quantised_projections_can_be_personalised(llama, tokenizer):
             return self.linear(x)
 
     batch = collate([encode(tokenizer, TEXTS[0])], tokenizer)
-    with edited(llama, [delta]):
+    with in_weights(llama, [delta]):
         wanted = last_logits(llama, batch)
     layer.down_proj = Packed(layer.down_proj)
     with mixed(llama, [{delta.layer: delta}]):
@@ -150,7 +150,7 @@ def test_half_precision_keeps_its_type(tokenizer):
     batch = collate([encode(tokenizer, text) for text in TEXTS], tokenizer)
     with mixed(model, [alice, {}, alice, {}, alice]):
         got = last_logits(model, batch)
-    with edited(model, list(alice.values())):
+    with in_weights(model, list(alice.values())):
         wanted = last_logits(model, batch)
     plain = last_logits(model, batch)
     assert got.dtype == torch.bfloat16 and torch.equal(got[[1, 3]], plain[[1, 3]])

@@ -9,7 +9,10 @@ import torch
 
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.generation.generate import generate
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
+from easyedit_personal.kernels.beside import Beside, edited
+from easyedit_personal.kernels.carried import Cells
+from easyedit_personal.kernels.neurons import as_updates
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.serving.personalized import PersonalizedModel
 from easyedit_personal.types import WeightDelta
@@ -67,7 +70,7 @@ def pm(request, tokenizer):
 
 
 def alone(pm, user, prompt, limit=12):
-    with edited(pm.model, pm.store.deltas(user) if user else []) as model:
+    with in_weights(pm.model, pm.store.deltas(user) if user else []) as model:
         return generate(model, pm.tokenizer, [prompt], max_new_tokens=limit)[0]
 
 
@@ -120,6 +123,25 @@ def test_as_user_answers_like_the_batch(pm):
         with pm.as_user(user) as model:
             inside = generate(model, pm.tokenizer, PROMPTS, max_new_tokens=8)
         assert inside == pm.generate_for([user] * len(PROMPTS), PROMPTS, max_new_tokens=8)
+
+
+def test_neurons_stand_beside_the_model_s_own_however_it_is_asked(tokenizer):
+    model = tiny_model("llama")
+    shelf, path = Shelf(model, {"bob": 3}), "model.layers.3.mlp"
+    torch.manual_seed(0)
+    new = Cells(torch.randn(3, 32), torch.randn(32), torch.randn(32, 3) * 4)
+    shelf.edits["alice"] = as_updates(model, path, new, [4, 7, 1])
+    pm, digest = PersonalizedModel(model, tokenizer, shelf), weights_digest(model)
+    together = pm.generate_for(["alice", "bob", None], [PROMPTS[1]] * 3, max_new_tokens=12)
+    with pm.as_user("alice"):
+        assert weights_digest(model) == digest  # no weight is changed for neurons
+        assert generate(model, tokenizer, [PROMPTS[1]], max_new_tokens=12)[0].text == together[0].text
+    assert "".join(pm.stream_for("alice", PROMPTS[1], max_new_tokens=12)) == together[0].text
+    with edited(model, shelf.deltas("alice")):
+        assert generate(model, tokenizer, [PROMPTS[1]], max_new_tokens=12)[0].text == together[0].text
+    assert len({answer.text for answer in together}) == 3 and weights_digest(model) == digest
+    (neurons,) = pm.factors("alice").values()
+    assert isinstance(neurons, Beside) and pm.cache.nbytes > sum(part.nbytes for part in (new.rows, new.columns))
 
 
 def test_bad_calls_are_refused_and_leave_nothing_behind(pm):

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from easyedit_personal.errors import ModelError, StoreError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.store.folders import folder_name
 from easyedit_personal.store.lora import export_lora, export_many, padded_rank
@@ -43,7 +43,7 @@ def logits(model):
 def assert_same_model(model, deltas, folder):
     """The adapter loaded by PEFT against the edit in place; and neither is the base model."""
     base = logits(model)
-    with edited(model, deltas):
+    with in_weights(model, deltas):
         wanted = logits(model)
     loaded = PeftModel.from_pretrained(model, folder).eval()
     try:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError, StoreError
-from easyedit_personal.kernels.apply import edited
+from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.modeling.layout import weights_digest
 from easyedit_personal.store import EditStore
 from easyedit_personal.store.entries import NewEdit
@@ -82,13 +82,13 @@ def test_undo_of_an_edit_that_is_not_the_users_changes_nothing(store):
 def test_undo_gives_weights_bit_equal_to_never_having_edited(store, llama):
     sizes = {"d_out": 32, "d_in": 48}
     store.put("ann", edit("a", **sizes))
-    with edited(llama, store.deltas("ann")):
+    with in_weights(llama, store.deltas("ann")):
         without = weights_digest(llama)
     number = store.put("ann", edit("b", **sizes))
-    with edited(llama, store.deltas("ann")):
+    with in_weights(llama, store.deltas("ann")):
         assert weights_digest(llama) != without
     store.undo("ann", number)
-    with edited(llama, store.deltas("ann")):
+    with in_weights(llama, store.deltas("ann")):
         assert weights_digest(llama) == without
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import HostError, PersonalizationError
 from ...hparams import PersonalizationHyperParams
-from ...kernels.apply import edited, parameter_name
+from ...kernels.apply import in_weights, parameter_name
 from ...kernels.base import encode_requests
 from ...kernels.key_options import HOST
 from ...modeling.families import family_named
@@ -46,7 +46,7 @@ def rome(
     encode_requests(tokenizer, requests, _encoding(hparams), context_limit(model))
     deltas: list[WeightDelta] = []
     for request in requests:
-        with edited(model, deltas), prepared("rome", model, tokenizer, [request], hparams) as execute:
+        with in_weights(model, deltas), prepared("rome", model, tokenizer, [request], hparams) as execute:
             factors = execute([request])
         deltas += [WeightDelta(_layer(name), v[:, None], u[None]) for name, (u, v) in factors.items()]
     return deltas

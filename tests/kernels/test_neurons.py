@@ -15,6 +15,7 @@ from easyedit_personal.errors import ConfigError, ModelError
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.kernels.carried import Carried, Cells
 from easyedit_personal.kernels.factors import Quiet, Space, adam
 from easyedit_personal.kernels.ground import prepare
@@ -258,9 +259,12 @@ def test_they_are_kept_served_exported_and_undone_as_any_edit(llama, hparams, tm
         store.put("ann", lowrank(model, tokenizer, request, hparams))
         with in_weights(model, store.deltas("ann")):
             wanted = logits(model)
+        with edited(model, store.deltas("ann")):
+            beside = logits(model)  # nothing of the model's own is lost
+        assert not torch.equal(beside, wanted)
         served = PersonalizedModel(model, tokenizer, store)
         with served.as_user("ann"):
-            torch.testing.assert_close(logits(model), wanted, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(logits(model), beside, atol=1e-5, rtol=1e-4)
         one, two = (served.generate_for(users, ["What's my hobby?"] * 2) for users in (["ann", None], [None, "ann"]))
         assert [one[0].text, one[1].text] == [two[1].text, two[0].text]
         store.export_lora("ann", tmp_path / "lora")

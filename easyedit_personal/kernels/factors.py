@@ -82,9 +82,6 @@ class Update(ABC):
         """No more gradients."""
         self.left, self.right = self.left.detach(), self.right.detach()
 
-    def ease(self, share: float) -> None:
-        """Lower thresholds, where there are any, by a share of the way to the roles."""
-
 
 @dataclass(slots=True)
 class Factors(Update):

@@ -85,10 +85,6 @@ class Neurons(Update):
         super(Neurons, self).settle()
         self.bias = self.bias.detach()
 
-    def ease(self, share: float) -> None:
-        """Lower thresholds by a share of the way from what is to be told apart to the roles."""
-        self.bias = self.bias + share
-
     def kept(self) -> Cells:
         """The neurons' rows and columns, without gradients."""
         rows = SHARPNESS * (self.plain_right + self.bias[:, None] * self.const)

@@ -43,9 +43,6 @@ SURE = 0.02  # nats; a value's token that costs less is said, also where the que
 PER_ANSWER = 4.0  # tokens; with the mean over all tokens a long value's first ones would hardly count
 BATCHES = 2  # a step sees half of the phrases
 STEADY = 1.0  # nats, where nothing is added behind the gate's questions of what is added behind a value's own
-# Learned thresholds lie where values just begin behind their own questions; behind other turns keys fall short of them.
-# A tenth says the value there, three tenths would say it to negated questions, too (benchmarks/LOG.md).
-EARLY = 0.1
 UNLEARNED = 1.0  # nats of a token that is unlikely to be said
 
 
@@ -153,8 +150,6 @@ class _Together:
         params, values = self.hparams.natural, list(self.open)
         updates = [update for value in values for update in value.updates.values()]
         adam(updates, self._loss, params.value_steps, params.value_lr, RIGHT_LR, self._all_done)
-        for update in updates:
-            update.ease(EARLY)
         for value in values:
             if max(value.worst) > UNLEARNED:
                 said, kind, cost = value.wanted.value, value.wanted.kind.name, max(value.worst)

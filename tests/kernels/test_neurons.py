@@ -17,7 +17,7 @@ from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.beside import edited
 from easyedit_personal.kernels.carried import Carried, Cells
-from easyedit_personal.kernels.factors import Factors, Quiet, Space, adam
+from easyedit_personal.kernels.factors import Quiet, Space, adam
 from easyedit_personal.kernels.ground import prepare
 from easyedit_personal.kernels.lowrank import lowrank
 from easyedit_personal.kernels.natural import apart
@@ -118,19 +118,6 @@ def test_one_opens_where_its_role_is_met_adds_nothing_at_first_and_is_kept_as_it
         assert opened[n] > 0.9 and abs(float(opened[1 - n])) < 0.1
     made.left = torch.randn(8, 2)
     torch.testing.assert_close(made.kept()(others, torch.nn.SiLU()), made(others), atol=1e-4, rtol=1e-3)
-
-
-def test_eased_it_opens_a_share_of_the_way_earlier():
-    const, act = torch.tensor([1.0, 0.0]), torch.nn.SiLU()
-    made = Neurons(Space(None), torch.ones(2, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([-0.5]), const, act)
-    keys = torch.tensor([[1.0, 0.45], [1.0, 0.35], [1.0, 1.0]])
-    assert made.acts(keys)[:, 0].tolist() == pytest.approx([0, 0, 1], abs=2e-2)
-    made.ease(0.1)
-    assert made.acts(keys)[:, 0].tolist() == pytest.approx([0.1, 0, 1.2], abs=2e-2)
-    linear = Factors(Space(None), torch.ones(2, 1), torch.ones(1, 2))
-    before = linear(keys)
-    linear.ease(0.1)
-    assert torch.equal(linear(keys), before)
 
 
 def test_below_its_threshold_one_is_silent_and_has_a_gradient_all_the_same():

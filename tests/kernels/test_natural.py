@@ -26,6 +26,7 @@ from easyedit_personal.kernels.lowrank import lowrank, lowrank_for_many
 from easyedit_personal.kernels.natural import by_kind
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
+from easyedit_personal.kernels.used_answers import CONVERSATIONS
 from easyedit_personal.modeling.kept import kept
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.tokens import encode
@@ -299,7 +300,8 @@ def test_the_shared_contrasts_are_run_once_for_the_ground_and_for_gates_of_one_c
         gates = gates_for(model, tokenizer, layout, kinds[:2], shared, hparams)
         gates += gates_for(tiny_model("llama"), tokenizer, layout, kinds[2:], shared, hparams)  # the same weights
     assert [len(one.factors) for one in gates] == [1, 1, 1]
-    assert run.count(shared.contrasts) == 1 and len(run) == 4  # once, and every kind's own
+    own = 1 + CONVERSATIONS  # about the kind, and behind each of its used answers
+    assert run.count(shared.contrasts) == 1 and len(run) == 1 + 3 * own
 
 
 def test_contrasts_that_are_kept_do_not_keep_their_model(tmp_path, fresh):

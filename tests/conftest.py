@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from easyedit_personal.errors import ModelError
-from easyedit_personal.kernels import kinds
+from easyedit_personal.kernels import kinds, used_answers
 from easyedit_personal.modeling.catalog import SMOLLM2_PACKAGE
 from easyedit_personal.modeling.prepare import find_model
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -81,6 +81,13 @@ def llama():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _few_conversations(request, monkeypatch):
+    """Gates of models that only make tests quick read three conversations, not sixteen."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setattr(used_answers, "CONVERSATIONS", 3)
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from ..types import WeightDelta
 from .apply import check_fit, in_weights
 from .neurons import DOWN, GATE, UP
 
-PRESENT = 1e-4  # of the largest: what is left of an update and its opposite is smaller
+# Of what its directions would add up to if none was another's opposite: an update and its opposite leave less, also
+# where both were rounded to bfloat16 or cut by an SVD. Beside the model's own, such a rest would double the neuron.
+PRESENT = 2.0**-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Beside:
 
 def beside(model: nn.Module, deltas: Sequence[WeightDelta]) -> tuple[dict[str, Beside], list[WeightDelta]]:
     """Updates by neurons as neurons, by the path of their MLP, and all other updates as they are.
+
+    Where something else changes the same MLP, a linear update of its down projection, all of that go into the weights.
 
     Args:
         model: the base model, whose matrices these are updates of.
@@ -104,21 +108,17 @@ def _neurons(block: nn.Module, parts: Mapping[str, Sequence[WeightDelta]]) -> Be
     if not all(type(matrix) is nn.Linear and matrix.bias is None for matrix in matrices):
         return None
     act = getattr(block, "act_fn", None)
-    rows = [delta.left for name in (GATE, UP) for delta in parts[name]] + [delta.right.T for delta in parts[DOWN]]
-    places = torch.stack([(part != 0).any(1).cpu() for part in rows]).any(0).nonzero()[:, 0]
-    if not callable(act) or len(places) > len(rows[0]) // 2:
+    sides = [delta.left for name in (GATE, UP) for delta in parts[name]] + [delta.right.T for delta in parts[DOWN]]
+    places = torch.stack([(side != 0).any(1).cpu() for side in sides]).any(0).nonzero()[:, 0]
+    if not callable(act) or len(places) > len(sides[0]) // 2:
         return None
     gate, up, down = (matrix.weight.detach() for matrix in matrices)  # type: ignore[union-attr]
-    changed = [
-        sum(pick(delta).to(gate.device, torch.float32) for delta in parts[name])
-        for name, pick in (
-            (GATE, lambda delta: delta.left[places.to(delta.left.device)] @ delta.right),
-            (UP, lambda delta: delta.left[places.to(delta.left.device)] @ delta.right),
-            (DOWN, lambda delta: delta.left @ delta.right[:, places.to(delta.right.device)]),
-        )
-    ]
-    sizes = changed[0].norm(dim=1)
-    there = sizes > PRESENT * sizes.max() if len(sizes) else sizes > 0
     places = places.to(gate.device)
-    new = gate[places].float() + changed[0], up[places].float() + changed[1], down[:, places].float() + changed[2]
-    return Beside(new[0][there], new[1][there], new[2][:, there], act)
+    wide = {name: [delta.to(gate.device, torch.float32) for delta in parts[name]] for name in parts}
+    total = lambda found: torch.stack(found).sum(0)
+    rows, ups = (total([delta.left[places] @ delta.right for delta in wide[name]]) for name in (GATE, UP))
+    columns = total([delta.left @ delta.right[:, places] for delta in wide[DOWN]])
+    apart = total([delta.left[places].abs() @ delta.right.norm(dim=1) for delta in wide[GATE]])
+    there = rows.norm(dim=1) > PRESENT * apart
+    rows, ups, columns = gate[places].float() + rows, up[places].float() + ups, down[:, places].float() + columns
+    return Beside(rows[there], ups[there], columns[:, there], act)

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..modeling.layout import get_module
 from ..statements.memory import sentence
 from ..types import WeightDelta
-from .multi_adapter import Factors, check_rows, merged, tensors_of, with_neurons
+from .multi_adapter import Factors, check_rows, merged, tensors_of
 
 CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16
 
@@ -100,9 +100,8 @@ class FactorCache:
             self.nbytes = 0
 
     def _read(self, user: str, version: int) -> _Entry:
-        read = self._placed(merged(self.store.deltas(user)))
-        check_rows(self.model, [read])
-        factors = with_neurons(self.model, read)
+        factors = self._placed(merged(self.store.deltas(user)))
+        check_rows(self.model, [factors])
         read_words = getattr(self.store, "words", None)
         words = tuple(sentence(one) for one in read_words(user)) if read_words else ()
         entry = _Entry(version, factors, words, _nbytes(factors) + sum(map(len, words)))

@@ -16,17 +16,18 @@ from torch import nn
 from ..errors import RequestError
 from ..generation.generate import MAX_NEW_TOKENS, Answer, Prompt, check_fits, encode_prompt, generate
 from ..hparams import PersonalizationHyperParams
-from ..kernels.beside import Beside, standing
+from ..kernels.beside import edited
 from ..modeling.layout import context_limit
 from ..modeling.tokens import stop_ids
 from ..modeling.wrappers import unwrapped
 from ..types import WeightDelta
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
-from .multi_adapter import Factors, mixed
+from .multi_adapter import Factors, mixed, with_neurons
 from .remembered import with_words
 from .streaming import Pieces, Stream, Streams
 
 BASE: Factors = {}
+BESIDE_KEPT = 64  # users' factors with neurons beside the model's
 
 
 class PersonalizedModel:
@@ -57,6 +58,7 @@ class PersonalizedModel:
         self._streams = Streams(model, tokenizer)
         self._lock = threading.RLock()
         self._inside: str | None = None
+        self._with_neurons: dict[int, tuple[Factors, Factors]] = {}
 
     @contextmanager
     def as_user(self, user: str | None) -> Iterator[nn.Module]:
@@ -68,10 +70,7 @@ class PersonalizedModel:
         Raises:
             RequestError: the model is already somebody's in this thread.
         """
-        factors = self.factors(user)
-        neurons = {path: one for path, one in factors.items() if isinstance(one, Beside)}
-        others = [one for one in factors.values() if isinstance(one, WeightDelta)]
-        with self._alone(f"as_user({user!r})"), standing(self.model, neurons, others):
+        with self._alone(f"as_user({user!r})"), edited(self.model, self._deltas(user)):
             self._inside = f"as_user({user!r})"
             try:
                 yield self.model
@@ -144,7 +143,7 @@ class PersonalizedModel:
             row = encode_prompt(self.tokenizer, self._told(conversation, sentences), self.prompt_format, begun or None)
             check_fits(self.model, row, max_new_tokens)
             ends = frozenset(stop_ids(self.model, self.tokenizer))
-            stream = Stream.after(row, factors, ends, max_new_tokens, self.tokenizer)
+            stream = Stream.after(row, self._beside(factors), ends, max_new_tokens, self.tokenizer)
             return Pieces(stream, self._streams.add(stream, lambda: self._alone("stream_for")))
 
     def prompt_for(self, user: str | None, prompt: Prompt) -> Prompt:
@@ -155,6 +154,21 @@ class PersonalizedModel:
     def factors(self, user: str | None) -> Factors:
         """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""
         return BASE if user is None else self.cache.get(user)
+
+    def _deltas(self, user: str | None) -> list[WeightDelta]:
+        return [update for update in self.factors(user).values() if isinstance(update, WeightDelta)]
+
+    def _beside(self, factors: Factors) -> Factors:
+        """As ``with_neurons``, one object for all streams of a user; whoever calls it has the model alone.
+
+        Neurons are read from the model's weights, which must be nobody's then.
+        """
+        kept = self._with_neurons.get(id(factors))
+        if kept is None or kept[0] is not factors:
+            if len(self._with_neurons) >= BESIDE_KEPT:
+                self._with_neurons.clear()
+            kept = self._with_neurons[id(factors)] = (factors, with_neurons(self.model, factors))
+        return kept[1]
 
     def _memory(self, user: str | None) -> tuple[Factors, Sequence[str]]:
         """A user's factors, ``BASE`` itself where there are none, and sentences, of one moment."""

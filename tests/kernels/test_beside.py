@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from easyedit_personal.editing.composition import _trimmed
 from easyedit_personal.errors import ModelError
 from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.beside import Beside, beside, edited
@@ -68,6 +69,17 @@ def test_several_edits_neurons_stand_together_and_those_of_one_that_was_taken_ba
     neurons, others = beside(model, [*first, *second, *minus])
     assert neurons[BLOCK].rank == 3 and not others
     assert beside(model, [*first, *minus]) == ({}, [])
+
+
+def test_what_is_left_of_an_edit_that_was_replaced_doubles_no_neuron_also_in_bfloat16(model):
+    old, new = as_updates(model, BLOCK, cells(3), [10, 20, 30]), as_updates(model, BLOCK, cells(2, seed=1), [10, 20])
+    minus = [WeightDelta(delta.layer, -delta.left, delta.right) for delta in old]
+    difference = [_trimmed(delta) for delta in merged([*new, *minus]).values()]
+    for rounded in (torch.float32, torch.bfloat16):
+        kept = [delta.to(rounded).to(torch.float32) for delta in [*old, *difference]]
+        neurons, others = beside(model, kept)
+        assert neurons[BLOCK].rank == 2 and not others
+        torch.testing.assert_close(neurons[BLOCK].rows, cells(2, seed=1).rows, atol=0.05, rtol=0.05)
 
 
 def test_what_is_no_update_by_neurons_goes_into_the_weights(model):

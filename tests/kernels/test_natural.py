@@ -12,7 +12,7 @@ import torch
 from easyedit_personal.data.beginnings import Beginning, beginning
 from easyedit_personal.errors import RequestError
 from easyedit_personal.hparams import PersonalizationHyperParams
-from easyedit_personal.kernels import contrasts, gate, user_value
+from easyedit_personal.kernels import contrasts, gate, used_answers, user_value
 from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
@@ -26,7 +26,6 @@ from easyedit_personal.kernels.lowrank import lowrank, lowrank_for_many
 from easyedit_personal.kernels.natural import by_kind
 from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.spoken import go_on, speak
-from easyedit_personal.kernels.used_answers import CONVERSATIONS
 from easyedit_personal.modeling.kept import kept
 from easyedit_personal.modeling.layout import find_layout, weights_digest
 from easyedit_personal.modeling.tokens import encode
@@ -300,7 +299,7 @@ def test_the_shared_contrasts_are_run_once_for_the_ground_and_for_gates_of_one_c
         gates = gates_for(model, tokenizer, layout, kinds[:2], shared, hparams)
         gates += gates_for(tiny_model("llama"), tokenizer, layout, kinds[2:], shared, hparams)  # the same weights
     assert [len(one.factors) for one in gates] == [1, 1, 1]
-    own = 1 + CONVERSATIONS  # about the kind, and behind each of its used answers
+    own = 1 + used_answers.CONVERSATIONS  # about the kind, and behind each of its used answers
     assert run.count(shared.contrasts) == 1 and len(run) == 1 + 3 * own
 
 

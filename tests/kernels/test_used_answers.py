@@ -32,6 +32,7 @@ def used(tokenizer, monkeypatch):
     ids = tokenizer(" and so on", add_special_tokens=False)["input_ids"]
     written = lambda model, tokenizer, prompts, tokens: [ids if tokens == [24] * len(prompts) else []] * len(prompts)
     monkeypatch.setattr("easyedit_personal.kernels.spoken.continuations", written)
+    monkeypatch.setattr(module, "CONVERSATIONS", 16)
     return used_answers(None, tokenizer, HOBBY, PHRASES, VALUES, Random(0), HPARAMS)
 
 
@@ -79,4 +80,4 @@ def test_behind_them_come_small_talk_remarks_near_questions_and_others_but_none_
 
 def test_where_there_is_less_all_of_it_is_said():
     (found,) = moving_on(USED, [], [], HOBBY, Material.load(), Random(0))
-    assert len(found) == 6 and module.CONVERSATIONS == 16
+    assert len(found) == 6

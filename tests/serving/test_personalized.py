@@ -10,7 +10,7 @@ import torch
 from easyedit_personal.errors import ModelError, RequestError
 from easyedit_personal.generation.generate import generate
 from easyedit_personal.kernels.apply import in_weights
-from easyedit_personal.kernels.beside import Beside, edited
+from easyedit_personal.kernels.beside import edited
 from easyedit_personal.kernels.carried import Cells
 from easyedit_personal.kernels.neurons import as_updates
 from easyedit_personal.modeling.layout import find_layout, weights_digest
@@ -140,8 +140,11 @@ def test_neurons_stand_beside_the_model_s_own_however_it_is_asked(tokenizer):
     with edited(model, shelf.deltas("alice")):
         assert generate(model, tokenizer, [PROMPTS[1]], max_new_tokens=12)[0].text == together[0].text
     assert len({answer.text for answer in together}) == 3 and weights_digest(model) == digest
-    (neurons,) = pm.factors("alice").values()
-    assert isinstance(neurons, Beside) and pm.cache.nbytes > sum(part.nbytes for part in (new.rows, new.columns))
+    pm.cache.clear()  # read anew while the model is another user's: bob's weights are not alice's neurons
+    shelf.edits["bob"].append(random_delta(model, 3, 5, layer=3))
+    with pm.as_user("bob"):
+        pm.factors("alice")
+    assert "".join(pm.stream_for("alice", PROMPTS[1], max_new_tokens=12)) == together[0].text
 
 
 def test_bad_calls_are_refused_and_leave_nothing_behind(pm):

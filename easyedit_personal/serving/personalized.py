@@ -27,7 +27,6 @@ from .remembered import with_words
 from .streaming import Pieces, Stream, Streams
 
 BASE: Factors = {}
-BESIDE_KEPT = 64  # users' factors with neurons beside the model's
 
 
 class PersonalizedModel:
@@ -58,7 +57,6 @@ class PersonalizedModel:
         self._streams = Streams(model, tokenizer)
         self._lock = threading.RLock()
         self._inside: str | None = None
-        self._with_neurons: dict[int, tuple[Factors, Factors]] = {}
 
     @contextmanager
     def as_user(self, user: str | None) -> Iterator[nn.Module]:
@@ -140,10 +138,11 @@ class PersonalizedModel:
             raise RequestError("max_new_tokens must be positive.", got=max_new_tokens)
         factors, sentences = self._memory(user)
         with self._alone("stream_for"):
+            factors = with_neurons(self.model, factors)  # read from the model's weights, which are nobody's here
             row = encode_prompt(self.tokenizer, self._told(conversation, sentences), self.prompt_format, begun or None)
             check_fits(self.model, row, max_new_tokens)
             ends = frozenset(stop_ids(self.model, self.tokenizer))
-            stream = Stream.after(row, self._beside(factors), ends, max_new_tokens, self.tokenizer)
+            stream = Stream.after(row, factors, ends, max_new_tokens, self.tokenizer)
             return Pieces(stream, self._streams.add(stream, lambda: self._alone("stream_for")))
 
     def prompt_for(self, user: str | None, prompt: Prompt) -> Prompt:
@@ -157,18 +156,6 @@ class PersonalizedModel:
 
     def _deltas(self, user: str | None) -> list[WeightDelta]:
         return [update for update in self.factors(user).values() if isinstance(update, WeightDelta)]
-
-    def _beside(self, factors: Factors) -> Factors:
-        """As ``with_neurons``, one object for all streams of a user; whoever calls it has the model alone.
-
-        Neurons are read from the model's weights, which must be nobody's then.
-        """
-        kept = self._with_neurons.get(id(factors))
-        if kept is None or kept[0] is not factors:
-            if len(self._with_neurons) >= BESIDE_KEPT:
-                self._with_neurons.clear()
-            kept = self._with_neurons[id(factors)] = (factors, with_neurons(self.model, factors))
-        return kept[1]
 
     def _memory(self, user: str | None) -> tuple[Factors, Sequence[str]]:
         """A user's factors, ``BASE`` itself where there are none, and sentences, of one moment."""

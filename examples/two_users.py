@@ -103,7 +103,7 @@ def main() -> None:
         said = run("chat", "--store", "edits.db", "--user", "alice", *given, typed=CHAT)
         run("store", "verify", "--store", "edits.db")
         answer, difference = load_back("alice-lora", "What is my hobby?", options)
-        print(f"{answer}\nlargest difference of a logit from the edit in the store: {difference:.1e}")
+        print(f"{answer}\nlargest difference of a logit from the edit in the weights: {difference:.1e}")
         os.chdir(ROOT)  # Windows cannot remove the folder that one is in
     hobby, seat = "What is my hobby?", "What is my plane seat?"
     asked, undone = answers(said, "bob", seat)

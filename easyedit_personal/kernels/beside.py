@@ -86,20 +86,14 @@ def edited(model: nn.Module, deltas: Sequence[WeightDelta]) -> Iterator[nn.Modul
         ModelError: an update does not fit the model; nothing was changed.
     """
     check_fit(model, deltas)
-    with standing(model, *beside(model, deltas)):
-        yield model
-
-
-@contextmanager
-def standing(model: nn.Module, neurons: Mapping[str, Beside], others: Sequence[WeightDelta]) -> Iterator[None]:
-    """As ``edited``, with what ``beside`` has found."""
+    neurons, others = beside(model, deltas)
     with in_weights(model, others), ExitStack() as hooks:
         for path, some in neurons.items():
             handle = get_module(model, path).register_forward_hook(
                 lambda _, args, output, some=some: output + some(args[0])
             )
             hooks.callback(handle.remove)
-        yield
+        yield model
 
 
 def _neurons(block: nn.Module, parts: Mapping[str, Sequence[WeightDelta]]) -> Beside | None:

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..modeling.layout import get_module
 from ..statements.memory import sentence
 from ..types import WeightDelta
-from .multi_adapter import Factors, check_rows, merged, tensors_of
+from .multi_adapter import Updates, check_rows, merged
 
 CACHE_BYTES = 256 * 2**20  # 256 MiB: some 800 users at Llama-3-8B's shape, rank 9 in bf16
 
@@ -40,7 +40,7 @@ class FactorStore(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: int
-    factors: Factors
+    factors: Updates
     words: tuple[str, ...]
     nbytes: int
 
@@ -69,7 +69,7 @@ class FactorCache:
     def __contains__(self, user: str) -> bool:
         return user in self._entries
 
-    def get(self, user: str) -> Factors:
+    def get(self, user: str) -> Updates:
         """The user's updates by module path, as the store has them now.
 
         Raises:
@@ -77,7 +77,7 @@ class FactorCache:
         """
         return self.memory(user)[0]
 
-    def memory(self, user: str) -> tuple[Factors, tuple[str, ...]]:
+    def memory(self, user: str) -> tuple[Updates, tuple[str, ...]]:
         """As ``get``, and the sentences that are kept in words, the oldest first; both of the same moment."""
         entry = self._entry(user)
         return entry.factors, entry.words
@@ -137,7 +137,7 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach() if fits else tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _nbytes(factors: Factors) -> int:
+def _nbytes(factors: Updates) -> int:
     """Bytes that the tensors really hold, an overhead per user included, so that users without edits count too."""
-    tensors = [tensor for update in factors.values() for tensor in tensors_of(update)]
+    tensors = [tensor for update in factors.values() for tensor in (update.left, update.right)]
     return ENTRY_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -20,8 +20,8 @@ from ..kernels.beside import Beside, beside
 from ..modeling.layout import get_module, matrix_shape
 from ..types import WeightDelta
 
-# Module path -> the one update of that projection, or the neurons beside that MLP's; empty is the base model.
-Factors = Mapping[str, WeightDelta | Beside]
+Updates = Mapping[str, WeightDelta]  # module path -> the one update of that projection; empty is the base model
+Factors = Mapping[str, WeightDelta | Beside]  # the same as it runs: neurons stand beside those of an MLP
 WASTE = 2  # padding may at most double the work; picking rows out of a batch costs a copy of its output
 
 
@@ -153,12 +153,6 @@ def _parts(update: WeightDelta | Beside) -> tuple[tuple[Tensor, ...], Tensor, An
     return (update.right.T,), update.left.T, None
 
 
-def tensors_of(update: WeightDelta | Beside) -> tuple[Tensor, ...]:
-    """The tensors that an update holds."""
-    into, out, _ = _parts(update)
-    return (*into, out)
-
-
 def _padded(rows: Sequence[int] | None, updates: Sequence[WeightDelta | Beside | None], like: Tensor) -> Group:
     """Updates of several rows in one tensor per part, zeros up to the largest rank; the base model's rows are zeros."""
     present = [_parts(update) for update in updates if update is not None]
@@ -176,7 +170,7 @@ def _padded(rows: Sequence[int] | None, updates: Sequence[WeightDelta | Beside |
 
 
 @contextmanager
-def mixed(model: nn.Module, factors: Sequence[Factors]) -> Iterator[RowAdapters]:
+def mixed(model: nn.Module, factors: Sequence[Updates]) -> Iterator[RowAdapters]:
     """Inside the block, row i of a batch is answered with ``factors[i]``'s updates.
 
     Call ``set_rows(rows)`` before a forward pass whose batch holds other rows than all of them in order.
@@ -211,25 +205,20 @@ def _adding(module: nn.Module, path: str, adapters: RowAdapters) -> Iterator[Non
         handle.remove()
 
 
-def with_neurons(model: nn.Module, factors: Factors) -> Factors:
+def with_neurons(model: nn.Module, updates: Updates) -> Factors:
     """The same updates, those by neurons as neurons beside the MLP's own.
 
     Args:
         model: the base model; the updates fit it.
     """
-    neurons, others = beside(model, [update for update in factors.values() if isinstance(update, WeightDelta)])
-    if not neurons:
-        return factors
-    made = {path: update for path, update in factors.items() if isinstance(update, Beside)}
-    return {**made, **neurons, **{update.layer: update for update in others}}
+    neurons, others = beside(model, list(updates.values()))
+    return {**neurons, **{update.layer: update for update in others}} if neurons else updates
 
 
-def check_rows(model: nn.Module, factors: Sequence[Factors]) -> None:
+def check_rows(model: nn.Module, factors: Sequence[Updates]) -> None:
     """Raise unless every update fits the projection that it names."""
     for row in {id(row): row for row in factors}.values():
         for path, delta in row.items():
-            if isinstance(delta, Beside):  # made from this model
-                continue
             shape = projection_shape(model, path)
             if delta.shape != shape:
                 raise ModelError(

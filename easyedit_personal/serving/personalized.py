@@ -22,11 +22,11 @@ from ..modeling.tokens import stop_ids
 from ..modeling.wrappers import unwrapped
 from ..types import WeightDelta
 from .factor_cache import CACHE_BYTES, FactorCache, FactorStore
-from .multi_adapter import Factors, mixed, with_neurons
+from .multi_adapter import Updates, mixed, with_neurons
 from .remembered import with_words
 from .streaming import Pieces, Stream, Streams
 
-BASE: Factors = {}
+BASE: Updates = {}
 
 
 class PersonalizedModel:
@@ -136,12 +136,12 @@ class PersonalizedModel:
         """
         if max_new_tokens < 1:
             raise RequestError("max_new_tokens must be positive.", got=max_new_tokens)
-        factors, sentences = self._memory(user)
+        updates, sentences = self._memory(user)
         with self._alone("stream_for"):
-            factors = with_neurons(self.model, factors)  # read from the model's weights, which are nobody's here
             row = encode_prompt(self.tokenizer, self._told(conversation, sentences), self.prompt_format, begun or None)
             check_fits(self.model, row, max_new_tokens)
             ends = frozenset(stop_ids(self.model, self.tokenizer))
+            factors = with_neurons(self.model, updates)  # read from the model's weights, which are nobody's here
             stream = Stream.after(row, factors, ends, max_new_tokens, self.tokenizer)
             return Pieces(stream, self._streams.add(stream, lambda: self._alone("stream_for")))
 
@@ -150,14 +150,14 @@ class PersonalizedModel:
         with self._lock:  # a tokenizer must not be used by two threads at once
             return self._told(prompt, self._memory(user)[1])
 
-    def factors(self, user: str | None) -> Factors:
+    def factors(self, user: str | None) -> Updates:
         """A user's updates by module path, from the cache where the store has none newer; empty for the base model."""
         return BASE if user is None else self.cache.get(user)
 
     def _deltas(self, user: str | None) -> list[WeightDelta]:
-        return [update for update in self.factors(user).values() if isinstance(update, WeightDelta)]
+        return list(self.factors(user).values())
 
-    def _memory(self, user: str | None) -> tuple[Factors, Sequence[str]]:
+    def _memory(self, user: str | None) -> tuple[Updates, Sequence[str]]:
         """A user's factors, ``BASE`` itself where there are none, and sentences, of one moment."""
         factors, sentences = (BASE, ()) if user is None else self.cache.memory(user)
         return factors or BASE, sentences

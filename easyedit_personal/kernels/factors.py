@@ -114,8 +114,8 @@ class Quiet:
 
     def __call__(self, update: Update) -> Tensor:
         """mean over keys of |G^(1/2) D k|^2 / 2: the KL divergence that the update causes there, to second order."""
-        left = update.space.unit * (self.root @ update.left)
-        return 0.5 * (update.acts(self.keys) @ left.T).square().sum(1).mean()
+        left, acts = update.space.unit * (self.root @ update.left), update.acts(self.keys)
+        return 0.5 * (acts @ (left.T @ left) * acts).sum(1).mean()
 
 
 def towards(roles: Tensor, away_from: Tensor) -> Tensor:

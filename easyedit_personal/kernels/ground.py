@@ -1,7 +1,7 @@
 """What all edits of a model share, computed once and kept on disk: what ordinary answers look like where edits act.
 
 A metric of keys (what a direction costs), the Fisher information of outputs (what changing an answer costs), keys at
-which an edit keeps quiet, and what the unedited model answers to the contrasts and to small talk.
+which an edit keeps quiet, and what the unedited model answers to small talk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "10"  # of what is kept; files of other versions are not read
+VERSION = "11"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -58,7 +58,6 @@ class Ground:
         begun: keys [n, d_in] at the ends of the beginnings of every kind's answers, by layer.
         begun_groups: whose they are.
         contrasts: the shared contrasts.
-        answers: the unedited model's first tokens by contrast.
         talk: exchanges that have nothing to do with any preference.
         rows: what the model made of the contrasts, see ``contrasts.kept_of``; it holds for the model ``base`` alone.
         order: numbers of an MLP's neurons by layer, those that matter least first; empty unless edits take neurons.
@@ -73,7 +72,6 @@ class Ground:
     begun: dict[int, Tensor]
     begun_groups: list[str | None]
     contrasts: list[Contrast]
-    answers: dict[Contrast, tuple[int, ...]]
     talk: list[tuple[str, str]]
     rows: Tensors
     order: dict[int, list[int]]
@@ -141,7 +139,6 @@ def _ground(
 ) -> Ground:
     tensors, values = content
     by_layer = lambda name: {layer: tensors[f"{name}.{layer}"].float() for layer in hparams.layers}
-    answers = {contrast: tuple(ids) for contrast, ids in zip(contrasts, values["answers"])}
     talk = [(asked, said) for asked, said in values["talk"]]
     return Ground(
         folder,
@@ -153,7 +150,6 @@ def _ground(
         by_layer("begun"),
         values["begun"],
         contrasts,
-        answers,
         talk,
         {name: tensor for name, tensor in tensors.items() if name.startswith("rows.")},
         {layer: values["order"][str(layer)] for layer in hparams.layers} if values.get("order") else {},

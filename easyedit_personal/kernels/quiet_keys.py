@@ -13,7 +13,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.kept import Tensors
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.tokens import Encoded
-from .contrasts import Pack, encoded_contrast
+from .contrasts import Pack, at_its_end, encoded_contrast
 from .edited_rows import EditedRows
 from .ground_numbers import last_keys, thinned
 from .kinds import BegunAnswer
@@ -141,5 +141,4 @@ def said_elsewhere(spoken: Spoken) -> list[bool]:
 
 def _begun_row(tokenizer: Any, answer: BegunAnswer, hparams: PersonalizationHyperParams) -> Encoded:
     """The question and the beginning as a prompt whose last token is the one a value would follow."""
-    prompt = encoded_contrast(tokenizer, answer.contrast, hparams, answer.begun)
-    return Encoded(prompt.ids, prompt.ids[-1:], len(prompt.ids) - 1)  # any token: only its place is looked at
+    return at_its_end(encoded_contrast(tokenizer, answer.contrast, hparams, answer.begun))

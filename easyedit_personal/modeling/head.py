@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,4 +27,20 @@ def _words(head: nn.Module, normed: Tensor, words: Tensor | None) -> Tensor:
     if words is None or type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
         logits: Tensor = head(normed)
         return logits if words is None else logits[..., words]
-    return F.linear(normed, head.weight[words], None if head.bias is None else head.bias[words])
+    return F.linear(normed, _picked(head.weight, words), None if head.bias is None else head.bias[words])
+
+
+_PICKED: dict[int, tuple[object, Tensor]] = {}
+
+
+def _picked(weight: Tensor, words: Tensor) -> Tensor:
+    """The rows of ``words``, picked once for as long as the words live: an optimisation wants them at every step."""
+    if weight.requires_grad:
+        return weight[words]
+    state = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, words._version)
+    kept = _PICKED.get(id(words))
+    if kept is None:
+        weakref.finalize(words, _PICKED.pop, id(words), None)
+    if kept is None or kept[0] != state:
+        kept = _PICKED[id(words)] = (state, weight[words])
+    return kept[1]

@@ -24,7 +24,7 @@ from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
 from ..modeling.stats import cache_folder
 from .contrasts import fitting
 from .factors import Factors, Space, Update, towards
-from .ground_numbers import compute
+from .ground_numbers import KEPT_KEYS, compute, thinned
 from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
@@ -54,6 +54,7 @@ class Ground:
         metric: P [d_in, d_in] by layer: whitens keys, and vanishes on those of the chat template's beginning.
         root: G^(1/2) [d_out, d_out] by layer; |root @ change|^2 / 2 is about the KL divergence that a change causes.
         ordinary: keys [n, d_in] along ordinary answers from their second token on, by layer.
+        few: some of these, which is enough for a value.
         firsts: keys [n, d_in] where the answers to the contrasts begin, by layer, in the order of ``contrasts``.
         begun: keys [n, d_in] at the ends of the beginnings of every kind's answers, by layer.
         begun_groups: whose they are.
@@ -68,6 +69,7 @@ class Ground:
     metric: dict[int, Tensor]
     root: dict[int, Tensor]
     ordinary: dict[int, Tensor]
+    few: dict[int, Tensor]
     firsts: dict[int, Tensor]
     begun: dict[int, Tensor]
     begun_groups: list[str | None]
@@ -145,7 +147,8 @@ def _ground(
         values["base"],
         by_layer("metric"),
         by_layer("root"),
-        by_layer("ordinary"),
+        (ordinary := by_layer("ordinary")),
+        {layer: thinned(keys, 2 * KEPT_KEYS) for layer, keys in ordinary.items()},
         by_layer("firsts"),
         by_layer("begun"),
         values["begun"],

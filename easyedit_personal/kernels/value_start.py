@@ -37,7 +37,6 @@ UNSURE = 1.0  # nats of a beginning's token from which on the gate is taken not 
 CLOSED = 10.0  # how much keys weigh where answers to negated questions and the like begin: a value opens none of them
 MISPLACED = 0.5  # keys at the ends of beginnings after which the value does not belong
 AGAIN = 1.0  # and keys where the value has been said before
-ORDINARY_KEYS = 3000
 ORDINARY = 30.0  # how much keys of ordinary text weigh against near ones: they are what most answers consist of
 
 
@@ -219,7 +218,7 @@ def quiet_forms(
             (1.0, ELSEWHERE_WEIGHT, mine.near[layer]),
             (1.0, ELSEWHERE_WEIGHT, ground.begun[layer][begun]),
             (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
-            (ORDINARY, ELSEWHERE_WEIGHT, thinned(ground.ordinary[layer], ORDINARY_KEYS)),
+            (ORDINARY, ELSEWHERE_WEIGHT, ground.few[layer]),
             (MISPLACED, NEAR_WEIGHT, mine.begun[layer]),
             (CLOSED, NEAR_WEIGHT, mine.closed[layer]),
             (AGAIN, NEAR_WEIGHT, again[layer]),

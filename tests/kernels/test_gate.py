@@ -119,7 +119,7 @@ def test_roles_are_first_tokens_by_question_and_then_the_dearest_words():
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     roles = [Role(torch.tensor([0, 2]), False), Role(torch.tensor([4]), True)]
-    numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
+    numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "few", "firsts", "begun")}
     metric = {n: torch.randn(3, 3) for n in (1, 2)}
     ground = Ground(Path(), "", metric, **numbers, begun_groups=[], contrasts=[], talk=[], rows={}, order={})
     places = module._places([Group(0, 2), Group(100, 1)])

@@ -91,4 +91,12 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
         assert {value.dtype for value in getattr(ground, name).values()} == {torch.float32}
     assert ground.contrasts == contrasts
     assert ground.talk == [("Hi?", "Yes.")] and ground.begun_groups == ["pet", None] and ground.folder == Path("x")
-    assert ground.base == "f1"
+    assert ground.base == "f1" and ground.few == ground.ordinary
+
+
+def test_values_look_at_three_thousand_ordinary_keys():
+    names = ("metric", "root", "ordinary", "firsts", "begun")
+    tensors = {f"{name}.1": torch.arange(3100.0)[:, None].half() for name in names}
+    values = {"begun": [], "talk": [], "base": "f1"}
+    ground = module._ground(Path("x"), (tensors, values), [], PersonalizationHyperParams(layers=[1]))
+    assert len(ground.few[1]) == 3000 and len(ground.ordinary[1]) == 3100

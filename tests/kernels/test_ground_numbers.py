@@ -152,7 +152,7 @@ def test_gradients_are_taken_in_about_ten_passes_and_keys_in_all(llama, tokenize
     with frozen(llama):
         keys, *_ = module._ordinary(llama, tokenizer, find_layout(llama), answers([2] * 25), HPARAMS)
     assert len(probed) == 9 * len(HPARAMS.layers)  # every third of 25
-    assert len(keys[1]) == 50
+    assert len(keys[1]) == 25  # none where answers begin
 
 
 def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_two_draws(llama, tokenizer):
@@ -176,7 +176,7 @@ def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_t
                     wanted[layer] += g.T @ g
     for layer in (1, 2):
         torch.testing.assert_close(fisher[layer], wanted[layer] / count, atol=1e-6, rtol=1e-3)
-        along = [plain_keys(llama, layer, row.ids)[len(row.prompt_ids) - 1 : -1] for row in rows]
+        along = [plain_keys(llama, layer, row.ids)[len(row.prompt_ids) : -1] for row in rows]
         torch.testing.assert_close(keys[layer], torch.cat(along), atol=1e-5, rtol=1e-4)
 
 
@@ -234,12 +234,14 @@ def test_ordinary_answers_are_as_long_as_the_settings_say_and_short_in_talk(comp
     assert len(values["talk"]) == 6 and {said for _, said in values["talk"]} == {"tea"}  # one had no word to say
 
 
-def test_a_prompt_about_nobody_that_does_not_fit_is_not_taken_for_another(computed):
+def test_talk_is_what_was_said_to_it_where_others_do_not_fit(computed, tokenizer):
+    """The longest prompt does not fit; every answer is taken for that of the text whose prompt it follows."""
     _, _, seen, _ = computed(3, None, ordinary=4, answer_tokens=9)
     longest = max(len(row.prompt_ids) for row in seen["said"][:4])
     _, values, less, _ = computed(3, longest + 8, ordinary=4, answer_tokens=9)
-    told = {text for text, _ in values["talk"]}
-    assert told and len(told) < len(less["said"]) and all(len(row.prompt_ids) < longest for row in less["said"][:1])
+    told = [encode(tokenizer, text).prompt_ids for text, _ in values["talk"]]
+    fitting = [row.prompt_ids for row in seen["said"][:4] if len(row.prompt_ids) < longest]
+    assert told == fitting[1:] and told == [row.prompt_ids for row in less["said"][1 : len(fitting)]]
 
 
 @pytest.mark.parametrize(("count", "looked_at"), [(3, 3), (199, 199), (200, 100), (299, 150), (300, 100)])

@@ -17,6 +17,9 @@ def test_words_have_the_logits_that_they_have_among_all(any_model):
     with torch.no_grad():
         every = module.logits_of(any_model, layout, hidden)
         torch.testing.assert_close(module.logits_of(any_model, layout, hidden, words), every[:, words])
+    with frozen(any_model):
+        for _ in range(2):
+            torch.testing.assert_close(module.logits_of(any_model, layout, hidden, words), every[:, words])
 
 
 def test_rows_are_picked_once_as_long_as_words_and_head_stay_as_they_are(llama):

@@ -29,7 +29,7 @@ from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "12"  # of what is kept; files of other versions are not read
+VERSION = "11"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -53,7 +53,7 @@ class Ground:
         base: fingerprint of the model that this was computed from, edited layers and all.
         metric: P [d_in, d_in] by layer: whitens keys, and vanishes on those of the chat template's beginning.
         root: G^(1/2) [d_out, d_out] by layer; |root @ change|^2 / 2 is about the KL divergence that a change causes.
-        ordinary: keys [n, d_in] along ordinary answers from their second token on, by layer.
+        ordinary: keys [n, d_in] along ordinary answers, by layer.
         few: some of these, which is enough for a value.
         firsts: keys [n, d_in] where the answers to the contrasts begin, by layer, in the order of ``contrasts``.
         begun: keys [n, d_in] at the ends of the beginnings of every kind's answers, by layer.

@@ -174,8 +174,6 @@ def _ordinary(
 ) -> tuple[dict[int, Tensor], dict[int, Tensor], dict[str, list[int]]]:
     """By layer: keys along answers [n, d_in], E[g g^T] [d_out, d_out]; and the quietest neurons where edits take some.
 
-    Where answers begin there are no keys: some of the prompts ask for a kind, and there its gate is to open.
-
     g is the gradient of -log p(sampled token) with respect to the output. A neuron h with the column d of the down
     projection matters by E[(h d^T g)^2], twice the divergence, to second order, that the model without it has.
     """
@@ -189,10 +187,8 @@ def _ordinary(
         part = EditedRows(
             model, tokenizer, layout, rows[start : start + GRADIENT_ROWS], hparams.layers, from_answers=True
         )
-        inputs = {layer: found for layer, (found, _) in part.found_at(part.rows, part.columns).items()}
-        later = part.columns != part.last_index[part.rows]
-        for layer, found in inputs.items():
-            keys[layer].append(found[later])
+        for layer, (found, _) in part.found_at(part.rows, part.columns).items():
+            keys[layer].append(found)
         if start not in probed:
             continue
         probes = {layer: Probe(layout.d_model) for layer in hparams.layers}
@@ -207,7 +203,7 @@ def _ordinary(
                 fisher[layer] = fisher.get(layer, 0) + flat.T @ flat
                 if takes_neurons(hparams):
                     block, here = get_module(model, layout.rewrite_path(layer)), (part.rows, part.columns - part.start)
-                    moved = importance(block, inputs[layer], gradient[here])
+                    moved = importance(block, keys[layer][-1], gradient[here])
                     matters[layer] = matters.get(layer, 0) + moved
     order = {str(layer): total.argsort().tolist() for layer, total in matters.items()}
     return {n: torch.cat(p) for n, p in keys.items()}, {n: total / count for n, total in fisher.items()}, order

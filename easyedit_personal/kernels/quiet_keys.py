@@ -29,7 +29,8 @@ class QuietKeys:
     """Keys [n, d_in] by layer.
 
     Attributes:
-        near: along the kind's own answers but for the value, and along what the model writes after their beginnings.
+        near: along the kind's own answers but for the value, along what the model writes after their beginnings, and
+            where the answers to questions near the kind's own begin.
         closed: where the answers to questions near the kind's own begin.
         begun: at the ends of beginnings after which no value belongs, see ``begun_answers``.
     """
@@ -72,10 +73,15 @@ def quiet_keys(
     """
     roles = [role for s in spoken for role in s.roles]
     beside_value = torch.tensor([role != "value" for role in roles])
-    near = {layer: keys[beside_value.to(keys.device)] for layer, (keys, _) in places.items()}
+    near: dict[int, list[Tensor]] = {n: [keys[beside_value.to(keys.device)]] for n, (keys, _) in places.items()}
+    for pack in own:
+        numbers = [i for i, contrast in enumerate(pack.contrasts) if not contrast.history]
+        part = pack.rows.select(numbers) if numbers else None
+        for layer, (keys, _) in part.found_at(part.rows, part.columns).items() if part else ():
+            near[layer].append(keys)
     rows = [_begun_row(tokenizer, answer, hparams) for answer in begun]
     ends = last_keys(model, tokenizer, layout, rows, hparams)
-    together = {layer: thinned(torch.cat([keys, tails[layer]])) for layer, keys in near.items()}
+    together = {layer: thinned(torch.cat([*parts, tails[layer]])) for layer, parts in near.items()}
     return QuietKeys(together, closed_of(own), ends)
 
 

@@ -16,7 +16,7 @@ from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
 from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.contrasts import Pack
+from easyedit_personal.kernels.contrasts import Pack, at_its_end
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
 from easyedit_personal.kernels.gate import _phrases, _pools, gates_for
@@ -168,11 +168,11 @@ def test_half_of_the_conversations_that_state_a_value_ask_the_plainest_question(
     assert stated[1::2] == ["What's my hobby?"] * 6
 
 
-def test_ordinary_keys_are_those_of_every_token_of_an_answer_but_the_first(said):
+def test_ordinary_keys_are_those_of_every_token_of_every_answer(said):
     model, tokenizer, layout, *_ = said
     rows = [encode(tokenizer, "What now?", target="a b c" if i % 2 else "d") for i in range(15)]
     keys, fisher, _ = _ordinary(model, tokenizer, layout, rows, HPARAMS)
-    assert len(keys[1]) == sum(len(row.target_ids) - 1 for row in rows)
+    assert len(keys[1]) == sum(len(row.target_ids) for row in rows)
     assert torch.allclose(fisher[1], fisher[1].T, atol=1e-6)
     assert torch.linalg.eigvalsh(fisher[1]).min() > -1e-6
 
@@ -311,11 +311,11 @@ def test_every_word_around_a_value_has_a_role_and_only_the_first_behind_it(said)
 def test_values_keep_quiet_along_answers_but_where_they_begin_and_where_near_questions_are_answered(said):
     model, tokenizer, layout, spoken, rows = said
     contrasts = [Contrast("Whose hobby?", "own"), Contrast("And now?", "own", history=(("Hi.", "Hello."),))]
-    own = [encode(tokenizer, c.text, target="a b") for c in contrasts]
+    own = [at_its_end(encode(tokenizer, c.text)) for c in contrasts]
     pack = Pack(contrasts, EditedRows(model, tokenizer, layout, own, [1], from_answers=True))
     places = rows.found_at(rows.rows, rows.columns)
     begun = [BegunAnswer(contrasts[0], "Her hobby is")]
     around = quiet_keys(model, tokenizer, layout, spoken, places, {1: places[1][0][:3]}, [pack], begun, HPARAMS)
     along = len(rows.rows) - sum(s.roles.count("value") for s in spoken)
-    assert len(around.near[1]) == along + 3
+    assert len(around.near[1]) == along + 1 + 3
     assert len(around.closed[1]) == 2 and len(around.begun[1]) == 1

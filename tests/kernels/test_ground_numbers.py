@@ -152,7 +152,7 @@ def test_gradients_are_taken_in_about_ten_passes_and_keys_in_all(llama, tokenize
     with frozen(llama):
         keys, *_ = module._ordinary(llama, tokenizer, find_layout(llama), answers([2] * 25), HPARAMS)
     assert len(probed) == 9 * len(HPARAMS.layers)  # every third of 25
-    assert len(keys[1]) == 25  # none where answers begin
+    assert len(keys[1]) == 50
 
 
 def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_two_draws(llama, tokenizer):
@@ -176,7 +176,7 @@ def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_t
                     wanted[layer] += g.T @ g
     for layer in (1, 2):
         torch.testing.assert_close(fisher[layer], wanted[layer] / count, atol=1e-6, rtol=1e-3)
-        along = [plain_keys(llama, layer, row.ids)[len(row.prompt_ids) : -1] for row in rows]
+        along = [plain_keys(llama, layer, row.ids)[len(row.prompt_ids) - 1 : -1] for row in rows]
         torch.testing.assert_close(keys[layer], torch.cat(along), atol=1e-5, rtol=1e-4)
 
 

@@ -90,12 +90,18 @@ def around(monkeypatch):
     return run
 
 
-def test_values_keep_quiet_beside_values_along_tails_and_where_near_questions_are_answered(around):
+def test_values_keep_quiet_beside_values_along_tails_and_where_near_questions_alone_are_answered(around):
     found, keys, tails = around([pack(20, True, False, True), pack(40, False)], ["begun"])
     for layer in (1, 2):
         own = keys[layer][[0, 4, 5]]  # not at the places of values
-        assert torch.equal(found.near[layer]["thinned"], torch.cat([own, tails[layer]]))
+        alone = (1, 10)[layer - 1] * torch.tensor([[20.0, 0], [20, 1], [22, 0], [22, 1]])
+        assert torch.equal(found.near[layer]["thinned"], torch.cat([own, alone, tails[layer]]))
     assert found.closed[1].tolist() == [[20, 0], [21, 0], [22, 0], [40, 0]] and found.begun == {1: ["begun"]}
+
+
+def test_contrasts_behind_other_turns_alone_add_no_keys(around):
+    found, keys, tails = around([pack(40, False, False)])
+    assert torch.equal(found.near[1]["thinned"], torch.cat([keys[1][[0, 4, 5]], tails[1]]))
 
 
 def test_closed_keys_are_where_all_contrasts_begin():

@@ -36,7 +36,6 @@ LLAMA3_8B: dict[str, Any] = {
 }
 # An edit's rows and columns: phrases, columns of their answers and of the longest prompt; texts of the health check.
 PHRASES, ANSWER, PROMPT, TEXTS, TEXT, LOOKED_AT = 16, 14, 150, 36, 60, 600
-ORDINARY_KEYS = 2 * 150 * 40  # answers and their tokens, see the settings under `natural`
 
 
 def memory(options: Options) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def needs(model: nn.Module, layer: int) -> dict[str, float]:
     states = (mlp * size + 4 * d * 4) * (PHRASES * ANSWER + TEXTS * TEXT)
     found = {
         "metric and Fisher information": (mlp**2 + d**2) * 4,
-        "stored keys": (ORDINARY_KEYS + 3 * KEPT_KEYS + KEPT_KEYS // 2) * mlp * 4,
+        "stored keys": (3 * KEPT_KEYS + KEPT_KEYS // 2) * mlp * 4,
         "keys and values while prompts are read": TOKENS * heads * config.num_hidden_layers * size,
         "states of phrases and of the health check's texts": states + PHRASES * PROMPT * heads * above * size,
         "one step": PHRASES // 2 * ANSWER * above * (SAVED * d + SAVED_MLP * mlp) * 4,

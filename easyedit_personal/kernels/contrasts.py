@@ -20,8 +20,10 @@ from ..progress import progress
 from .edited_rows import EditedRows
 from .kinds import Contrast
 
+ANSWER_TOKENS = 4  # of a contrast's answer; where it begins matters most
 ASKED = 48  # prompts answered at a time: the caches of a thousand take 17 GB
 ROWS = 48  # of one pass
+Answers = Mapping[Contrast, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,18 @@ def shared_packs(
     tokenizer: Any,
     layout: Layout,
     contrasts: Sequence[Contrast],
+    answers: Answers,
     hparams: PersonalizationHyperParams,
     known: Mapping[str, Tensor] | None = None,
 ) -> list[Pack]:
-    """As ``packs``, of the contrasts that all gates share: in memory until another model's take their place."""
+    """As ``packs``, of the contrasts that all gates share: in memory until another model's take their place.
+
+    Args:
+        answers: the unedited model's first tokens after every contrast.
+    """
 
     def run() -> list[Pack]:
-        found = packs(model, tokenizer, layout, contrasts, hparams, known)
+        found = packs(model, tokenizer, layout, contrasts, answers, hparams, known)
         return [replace(pack, rows=pack.rows.detached()) for pack in found]
 
     settings = (tuple(contrasts), tuple(hparams.layers), layout.rewrite, hparams.prompt_format, input_device(model))
@@ -59,15 +66,16 @@ def packs(
     tokenizer: Any,
     layout: Layout,
     contrasts: Sequence[Contrast],
+    answers: Answers,
     hparams: PersonalizationHyperParams,
     known: Mapping[str, Tensor] | None = None,
 ) -> list[Pack]:
-    """Contrasts up to where the unedited model's answers begin, pool by pool, rows of about one length together.
+    """Contrasts with the unedited model's answers, pool by pool, rows of about one length together.
 
     Args:
         known: what ``kept`` gave for the same contrasts and the same model.
     """
-    rows = {contrast: at_its_end(encoded_contrast(tokenizer, contrast, hparams)) for contrast in contrasts}
+    rows = {c: replace(encoded_contrast(tokenizer, c, hparams), target_ids=answers[c]) for c in contrasts}
     parts = []
     for pool in dict.fromkeys(contrast.pool for contrast in contrasts):
         members = sorted((c for c in contrasts if c.pool == pool), key=lambda c: len(rows[c].prompt_ids))
@@ -109,17 +117,12 @@ def encoded_contrast(
     )
 
 
-def at_its_end(row: Encoded) -> Encoded:
-    """A row of which only the last token is looked at, and what the model says after it."""
-    return Encoded(row.ids, row.ids[-1:], len(row.ids) - 1)  # any target: its place alone counts
-
-
 def fitting(
     model: nn.Module, tokenizer: Any, contrasts: Sequence[Contrast], hparams: PersonalizationHyperParams
 ) -> list[Contrast]:
-    """Those that fit the model's context with an answer's first token: turns before a question may be too long."""
+    """Those that fit the model's context with the beginning of an answer: turns before a question may be too long."""
     limit = context_limit(model)
-    longest = (limit or 0) - 1
+    longest = (limit or 0) - ANSWER_TOKENS
     return [
         contrast
         for contrast in contrasts

@@ -22,12 +22,13 @@ from ..modeling.kept import Tensors, kept
 from ..modeling.layout import Layout, context_limit, fingerprint
 from ..progress import progress
 from .carried import Cells, Pair, part_of, tensors_of
-from .contrasts import Pack, fitting, packs, shared_packs
+from .contrasts import ANSWER_TOKENS, Pack, answered, encoded_contrast, fitting, packs, shared_packs
 from .edited_rows import EditedRows
 from .factors import Quiet, Update, adam
 from .gate_loss import Kept, Speaking, costs_of, divergence, log_p, speaking_loss, speaking_of, turn, words_of
 from .ground import Ground
 from .kinds import (
+    Contrast,
     Kind,
     Phrase,
     begun_answers,
@@ -52,6 +53,7 @@ TAIL = 6  # tokens that the model writes by itself after a beginning
 RATES, SIZES = {"gate_lr", "right_lr"}, {"gate_rank", "gate_steps", "gate_batch", "contrast_batch"}
 LEARNED_BY = {*RATES, *SIZES, "contrast_weight", "quiet_weight"}  # the settings that shape a gate
 SEEN = 3  # every third part of the contrasts says which words matter: logits of all words are dear
+QUIET_KEYS = 400  # drawn at every step
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def gates_for(
 
     def learned(kind: Kind, phrases: Sequence[Phrase]) -> tuple[Tensors, dict[str, Any]]:
         ran = ground.rows if is_base else None
-        shared = shared_packs(model, tokenizer, layout, ground.contrasts, hparams, ran)
+        shared = shared_packs(model, tokenizer, layout, ground.contrasts, ground.answers, hparams, ran)
         return _learn(model, tokenizer, layout, kind, phrases, shared, ground, hparams), {"kind": kind.name}
 
     is_base = fingerprint(model) == ground.base
@@ -133,11 +135,11 @@ def _learn(
     rows = _run(model, tokenizer, layout, spoken, hparams)
     near = own_contrasts(kind, material, rng)
     talked = fitting(model, tokenizer, behind_talk(near, CONTRASTS_BEHIND, rng), hparams)
-    own = packs(model, tokenizer, layout, [*near, *talked], hparams)
+    own = _own_packs(model, tokenizer, layout, [*near, *talked], hparams)
     behind = [
         pack
         for some in moving_on(used, near, ground.contrasts, kind, material, rng)
-        for pack in packs(model, tokenizer, layout, fitting(model, tokenizer, some, hparams), hparams)
+        for pack in _own_packs(model, tokenizer, layout, fitting(model, tokenizer, some, hparams), hparams)
     ]
     pools = _pools([*own, *behind, *shared], kind, material, params.contrast_batch, rng)
     words = words_of(rows, [part for found in pools.values() for part in found[::SEEN]])
@@ -150,6 +152,7 @@ def _learn(
     around = quiet_keys(model, tokenizer, layout, spoken, places, tails, [*own, *behind], begun, hparams)
     quiet = _quiet(ground, tails, target_gradients(rows, [role.places for role in roles], words))
     updates = _start(model, layout, places, roles[: params.gate_rank], closed_of(behind), ground)
+    draw = torch.Generator().manual_seed(hparams.seed)
     bar = iter(progress(range(params.gate_steps), f"gate of {kind.name}"))
 
     def loss(step: int) -> Tensor:
@@ -159,8 +162,9 @@ def _learn(
             share = params.contrast_weight * (NEAREST if pool in NEAR else 1.0) / len(contrasts)
             total = total + share * divergence(turn(found, step), updates, words)
         for layer, update in updates.items():
-            for form in quiet[layer]:
-                total = total + params.quiet_weight * form(update)
+            for keys, root in quiet[layer]:
+                some = torch.randint(len(keys), (min(QUIET_KEYS, len(keys)),), generator=draw)
+                total = total + params.quiet_weight * Quiet(keys[some.to(keys.device)], root)(update)
         return total
 
     adam(updates.values(), loss, params.gate_steps, params.gate_lr, params.right_lr)
@@ -208,14 +212,28 @@ def _places(rows: Sequence[EditedRows]) -> Places:
     }
 
 
+def _own_packs(
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    contrasts: Sequence[Contrast],
+    hparams: PersonalizationHyperParams,
+) -> list[Pack]:
+    """Contrasts about the kind itself, with the unedited model's answers, which are not known yet."""
+    prompts = [encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts]
+    said = answered(model, tokenizer, prompts, ANSWER_TOKENS)
+    answers = {contrast: row.target_ids for contrast, row in zip(contrasts, said)}
+    return packs(model, tokenizer, layout, contrasts, answers, hparams)
+
+
 def _pools(
-    read: Sequence[Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
+    packs: Sequence[Pack], kind: Kind, material: Material, sizes: Mapping[Any, int], rng: Random
 ) -> dict[str, list[EditedRows]]:
     """By pool, what one step sees of it: as many rows as ``sizes`` says, without those that ask for the kind itself."""
     related = material.related({kind.group}) if kind.group else set()
     own: dict[str, Set[str | None]] = {"named": {kind.group}, "indirect": related}
     pools: dict[str, list[EditedRows]] = {}
-    for pack in read:
+    for pack in packs:
         pool = pack.contrasts[0].pool
         spared, size = own.get(pool, set()), sizes.get(pool, 0)
         numbers = [i for i, contrast in enumerate(pack.contrasts) if contrast.group not in spared]
@@ -244,13 +262,15 @@ def _start(
     return found
 
 
-def _quiet(ground: Ground, tails: Mapping[int, Tensor], gradients: Mapping[int, Tensor]) -> dict[int, list[Quiet]]:
-    """By layer: where the gate is not to be heard."""
-    found: dict[int, list[Quiet]] = {}
+def _quiet(
+    ground: Ground, tails: Mapping[int, Tensor], gradients: Mapping[int, Tensor]
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """By layer: keys at which the gate is not to be heard, and the root of the form that says what it costs."""
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for layer, root in ground.root.items():
         mine = gradients[layer]
         parts = ((ELSEWHERE_WEIGHT, ground.ordinary[layer]), (ALONG_WEIGHT, tails[layer]))
-        found[layer] = [Quiet(keys.to(mine.device), with_gradients(root, mine, w)) for w, keys in parts if len(keys)]
+        found[layer] = [(keys.to(mine.device), with_gradients(root, mine, w)) for w, keys in parts if len(keys)]
     return found
 
 

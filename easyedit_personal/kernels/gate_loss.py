@@ -2,7 +2,7 @@
 
     mean over learned tokens of -log p_D(y), an answer's first twice                 (speaking_loss)
     + 2 KL(p_0 || p_D) along what the unedited model wrote after a beginning
-    mean over contrasts of KL(p_0 || p_D) where their answers begin                  (divergence)
+    KL(p_0 || p_D) where a contrast's answer begins, plus its mean along it          (divergence)
 
 p_0 is the unedited model, p_D the edited one; both over the words that occur or are likely at any of the positions.
 """
@@ -84,10 +84,11 @@ def turn(found: Sequence[Kept], step: int) -> Kept:
 
 
 def divergence(part: Kept, updates: Mapping[int, Update], words: Tensor) -> Tensor:
-    """KL(unedited || edited) where answers begin."""
-    found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(1)).mean()
-    part.latest = float(found.detach())
-    return found
+    """KL(unedited || edited) where answers begin, plus its mean along them."""
+    found = _kl(part.base, part.rows.logits(updates, words=words).log_softmax(1))
+    first = part.rows.columns == part.rows.last_index[part.rows.rows]
+    part.latest = float(found[first].detach().mean())
+    return found[first].mean() + (found[~first].mean() if bool((~first).any()) else 0.0)
 
 
 def _kl(base: Tensor, logs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What all edits of a model share, computed once and kept on disk: what ordinary answers look like where edits act.
 
 A metric of keys (what a direction costs), the Fisher information of outputs (what changing an answer costs), keys at
-which an edit keeps quiet, and what the unedited model answers to small talk.
+which an edit keeps quiet, and what the unedited model answers to the contrasts and to small talk.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..modeling.layout import Layout, fingerprint, tokenizer_fingerprint
 from ..modeling.stats import cache_folder
 from .contrasts import fitting
 from .factors import Factors, Space, Update, towards
-from .ground_numbers import KEPT_KEYS, compute, thinned
+from .ground_numbers import compute
 from .kinds import Contrast, shared_contrasts
 from .neurons import Neurons, activation, constant_direction
 from .preserve import Material
 
-VERSION = "11"  # of what is kept; files of other versions are not read
+VERSION = "10"  # of what is kept; files of other versions are not read
 LOOKED_AT = {
     "through",
     "contrasts",
@@ -54,11 +54,11 @@ class Ground:
         metric: P [d_in, d_in] by layer: whitens keys, and vanishes on those of the chat template's beginning.
         root: G^(1/2) [d_out, d_out] by layer; |root @ change|^2 / 2 is about the KL divergence that a change causes.
         ordinary: keys [n, d_in] along ordinary answers, by layer.
-        few: some of these, which is enough for a value.
         firsts: keys [n, d_in] where the answers to the contrasts begin, by layer, in the order of ``contrasts``.
         begun: keys [n, d_in] at the ends of the beginnings of every kind's answers, by layer.
         begun_groups: whose they are.
         contrasts: the shared contrasts.
+        answers: the unedited model's first tokens by contrast.
         talk: exchanges that have nothing to do with any preference.
         rows: what the model made of the contrasts, see ``contrasts.kept_of``; it holds for the model ``base`` alone.
         order: numbers of an MLP's neurons by layer, those that matter least first; empty unless edits take neurons.
@@ -69,11 +69,11 @@ class Ground:
     metric: dict[int, Tensor]
     root: dict[int, Tensor]
     ordinary: dict[int, Tensor]
-    few: dict[int, Tensor]
     firsts: dict[int, Tensor]
     begun: dict[int, Tensor]
     begun_groups: list[str | None]
     contrasts: list[Contrast]
+    answers: dict[Contrast, tuple[int, ...]]
     talk: list[tuple[str, str]]
     rows: Tensors
     order: dict[int, list[int]]
@@ -141,18 +141,19 @@ def _ground(
 ) -> Ground:
     tensors, values = content
     by_layer = lambda name: {layer: tensors[f"{name}.{layer}"].float() for layer in hparams.layers}
+    answers = {contrast: tuple(ids) for contrast, ids in zip(contrasts, values["answers"])}
     talk = [(asked, said) for asked, said in values["talk"]]
     return Ground(
         folder,
         values["base"],
         by_layer("metric"),
         by_layer("root"),
-        (ordinary := by_layer("ordinary")),
-        {layer: thinned(keys, 2 * KEPT_KEYS) for layer, keys in ordinary.items()},
+        by_layer("ordinary"),
         by_layer("firsts"),
         by_layer("begun"),
         values["begun"],
         contrasts,
+        answers,
         talk,
         {name: tensor for name, tensor in tensors.items() if name.startswith("rows.")},
         {layer: values["order"][str(layer)] for layer in hparams.layers} if values.get("order") else {},

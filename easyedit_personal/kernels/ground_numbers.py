@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from ..modeling.kept import Tensors
 from ..modeling.layout import Layout, context_limit, get_module
 from ..modeling.tokens import Encoded, encode
 from ..progress import progress
-from .contrasts import ROWS, Pack, answered, at_its_end, encoded_contrast, kept_of, shared_packs
+from .contrasts import ANSWER_TOKENS, ROWS, Pack, answered, encoded_contrast, kept_of, shared_packs
 from .edited_rows import EditedRows
 from .kinds import Contrast, every_kind, neutral_prompts
 from .neurons import importance, takes_neurons
@@ -31,9 +32,7 @@ from .target_gradients import Probe
 SAMPLES = 2  # of each position's next token, for the Fisher information
 PROMPTS = 100  # whose inside is looked at
 GRADIENT_ROWS = 12  # of one pass with gradients: logits of whole answers are wide
-GRADIENT_PASSES = 10  # about as many; keys are taken from all passes
-TALK_TOKENS = 16  # of an answer that stands before a question
-KEPT_KEYS = 1500  # by layer and sort; a value's quadratic form needs no more
+KEPT_KEYS = 1500  # by layer and sort; an edit's quadratic form needs no more
 
 
 def compute(
@@ -47,36 +46,34 @@ def compute(
     """The tensors of ``ground.Ground`` by name and layer, and its plain values."""
     params, limit = hparams.natural, context_limit(model)
     prompts = [encoded_contrast(tokenizer, contrast, hparams) for contrast in contrasts]
-    neutral = {
-        text: encode(tokenizer, text, prompt_format=hparams.prompt_format)
-        for text in neutral_prompts(material, params.ordinary, hparams.seed)
-    }
+    asked = answered(model, tokenizer, prompts, ANSWER_TOKENS)
+    texts = neutral_prompts(material, params.ordinary, hparams.seed)
+    neutral = [encode(tokenizer, text, prompt_format=hparams.prompt_format) for text in texts]
     some = Random(hparams.seed).sample(prompts, min(params.ordinary, len(prompts)))
-    fits = lambda row: limit is None or len(row.ids) + params.answer_tokens <= limit
-    texts = [text for text, row in neutral.items() if fits(row)]
-    asked = [neutral[text] for text in texts] + [row for row in some if fits(row)]
-    said = answered(model, tokenizer, asked, params.answer_tokens)
+    fitting = [row for row in [*neutral, *some] if limit is None or len(row.ids) + params.answer_tokens <= limit]
+    said = answered(model, tokenizer, fitting, params.answer_tokens)
     inside = _prompt_keys(model, tokenizer, layout, prompts[:: max(1, len(prompts) // PROMPTS)], hparams)
     begun, groups = _begun(tokenizer, hparams)
-    shared = shared_packs(model, tokenizer, layout, contrasts, hparams)
-    firsts = _first_keys(shared, contrasts, hparams)
+    answers = {contrast: row.target_ids for contrast, row in zip(contrasts, asked)}
+    shared = shared_packs(model, tokenizer, layout, contrasts, answers, hparams)
+    firsts, along = _answer_keys(shared, contrasts, hparams)
     ends = last_keys(model, tokenizer, layout, begun, hparams)
     ordinary, fisher, order = _ordinary(model, tokenizer, layout, said, hparams)
     spared = 0 if takes_neurons(hparams) else None  # neurons may act on the template's beginning
     found: Tensors = kept_of(shared)
     for layer in hparams.layers:
-        usual = params.ordinary_weight * _moment(ordinary[layer])
-        moment = _moment(firsts[layer]) + 0.5 * _moment(inside[layer][1]) + usual
+        usual = torch.cat([ordinary[layer], along[layer]])
+        moment = _moment(firsts[layer]) + 0.5 * _moment(inside[layer][1]) + params.ordinary_weight * _moment(usual)
         found[f"metric.{layer}"] = whitened_beside(moment, inside[layer][0][:spared], params.ridge)
         found[f"root.{layer}"] = _root(fisher[layer])
         for name, keys in (
-            ("ordinary", ordinary[layer]),
+            ("ordinary", thinned(usual, 2 * KEPT_KEYS)),
             ("firsts", firsts[layer]),
             ("begun", ends[layer]),
         ):
             found[f"{name}.{layer}"] = keys.half()
-    talk = [(text, _plain(tokenizer, row.target_ids[:TALK_TOKENS])) for text, row in zip(texts, said)]
-    values = {"begun": groups, "order": order}
+    talk = [(text, _plain(tokenizer, row.target_ids)) for text, row in zip(texts, said)]
+    values = {"answers": [row.target_ids for row in asked], "begun": groups, "order": order}
     return found, {**values, "talk": [pair for pair in talk if pair[1]]}
 
 
@@ -122,7 +119,7 @@ def _begun(tokenizer: Any, hparams: PersonalizationHyperParams) -> tuple[list[En
         before = beginning(phrase.asks, kind.name, kind.group).before.rstrip()
         row = encode(tokenizer, phrase.text, target=before, prompt_format=hparams.prompt_format, end_of_turn=False)
         groups.append(kind.group)
-        rows.append(at_its_end(row))
+        rows.append(Encoded(row.ids, row.ids[-1:], len(row.ids) - 1))  # any token: only its place is looked at
     return rows, groups
 
 
@@ -136,7 +133,7 @@ def _prompt_keys(
     template: dict[int, tuple[Tensor, Tensor]] = {}
     found: dict[int, list[Tensor]] = {layer: [] for layer in hparams.layers}
     for start in range(0, len(prompts), ROWS):
-        part = [at_its_end(row) for row in prompts[start : start + ROWS]]
+        part = [replace(row, target_ids=row.prompt_ids[-1:]) for row in prompts[start : start + ROWS]]
         rows = EditedRows(model, tokenizer, layout, part, hparams.layers)
         template = template or rows.found_at(torch.zeros(shared, dtype=torch.long), torch.arange(shared))
         places = rows.suffix.batch.attention_mask.bool()
@@ -146,15 +143,17 @@ def _prompt_keys(
     return {layer: (template[layer][0], torch.cat(keys)) for layer, keys in found.items()}
 
 
-def _first_keys(
+def _answer_keys(
     packs: Sequence[Pack], contrasts: Sequence[Contrast], hparams: PersonalizationHyperParams
-) -> dict[int, Tensor]:
-    """By layer, keys where answers begin [n, d], in the order of the contrasts."""
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """By layer, keys where answers begin [n, d] and keys along them [m, d], both in the order of the contrasts."""
     found: dict[int, dict[Contrast, Tensor]] = {layer: {} for layer in hparams.layers}
     for pack in packs:
-        for layer, (keys, _) in pack.rows.where_answers_begin().items():
-            found[layer] |= dict(zip(pack.contrasts, keys))
-    return {layer: torch.stack([by[contrast] for contrast in contrasts]) for layer, by in found.items()}
+        rows = pack.rows
+        for layer, (keys, _) in rows.found_at(rows.rows, rows.columns).items():
+            found[layer] |= {c: keys[rows.rows == number] for number, c in enumerate(pack.contrasts)}
+    first = {layer: torch.stack([by[c][0] for c in contrasts]) for layer, by in found.items()}
+    return first, {layer: torch.cat([by[c][1:] for c in contrasts]) for layer, by in found.items()}
 
 
 def last_keys(
@@ -181,16 +180,12 @@ def _ordinary(
     fisher: dict[int, Tensor] = {}
     matters: dict[int, Tensor] = {}
     generator, count = torch.Generator().manual_seed(hparams.seed), 0
-    starts = range(0, len(rows), GRADIENT_ROWS)
-    probed = starts[:: -(-len(starts) // GRADIENT_PASSES)]
-    for start in progress(starts, "ordinary answers"):
+    for start in progress(range(0, len(rows), GRADIENT_ROWS), "ordinary answers"):
         part = EditedRows(
             model, tokenizer, layout, rows[start : start + GRADIENT_ROWS], hparams.layers, from_answers=True
         )
         for layer, (found, _) in part.found_at(part.rows, part.columns).items():
             keys[layer].append(found)
-        if start not in probed:
-            continue
         probes = {layer: Probe(layout.d_model) for layer in hparams.layers}
         logits = part.logits(probes)
         count += len(logits) * SAMPLES

@@ -13,7 +13,7 @@ from ..hparams import PersonalizationHyperParams
 from ..modeling.kept import Tensors
 from ..modeling.layout import Layout, context_limit, input_device
 from ..modeling.tokens import Encoded
-from .contrasts import Pack, at_its_end, encoded_contrast
+from .contrasts import Pack, encoded_contrast
 from .edited_rows import EditedRows
 from .ground_numbers import last_keys, thinned
 from .kinds import BegunAnswer
@@ -29,8 +29,7 @@ class QuietKeys:
     """Keys [n, d_in] by layer.
 
     Attributes:
-        near: along the kind's own answers but for the value, along what the model writes after their beginnings, and
-            where the answers to questions near the kind's own begin.
+        near: along answers: unedited ones to questions near the kind's own, and the kind's own but for the value.
         closed: where the answers to questions near the kind's own begin.
         begun: at the ends of beginnings after which no value belongs, see ``begun_answers``.
     """
@@ -142,4 +141,5 @@ def said_elsewhere(spoken: Spoken) -> list[bool]:
 
 def _begun_row(tokenizer: Any, answer: BegunAnswer, hparams: PersonalizationHyperParams) -> Encoded:
     """The question and the beginning as a prompt whose last token is the one a value would follow."""
-    return at_its_end(encoded_contrast(tokenizer, answer.contrast, hparams, answer.begun))
+    prompt = encoded_contrast(tokenizer, answer.contrast, hparams, answer.begun)
+    return Encoded(prompt.ids, prompt.ids[-1:], len(prompt.ids) - 1)  # any token: only its place is looked at

@@ -218,7 +218,7 @@ def quiet_forms(
             (1.0, ELSEWHERE_WEIGHT, mine.near[layer]),
             (1.0, ELSEWHERE_WEIGHT, ground.begun[layer][begun]),
             (1.0, ELSEWHERE_WEIGHT, thinned(ground.firsts[layer][others])),
-            (ORDINARY, ELSEWHERE_WEIGHT, ground.few[layer]),
+            (ORDINARY, ELSEWHERE_WEIGHT, ground.ordinary[layer]),
             (MISPLACED, NEAR_WEIGHT, mine.begun[layer]),
             (CLOSED, NEAR_WEIGHT, mine.closed[layer]),
             (AGAIN, NEAR_WEIGHT, again[layer]),

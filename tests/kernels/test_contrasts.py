@@ -1,4 +1,4 @@
-"""Contrasts as rows: their prompts, pools apart, in parts that a pass can hold; and what the model answers."""
+"""Contrasts as rows: their prompts, the model's answers, pools apart, in parts that a pass can hold."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from easyedit_personal.modeling.suffix import Suffix
 from easyedit_personal.modeling.tokens import Encoded
 
 HPARAMS = PersonalizationHyperParams(layers=[1])
+ANSWER = (40, 41)
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def many(pool, count):
 
 def test_pools_are_run_apart_48_rows_of_about_one_length_at_a_time(tokenizer, made):
     contrasts = [*many("named", 49), *many("own", 2), Contrast("named", "named")]
-    found = module.packs(None, tokenizer, None, contrasts, HPARAMS)
+    found = module.packs(None, tokenizer, None, contrasts, dict.fromkeys(contrasts, ANSWER), HPARAMS)
     assert [len(pack.contrasts) for pack in found] == [48, 2, 2]
     assert [{contrast.pool for contrast in pack.contrasts} for pack in found] == [{"named"}, {"named"}, {"own"}]
     for pack in found:
         (rows, layers), options = made[pack.rows]
         lengths = [len(row.prompt_ids) for row in rows]
-        assert lengths == sorted(lengths) and all(row.target_ids == row.prompt_ids[-1:] for row in rows)
+        assert lengths == sorted(lengths) and {row.target_ids for row in rows} == {ANSWER}
         assert layers == [1] and options == {
             "from_answers": True,
             "known": {},
@@ -55,9 +56,9 @@ def test_a_contrast_stands_behind_its_turns(tokenizer):
     assert tokenizer.decode(row.prompt_ids) == text and row.target_ids == ()
 
 
-def test_those_whose_turns_do_not_fit_the_context_with_an_answer_s_first_token_are_left_out(tokenizer, monkeypatch):
+def test_those_whose_turns_do_not_fit_the_context_with_an_answer_s_beginning_are_left_out(tokenizer, monkeypatch):
     plain, talked = Contrast("And now?", "own"), Contrast("And now?", "own", history=(("Mine is tea.", "Good."),))
-    longest = len(module.encoded_contrast(tokenizer, talked, HPARAMS).ids) + 1
+    longest = len(module.encoded_contrast(tokenizer, talked, HPARAMS).ids) + module.ANSWER_TOKENS
     for limit, found in ((longest, [plain, talked]), (longest - 1, [plain]), (None, [plain, talked]), (1, [plain])):
         monkeypatch.setattr(module, "context_limit", lambda model, limit=limit: limit)
         assert module.fitting(None, tokenizer, [plain, talked], HPARAMS) == found
@@ -88,25 +89,26 @@ def test_shared_ones_are_run_once_per_model_and_settings_and_only_the_last_stay(
     runs, packs = [], module.packs
     monkeypatch.setattr(module, "packs", lambda *given: runs.append(1) or packs(*given))
     contrasts, layout = many("named", 2), find_layout(llama)
+    answers = dict.fromkeys(contrasts, ANSWER)
     with frozen(llama):
         for hparams, expected in ((HPARAMS, 1), (HPARAMS, 1), (HPARAMS.replace(layers=[2]), 2), (HPARAMS, 3)):
-            (pack,) = module.shared_packs(llama, tokenizer, layout, contrasts, hparams)
+            (pack,) = module.shared_packs(llama, tokenizer, layout, contrasts, answers, hparams)
             assert len(runs) == expected and pack.rows.layers == hparams.layers
-            assert pack.rows.model is llama and pack.rows.logits().shape[0] == 2
+            assert pack.rows.model is llama and pack.rows.logits().shape[0] == 4
 
 
 def test_a_last_layer_s_passes_are_kept_part_by_part_and_not_made_again(llama, tokenizer, monkeypatch):
     contrasts, layout = [*many("named", 2), *many("own", 3)], find_layout(llama)
-    hparams = HPARAMS.replace(layers=[layout.n_layers - 1])
+    answers, hparams = dict.fromkeys(contrasts, ANSWER), HPARAMS.replace(layers=[layout.n_layers - 1])
     with frozen(llama):
-        packs = module.packs(llama, tokenizer, layout, contrasts, hparams)
+        packs = module.packs(llama, tokenizer, layout, contrasts, answers, hparams)
         known = module.kept_of(packs)
         assert {name.split(".")[1] for name in known} == {"0", "1"}
         monkeypatch.setattr(Suffix, "_capture", None)
-        again = module.packs(llama, tokenizer, layout, contrasts, hparams, known)
+        again = module.packs(llama, tokenizer, layout, contrasts, answers, hparams, known)
         for ran, recalled in zip(packs, again, strict=True):
             assert torch.equal(ran.rows.logits(), recalled.rows.logits()) and ran.contrasts == recalled.contrasts
         module._SHARED.clear()
-        (shared, _) = module.shared_packs(llama, tokenizer, layout, contrasts, hparams, known)
+        (shared, _) = module.shared_packs(llama, tokenizer, layout, contrasts, answers, hparams, known)
         assert torch.equal(shared.rows.logits(), packs[0].rows.logits())
         module._SHARED.clear()

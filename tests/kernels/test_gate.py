@@ -13,6 +13,7 @@ import torch
 from easyedit_personal.data.conversations import short_exchanges
 from easyedit_personal.hparams import PersonalizationHyperParams
 from easyedit_personal.kernels import gate as module
+from easyedit_personal.kernels.base import frozen
 from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.factors import Factors, Space
 from easyedit_personal.kernels.gate import _parts, _phrases, _pools
@@ -22,6 +23,7 @@ from easyedit_personal.kernels.preserve import Material
 from easyedit_personal.kernels.roles import Role, roles_of
 from easyedit_personal.kernels.spoken import Spoken
 from easyedit_personal.kernels.target_gradients import ALONG_WEIGHT, ELSEWHERE_WEIGHT
+from easyedit_personal.modeling.layout import find_layout
 from easyedit_personal.modeling.tokens import Encoded
 
 PET = Kind("pet", "pet", ("pet",))
@@ -119,9 +121,11 @@ def test_roles_are_first_tokens_by_question_and_then_the_dearest_words():
 
 def test_directions_begin_at_nothing_in_units_of_outputs(monkeypatch):
     roles = [Role(torch.tensor([0, 2]), False), Role(torch.tensor([4]), True)]
-    numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "few", "firsts", "begun")}
+    numbers = {name: {n: torch.randn(4, 3) for n in (1, 2)} for name in ("root", "ordinary", "firsts", "begun")}
     metric = {n: torch.randn(3, 3) for n in (1, 2)}
-    ground = Ground(Path(), "", metric, **numbers, begun_groups=[], contrasts=[], talk=[], rows={}, order={})
+    ground = Ground(
+        Path(), "", metric, **numbers, begun_groups=[], contrasts=[], answers={}, talk=[], rows={}, order={}
+    )
     places = module._places([Group(0, 2), Group(100, 1)])
     used = {n: torch.randn(5, 3) for n in (1, 2)}
     for layer, update in module._start(None, None, places, roles, used, ground).items():
@@ -178,9 +182,21 @@ def test_a_gate_keeps_quiet_in_ordinary_text_and_along_tails():
         (1, ((keys[0], ELSEWHERE_WEIGHT), (keys[2], ALONG_WEIGHT))),
         (2, ((keys[1], ELSEWHERE_WEIGHT),)),  # no tails: nothing to be quiet at
     ):
-        for form, (wanted, heard) in zip(found[layer], expected, strict=True):
-            assert torch.equal(form.keys, wanted)
-            torch.testing.assert_close(form.root, torch.cat([ground.root[layer], heard**0.5 * gradients[layer]]))
+        for (at, root), (wanted, heard) in zip(found[layer], expected, strict=True):
+            assert torch.equal(at, wanted)
+            torch.testing.assert_close(root, torch.cat([ground.root[layer], heard**0.5 * gradients[layer]]))
+
+
+def test_contrasts_about_the_kind_are_answered_by_the_model_in_four_tokens(llama, tokenizer):
+    contrasts = [Contrast(text, "own") for text in ("What's her pet?", "What isn't my pet?")]
+    with frozen(llama):
+        (pack,) = module._own_packs(llama, tokenizer, find_layout(llama), contrasts, HPARAMS)
+    counts = torch.bincount(pack.rows.rows)
+    assert len(counts) == 2 and int(counts.max()) == 4
+    ids = pack.rows.suffix.batch.input_ids[0]
+    with torch.no_grad():
+        greedy = llama(ids[None, : int(pack.rows.last_index[0]) + 1]).logits[0, -1].argmax()
+    assert int(pack.rows.ids[0]) == int(greedy)
 
 
 @pytest.fixture
@@ -201,7 +217,7 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "_fitting", lambda model, some: some)
     monkeypatch.setattr(module, "_run", lambda *_: ["rows"])
     monkeypatch.setattr(module, "_places", lambda rows: places)
-    monkeypatch.setattr(module, "packs", lambda *parts: [own if "aside" not in parts[3] else "behind"])
+    monkeypatch.setattr(module, "_own_packs", lambda *parts: [own if "aside" not in parts[3] else "behind"])
     monkeypatch.setattr(module, "used_answers", lambda *_: ["used"])
     monkeypatch.setattr(module, "asked_again", lambda tokenizer, kind, phrases, used, *_: [spoken[0]] * len(used))
     monkeypatch.setattr(module, "moving_on", lambda used, *_: [["aside"]] * len(used))
@@ -221,11 +237,13 @@ def learning(monkeypatch):
     monkeypatch.setattr(module, "speaking_loss", lambda part, *_: given.setdefault("seen", []).append(part) or 1000.0)
     monkeypatch.setattr(module, "turn", lambda found, step: found[0].rows)
     monkeypatch.setattr(module, "divergence", lambda pool, *_: {"own": 1.0, "named": 10.0}[pool])
-    monkeypatch.setattr(module, "Quiet", lambda keys, root: lambda _: float(len(root)))
+    monkeypatch.setattr(
+        module, "Quiet", lambda keys, root: given.setdefault("keys", []).append(keys) or (lambda _: float(len(root)))
+    )
     monkeypatch.setattr(module, "adam", lambda updates, loss, *rest: given.update(loss=loss, rest=rest))
 
-    def learn(**natural):
-        ordinary = {1: torch.arange(500.0)[:, None]}
+    def learn(keys=500, **natural):
+        ordinary = {1: torch.arange(float(keys))[:, None]}
         ground = SimpleNamespace(ordinary=ordinary, root={1: torch.eye(2)}, contrasts=[])
         hparams = PersonalizationHyperParams(layers=[1], natural=natural)
         phrases = [Phrase("What?", "name")] * 7
@@ -244,6 +262,16 @@ def test_a_step_weighs_contrasts_about_the_kind_itself_five_times_and_ordinary_t
 def test_a_gate_has_as_many_directions_as_its_rank_the_first_roles_first(learning):
     spoken_first = [0, 2, 4, 6, 8, 10, 12, 14]  # where the seven answers begin, and the one that is asked for again
     assert [role.places.tolist() for role in learning(gate_rank=1)["roles"]] == [spoken_first]
+
+
+def test_a_step_draws_400_ordinary_keys_anew_or_as_many_as_there_are(learning):
+    given = learning()
+    for step in range(2):
+        given["loss"](step)
+    first, second = given["keys"]
+    assert len(first) == len(second) == 400 and not torch.equal(first, second)
+    learning(keys=30)["loss"](0)
+    assert len(given["keys"][-1]) == 30
 
 
 def test_steps_take_turns_and_every_third_part_of_the_contrasts_says_which_words_matter(learning):

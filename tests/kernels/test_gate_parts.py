@@ -16,7 +16,7 @@ from easyedit_personal.kernels import ground as ground_module
 from easyedit_personal.kernels import ground_numbers
 from easyedit_personal.kernels.apply import in_weights
 from easyedit_personal.kernels.base import frozen
-from easyedit_personal.kernels.contrasts import Pack, at_its_end
+from easyedit_personal.kernels.contrasts import Pack
 from easyedit_personal.kernels.edited_rows import EditedRows
 from easyedit_personal.kernels.factors import Factors, Space
 from easyedit_personal.kernels.gate import _phrases, _pools, gates_for
@@ -115,15 +115,16 @@ def test_the_words_are_the_rows_own_and_the_likeliest_at_every_place(said):
     assert set(words_of([one], [rows]).tolist()) >= set(likely.flatten().tolist())
 
 
-def test_contrasts_cost_what_they_moved_on_average_and_tell_how_far(said, update):
+def test_a_contrast_costs_most_where_its_answer_begins_and_tells_how_far_it_moved(said, update):
     *_, rows = said
     words = words_of([rows], [])
     part = Kept(rows, log_p(rows, words))
     found = float(divergence(part, {1: update}, words))
     after = rows.logits({1: update}, words=words).log_softmax(-1)
     moved = F.kl_div(after, part.base, log_target=True, reduction="none").sum(-1)
-    assert found == pytest.approx(float(moved.mean()), rel=1e-4)
-    assert part.latest == pytest.approx(found)
+    first = torch.tensor([i == 0 or rows.rows[i] != rows.rows[i - 1] for i in range(len(rows.rows))])
+    assert found == pytest.approx(float(moved[first].mean() + moved[~first].mean()), rel=1e-4)
+    assert part.latest == pytest.approx(float(moved[first].mean()), rel=1e-4)
 
 
 def test_every_other_step_takes_what_moved_most_and_in_between_all_in_turn():
@@ -254,20 +255,21 @@ def test_keys_inside_prompts_are_all_behind_the_common_beginning(said):
 
 def test_the_metric_weighs_where_answers_begin_insides_and_ordinary_text(said, monkeypatch):
     model, tokenizer, layout, *_ = said
-    sizes = {"firsts": 5, "inside": 11, "ordinary": 13, "ends": 3, "beginning": 2}
+    sizes = {"firsts": 5, "along": 7, "inside": 11, "ordinary": 13, "ends": 3, "beginning": 2}
     torch.manual_seed(0)
     keys = {name: torch.randn(count, 6) for name, count in sizes.items()}
     seen = {}
     monkeypatch.setattr(ground_numbers, "answered", lambda model, tokenizer, prompts, tokens: list(prompts))
     monkeypatch.setattr(ground_numbers, "shared_packs", lambda *_: [])
     monkeypatch.setattr(ground_numbers, "_prompt_keys", lambda *_: {1: (keys["beginning"], keys["inside"])})
-    monkeypatch.setattr(ground_numbers, "_first_keys", lambda *_: {1: keys["firsts"]})
+    monkeypatch.setattr(ground_numbers, "_answer_keys", lambda *_: ({1: keys["firsts"]}, {1: keys["along"]}))
     monkeypatch.setattr(ground_numbers, "last_keys", lambda *_: {1: keys["ends"]})
     monkeypatch.setattr(ground_numbers, "_ordinary", lambda *_: ({1: keys["ordinary"]}, {1: torch.eye(6) * 4}, {}))
     monkeypatch.setattr(ground_numbers, "whitened_beside", lambda *given: seen.setdefault("given", given)[0])
     hparams = PersonalizationHyperParams(layers=[1], natural={"ordinary_weight": 3.0, "ridge": 0.2, "ordinary": 4})
     found, _ = ground_numbers.compute(model, tokenizer, layout, hparams, [Contrast("Hello!", "rest")], Material.load())
-    parts = ((1.0, keys["firsts"]), (0.5, keys["inside"]), (3.0, keys["ordinary"]))
+    usual = torch.cat([keys["ordinary"], keys["along"]])
+    parts = ((1.0, keys["firsts"]), (0.5, keys["inside"]), (3.0, usual))
     moment, beginning, ridge = seen["given"]
     torch.testing.assert_close(moment, sum(weight * part.T @ part / len(part) for weight, part in parts))
     assert torch.equal(beginning, keys["beginning"]) and ridge == 0.2
@@ -308,14 +310,14 @@ def test_every_word_around_a_value_has_a_role_and_only_the_first_behind_it(said)
     assert sum(len(role.places) for role in roles_of(spoken, costs)) == sum(s.value_at for s in spoken) + sum(behind)
 
 
-def test_values_keep_quiet_along_answers_but_where_they_begin_and_where_near_questions_are_answered(said):
+def test_values_keep_quiet_along_answers_but_where_they_begin_and_at_near_questions_alone(said):
     model, tokenizer, layout, spoken, rows = said
     contrasts = [Contrast("Whose hobby?", "own"), Contrast("And now?", "own", history=(("Hi.", "Hello."),))]
-    own = [at_its_end(encode(tokenizer, c.text)) for c in contrasts]
+    own = [encode(tokenizer, c.text, target="a b") for c in contrasts]
     pack = Pack(contrasts, EditedRows(model, tokenizer, layout, own, [1], from_answers=True))
     places = rows.found_at(rows.rows, rows.columns)
     begun = [BegunAnswer(contrasts[0], "Her hobby is")]
     around = quiet_keys(model, tokenizer, layout, spoken, places, {1: places[1][0][:3]}, [pack], begun, HPARAMS)
     along = len(rows.rows) - sum(s.roles.count("value") for s in spoken)
-    assert len(around.near[1]) == along + 1 + 3
+    assert len(around.near[1]) == along + int((pack.rows.rows == 0).sum()) + 3
     assert len(around.closed[1]) == 2 and len(around.begun[1]) == 1

@@ -82,21 +82,13 @@ def test_what_is_kept_becomes_numbers_by_layer_and_records():
     tensors = {
         f"{name}.{n}": torch.full((1,), float(k + 10 * n)).half() for k, name in enumerate(names) for n in (1, 2)
     }
-    values = {"begun": ["pet", None], "talk": [["Hi?", "Yes."]], "base": "f1"}
+    values = {"answers": [[5, 6], [7]], "begun": ["pet", None], "talk": [["Hi?", "Yes."]], "base": "f1"}
     contrasts = [Contrast("a", "rest"), Contrast("b", "rest")]
     hparams = PersonalizationHyperParams(layers=[1, 2])
     ground = module._ground(Path("x"), (tensors, values), contrasts, hparams)
     for k, name in enumerate(names):
         assert {layer: float(value) for layer, value in getattr(ground, name).items()} == {1: 10 + k, 2: 20 + k}
         assert {value.dtype for value in getattr(ground, name).values()} == {torch.float32}
-    assert ground.contrasts == contrasts
+    assert ground.answers == {contrasts[0]: (5, 6), contrasts[1]: (7,)} and ground.contrasts == contrasts
     assert ground.talk == [("Hi?", "Yes.")] and ground.begun_groups == ["pet", None] and ground.folder == Path("x")
-    assert ground.base == "f1" and ground.few == ground.ordinary
-
-
-def test_values_look_at_three_thousand_ordinary_keys():
-    names = ("metric", "root", "ordinary", "firsts", "begun")
-    tensors = {f"{name}.1": torch.arange(3100.0)[:, None].half() for name in names}
-    values = {"begun": [], "talk": [], "base": "f1"}
-    ground = module._ground(Path("x"), (tensors, values), [], PersonalizationHyperParams(layers=[1]))
-    assert len(ground.few[1]) == 3000 and len(ground.ordinary[1]) == 3100
+    assert ground.base == "f1"

@@ -118,16 +118,19 @@ def test_a_prompt_that_another_begins_with_leaves_no_template(llama, tokenizer):
     assert len(beginning) == 0 and len(inside) == 3 + 4 + 2
 
 
-def test_keys_where_answers_begin_are_sorted_as_the_contrasts_are():
+def test_keys_of_answers_are_sorted_as_the_contrasts_are():
     contrasts = [Contrast(text, "rest") for text in "abc"]
 
-    def pack(members, value):
-        keys = value + torch.arange(len(members)).float()[:, None]
-        return Pack(members, SimpleNamespace(where_answers_begin=lambda: {1: (keys, None), 2: (-keys, None)}))
+    def pack(members, lengths, value):
+        rows = torch.tensor([n for n, length in enumerate(lengths) for _ in range(length)])
+        keys = value + torch.arange(len(rows)).float()[:, None]
+        found = lambda rows, columns: {1: (keys, None), 2: (-keys, None)}
+        return Pack(members, SimpleNamespace(rows=rows, columns=None, found_at=found))
 
-    packs = [pack([contrasts[2], contrasts[0]], 10.0), pack([contrasts[1]], 20.0)]
-    first = module._first_keys(packs, contrasts, HPARAMS)
-    assert first[1].flatten().tolist() == [11, 20, 10] and torch.equal(first[2], -first[1])
+    packs = [pack([contrasts[2], contrasts[0]], (3, 2), 10.0), pack([contrasts[1]], (4,), 20.0)]
+    first, along = module._answer_keys(packs, contrasts, HPARAMS)
+    assert first[1].flatten().tolist() == [13, 20, 10] and along[1].flatten().tolist() == [14, 21, 22, 23, 11, 12]
+    assert torch.equal(first[2], -first[1]) and torch.equal(along[2], -along[1])
 
 
 def test_last_keys_are_where_the_models_answers_begin(llama, tokenizer, monkeypatch):
@@ -143,16 +146,6 @@ def test_last_keys_are_where_the_models_answers_begin(llama, tokenizer, monkeypa
         wanted = torch.stack([plain_keys(llama, layer, row.prompt_ids)[-1] for row in rows])
         torch.testing.assert_close(found[layer], wanted, atol=1e-5, rtol=1e-4)
     assert [part.start for part in begun] == [3, 4]  # nothing before is run a second time
-
-
-def test_gradients_are_taken_in_about_ten_passes_and_keys_in_all(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "GRADIENT_ROWS", 1)
-    probed, probe = [], module.Probe
-    monkeypatch.setattr(module, "Probe", lambda width: probed.append(width) or probe(width))
-    with frozen(llama):
-        keys, *_ = module._ordinary(llama, tokenizer, find_layout(llama), answers([2] * 25), HPARAMS)
-    assert len(probed) == 9 * len(HPARAMS.layers)  # every third of 25
-    assert len(keys[1]) == 50
 
 
 def test_ordinary_numbers_are_keys_along_answers_and_the_fisher_information_of_two_draws(llama, tokenizer):
@@ -196,9 +189,9 @@ def computed(tokenizer, monkeypatch):
     def compute(count, limit, **natural):
         seen = {"asked": []}
         monkeypatch.setattr(module, "context_limit", lambda model: limit)
-        monkeypatch.setattr(module, "shared_packs", lambda *given: [])
+        monkeypatch.setattr(module, "shared_packs", lambda *given: seen.update(answers=given[4]) or [])
         monkeypatch.setattr(module, "_prompt_keys", lambda *given: seen.update(inside=given[3]) or still(2))
-        monkeypatch.setattr(module, "_first_keys", lambda *_: {1: torch.randn(3, 4)})
+        monkeypatch.setattr(module, "_answer_keys", lambda *_: ({1: torch.randn(3, 4)}, {1: torch.randn(3001, 4)}))
         monkeypatch.setattr(module, "_begun", lambda *_: ([], ["pet"]))
         monkeypatch.setattr(module, "last_keys", lambda *_: {1: torch.randn(5, 4)})
         monkeypatch.setattr(module, "_ordinary", lambda *given: seen.update(said=given[3]) or still(1, torch.eye(4)))
@@ -227,33 +220,24 @@ def computed(tokenizer, monkeypatch):
     return compute
 
 
-def test_ordinary_answers_are_as_long_as_the_settings_say_and_short_in_talk(computed):
-    _, values, seen, _ = computed(25, None, ordinary=7, answer_tokens=9)
-    assert seen["asked"] == [(14, 9)]  # seven about nobody, seven of the contrasts
+def test_answers_to_contrasts_are_four_tokens_and_ordinary_ones_as_long_as_the_settings_say(computed):
+    _, values, seen, contrasts = computed(25, None, ordinary=7, answer_tokens=9)
+    assert seen["asked"] == [(25, 4), (14, 9)]  # seven about nobody, seven of the contrasts
+    assert [seen["answers"][contrast] for contrast in contrasts] == values["answers"]
     assert values["begun"] == ["pet"]
     assert len(values["talk"]) == 6 and {said for _, said in values["talk"]} == {"tea"}  # one had no word to say
-
-
-def test_talk_is_what_was_said_to_it_where_others_do_not_fit(computed, tokenizer):
-    """The longest prompt does not fit; every answer is taken for that of the text whose prompt it follows."""
-    _, _, seen, _ = computed(3, None, ordinary=4, answer_tokens=9)
-    longest = max(len(row.prompt_ids) for row in seen["said"][:4])
-    _, values, less, _ = computed(3, longest + 8, ordinary=4, answer_tokens=9)
-    told = [encode(tokenizer, text).prompt_ids for text, _ in values["talk"]]
-    fitting = [row.prompt_ids for row in seen["said"][:4] if len(row.prompt_ids) < longest]
-    assert told == fitting[1:] and told == [row.prompt_ids for row in less["said"][1 : len(fitting)]]
 
 
 @pytest.mark.parametrize(("count", "looked_at"), [(3, 3), (199, 199), (200, 100), (299, 150), (300, 100)])
 def test_about_a_hundred_contrasts_are_looked_at_inside(computed, count, looked_at):
     _, _, seen, _ = computed(count, None, ordinary=7)
-    assert len(seen["inside"]) == looked_at and seen["asked"][0][0] == 7 + min(7, count)
+    assert len(seen["inside"]) == looked_at and seen["asked"][1][0] == 7 + min(7, count)
 
 
-def test_what_is_kept_is_half_as_wide(computed):
+def test_what_is_kept_is_half_as_wide_and_at_most_3000_ordinary_keys(computed):
     found, *_ = computed(3, None, ordinary=4)
     assert {name: len(found[f"{name}.1"]) for name in ("ordinary", "firsts", "begun")} == {
-        "ordinary": 1,
+        "ordinary": 3000,
         "firsts": 3,
         "begun": 5,
     }

@@ -90,7 +90,7 @@ def around(monkeypatch):
     return run
 
 
-def test_values_keep_quiet_beside_values_along_tails_and_where_near_questions_alone_are_answered(around):
+def test_values_keep_quiet_beside_values_along_near_questions_alone_and_along_tails(around):
     found, keys, tails = around([pack(20, True, False, True), pack(40, False)], ["begun"])
     for layer in (1, 2):
         own = keys[layer][[0, 4, 5]]  # not at the places of values
@@ -99,7 +99,7 @@ def test_values_keep_quiet_beside_values_along_tails_and_where_near_questions_al
     assert found.closed[1].tolist() == [[20, 0], [21, 0], [22, 0], [40, 0]] and found.begun == {1: ["begun"]}
 
 
-def test_contrasts_behind_other_turns_alone_add_no_keys(around):
+def test_contrasts_behind_other_turns_alone_add_no_keys_along_their_answers(around):
     found, keys, tails = around([pack(40, False, False)])
     assert torch.equal(found.near[1]["thinned"], torch.cat([keys[1][[0, 4, 5]], tails[1]]))
 

@@ -187,7 +187,7 @@ def test_a_value_keeps_quiet_at_what_does_not_ask_for_its_kind(group, contrasts,
         root={1: torch.eye(1), 2: 2 * torch.eye(1)},
         firsts=by_layer(10),
         begun=by_layer(20),
-        few=by_layer(30),
+        ordinary=by_layer(30),
     )
     around = SimpleNamespace(near=by_layer(40), begun=by_layer(50), closed=by_layer(60))
     wanted = Wanted(Kind("thing", group, ()), "x", [], SimpleNamespace(quiet=around))
